@@ -1,0 +1,81 @@
+"""Every error a user can cause or meet, as one tree to catch.
+
+    AsrError
+    ├── AudioError              a file that is not audio, is empty, or cannot be read
+    ├── TextError               text that cannot be decoded, normalised or spelled
+    │   └── AlphabetError       a symbol the alphabet lacks, or an alphabet that contradicts itself
+    ├── CorpusError             a corpus that is missing, damaged, or too small for what is asked
+    │   ├── ManifestError       a manifest line that is wrong: path, line number and the line itself
+    │   └── DownloadError       a transfer that broke off, or whose checksum differs
+    ├── ConfigError             a recipe or option that does not exist or has an impossible value
+    ├── BundleError             a model that is truncated, foreign, or of another version
+    ├── CtcError                log-probabilities or targets of the wrong shape, or a text that cannot fit
+    ├── DecodingError           decoder input or settings that make no sense
+    │   └── LanguageModelError  an n-gram model that is damaged or does not fit the alphabet
+    ├── ScoringError            references and hypotheses that do not belong together
+    ├── TrainingError           training that cannot start or go on
+    └── ServingError            a request that the service must refuse
+
+A message says what was given and where, what was expected, and what to do. The command line prints it
+without a traceback; `--debug` shows one.
+"""
+
+
+class AsrError(Exception):
+    """Base of all errors that `asr` raises on purpose."""
+
+
+class AudioError(AsrError):
+    """A file, buffer or stream that does not hold readable audio."""
+
+
+class TextError(AsrError):
+    """Text that cannot be decoded, normalised or spelled."""
+
+
+class AlphabetError(TextError):
+    """A symbol outside the alphabet, or an alphabet that contradicts itself."""
+
+
+class CorpusError(AsrError):
+    """A corpus that is missing, damaged or too small."""
+
+
+class ManifestError(CorpusError):
+    """A manifest line that is wrong."""
+
+
+class DownloadError(CorpusError):
+    """A transfer that broke off, or whose checksum differs."""
+
+
+class ConfigError(AsrError):
+    """A recipe, key or value that does not exist or cannot work."""
+
+
+class BundleError(AsrError):
+    """A model bundle that is truncated, foreign or of another version."""
+
+
+class CtcError(AsrError):
+    """Log-probabilities or targets that the lattice cannot take."""
+
+
+class DecodingError(AsrError):
+    """Decoder input or settings that make no sense."""
+
+
+class LanguageModelError(DecodingError):
+    """An n-gram model that is damaged or does not fit the alphabet."""
+
+
+class ScoringError(AsrError):
+    """References and hypotheses that do not belong together."""
+
+
+class TrainingError(AsrError):
+    """Training that cannot start or go on."""
+
+
+class ServingError(AsrError):
+    """A request that the service must refuse."""

@@ -1,0 +1,242 @@
+"""Transcripts as the model sees them: normalised text and the alphabet that spells it.
+
+Conventions. Text is Unicode NFC. The blank of CTC is index 0 and is no symbol of the alphabet, so symbol
+`symbols[i]` has index `i + 1`. Three kinds of unit share one class:
+
+* characters, with " " as the symbol between words (or no space symbol at all for scripts without spaces);
+* subwords, where `▁` opens a word, spelled by a tokenizer that travels with the alphabet as JSON.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+from asr.errors import AlphabetError, TextError
+
+BLANK = 0
+WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
+
+Style = Literal["none", "basic", "upper"]
+
+_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
+
+
+def normalise(text: str, style: Style = "basic") -> str:
+    """The transcript in the form that is trained on and scored.
+
+    Args:
+        text: any Unicode text.
+        style: `none` composes to NFC and joins white space; `basic` also lowers case and removes punctuation
+            and symbols except apostrophes and hyphens within words; `upper` is `basic` in upper case.
+
+    Raises:
+        TextError: an unknown style.
+
+    >>> normalise("  Don’t  STOP — now!")
+    "don't stop now"
+    >>> normalise("Grüße, 세계")
+    'grüße 세계'
+    """
+    if style not in ("none", "basic", "upper"):
+        raise TextError(f"text style {style!r}: expected one of none, basic, upper")
+    text = unicodedata.normalize("NFC", text)
+    if style != "none":
+        text = unicodedata.normalize("NFC", text.lower()).translate(_APOSTROPHES)
+        text = "".join(" " if unicodedata.category(c)[0] in "PSC" and c not in "'-" else c for c in text)
+        text = re.sub(r"(?<!\w)['-]+|['-]+(?!\w)", " ", text)
+        if style == "upper":
+            text = unicodedata.normalize("NFC", text.upper())
+    return " ".join(text.split())
+
+
+class Alphabet:
+    """The symbols that a model can write, in the order of its outputs 1, 2, …; output 0 is the blank.
+
+    Args:
+        symbols: distinct, non-empty strings without the blank.
+        tokenizer: for subwords, the JSON of a trained `tokenizers` tokenizer over the same symbols.
+
+    Raises:
+        AlphabetError: an empty or repeated symbol.
+
+    >>> ab = Alphabet([" ", "a", "b"])
+    >>> ab.size, ab.encode("ab"), ab.decode([2, 3])
+    (4, [2, 3], 'ab')
+    """
+
+    def __init__(self, symbols: Sequence[str], *, tokenizer: str | None = None) -> None:
+        self.symbols: tuple[str, ...] = tuple(unicodedata.normalize("NFC", s) for s in symbols)
+        self.tokenizer = tokenizer
+        if not self.symbols:
+            raise AlphabetError("an alphabet needs at least one symbol besides the blank; none was given")
+        if "" in self.symbols:
+            raise AlphabetError(
+                f"symbol {self.symbols.index('')} is empty; the blank belongs to every alphabet, leave it out"
+            )
+        seen: set[str] = set()
+        for symbol in self.symbols:
+            if symbol in seen:
+                raise AlphabetError(f"symbol {symbol!r} stands twice in the alphabet")
+            seen.add(symbol)
+        self._index = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
+
+    @property
+    def size(self) -> int:
+        """Number of outputs V of a model over this alphabet, the blank included."""
+        return len(self.symbols) + 1
+
+    @property
+    def is_subword(self) -> bool:
+        """True if words are opened by `▁` instead of being separated by a space symbol."""
+        return self.tokenizer is not None
+
+    @property
+    def space(self) -> int | None:
+        """Index of the symbol between words; None for subwords and for scripts without spaces."""
+        return None if self.is_subword else self._index.get(" ")
+
+    @cached_property
+    def word_starts(self) -> tuple[bool, ...]:
+        """For each output 0 … V−1, whether it opens a word by itself (only ever true for subwords)."""
+        return (False, *(self.is_subword and s.startswith(WORD_OPENER) for s in self.symbols))
+
+    def encode(self, text: str) -> list[int]:
+        """Indices 1 … V−1 that spell `text` (already normalised; NFC is applied).
+
+        Raises:
+            AlphabetError: characters that the alphabet lacks, all of them named.
+
+        >>> Alphabet(list("abc")).encode("abx")
+        Traceback (most recent call last):
+        asr.errors.AlphabetError: the alphabet has no 'x' (in 'abx'); normalise the text or train with it
+        """
+        text = unicodedata.normalize("NFC", text)
+        if strange := self.missing(text):
+            raise AlphabetError(
+                f"the alphabet has no {', '.join(map(repr, sorted(strange)))} (in {text[:60]!r}); "
+                "normalise the text or train with it"
+            )
+        if self.is_subword:
+            pieces: list[str] = self._subwords.encode(text, add_special_tokens=False).tokens
+            return [self._index[piece] for piece in pieces]
+        if self._longest == 1:
+            return [self._index[c] for c in text]
+        return self._encode_long_symbols(text)
+
+    def _encode_long_symbols(self, text: str) -> list[int]:
+        """Greedy longest match, for alphabets with symbols of several characters."""
+        out, at = [], 0
+        while at < len(text):
+            for n in range(min(self._longest, len(text) - at), 0, -1):
+                if (found := self._index.get(text[at : at + n])) is not None:
+                    out.append(found)
+                    at += n
+                    break
+            else:
+                raise AlphabetError(f"no symbol of the alphabet spells {text[at:][:20]!r} (in {text[:60]!r})")
+        return out
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(len(s) for s in self.symbols)
+
+    @cached_property
+    def _subwords(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(str(self.tokenizer))
+
+    @cached_property
+    def _characters(self) -> frozenset[str]:
+        known = {c for s in self.symbols for c in s}
+        return frozenset(known | {" "} if self.is_subword else known)
+
+    def missing(self, text: str) -> set[str]:
+        """Characters of `text` that no symbol of the alphabet contains.
+
+        >>> sorted(Alphabet(["a", "b"]).missing("a b?"))
+        [' ', '?']
+        """
+        return set(unicodedata.normalize("NFC", text)) - self._characters
+
+    def decode(self, indices: Iterable[int]) -> str:
+        """The text that the indices spell; blanks are skipped, repeats are kept.
+
+        Raises:
+            AlphabetError: an index outside 0 … V−1.
+        """
+        out = []
+        for i in indices:
+            if not 0 <= i < self.size:
+                raise AlphabetError(f"index {i}: this alphabet has outputs 0 to {self.size - 1}")
+            if i != BLANK:
+                out.append(self.symbols[i - 1])
+        text = "".join(out)
+        return text.replace(WORD_OPENER, " ").strip() if self.is_subword else text
+
+    def to_json(self) -> str:
+        """All of the alphabet as one JSON text; `from_json` reads it back."""
+        return json.dumps({"symbols": self.symbols, "tokenizer": self.tokenizer}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Alphabet":
+        """The alphabet that `to_json` wrote."""
+        fields = json.loads(text)
+        return cls(fields["symbols"], tokenizer=fields.get("tokenizer"))
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], *, subwords: int | None = None) -> "Alphabet":
+        """The alphabet of a training set: its characters in code-point order, or trained subwords.
+
+        Args:
+            texts: normalised transcripts.
+            subwords: None for characters; otherwise the wanted number of byte-pair units.
+
+        Raises:
+            AlphabetError: no text, or fewer subwords asked for than there are characters.
+        """
+        if subwords is not None:
+            return cls._train_subwords(texts, subwords)
+        characters = sorted({c for text in texts for c in unicodedata.normalize("NFC", text)})
+        if not characters:
+            raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
+        return cls(characters)
+
+    @classmethod
+    def _train_subwords(cls, texts: Iterable[str], count: int) -> "Alphabet":
+        from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+        texts = [unicodedata.normalize("NFC", t) for t in texts]
+        characters = {c for t in texts for c in t if not c.isspace()} | {WORD_OPENER}
+        if count < len(characters):
+            raise AlphabetError(
+                f"{count} subwords asked for, but the text has {len(characters)} characters; ask for more"
+            )
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement=WORD_OPENER, prepend_scheme="always")
+        trainer = trainers.BpeTrainer(
+            vocab_size=count, initial_alphabet=sorted(characters), show_progress=False, special_tokens=[]
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        vocabulary = tokenizer.get_vocab()
+        return cls(sorted(vocabulary, key=vocabulary.__getitem__), tokenizer=tokenizer.to_str())
+
+    def __len__(self) -> int:
+        return len(self.symbols)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Alphabet)
+            and self.symbols == other.symbols
+            and self.tokenizer == other.tokenizer
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.symbols, self.tokenizer))
+
+    def __repr__(self) -> str:
+        shown = "".join(self.symbols[:40]) if not self.is_subword else f"{len(self)} subwords"
+        return f"Alphabet({shown!r})"

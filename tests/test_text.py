@@ -1,0 +1,119 @@
+"""Normalisation and the alphabet, on more than English."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.errors import AlphabetError, TextError
+from asr.text import Alphabet, normalise
+
+SENTENCES = {
+    "korean": "안녕하세요 세계",
+    "german": "die größe der häuser",
+    "japanese": "東京都に行きたいです",
+    "english": "don't stop",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_text_survives_the_round_trip(language):
+    text = normalise(SENTENCES[language])
+    alphabet = Alphabet.from_texts([text])
+    assert alphabet.decode(alphabet.encode(text)) == text
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_subwords_survive_the_round_trip(language):
+    text = normalise(SENTENCES[language])
+    alphabet = Alphabet.from_texts([text] * 5, subwords=40)
+    assert alphabet.is_subword
+    assert alphabet.decode(alphabet.encode(text)) == text
+
+
+def test_decomposed_and_composed_text_are_the_same_symbols():
+    composed, decomposed = "größe 안녕", unicodedata.normalize("NFD", "größe 안녕")
+    assert composed != decomposed
+    alphabet = Alphabet.from_texts([decomposed])
+    assert alphabet.encode(composed) == alphabet.encode(decomposed)
+    assert Alphabet(list(decomposed and "ö")).encode(unicodedata.normalize("NFD", "ö")) == [1]
+
+
+def test_the_blank_is_zero_and_symbols_follow_in_order():
+    alphabet = Alphabet([" ", "a", "b"])
+    assert alphabet.size == 4
+    assert alphabet.encode(" ab") == [1, 2, 3]
+    assert alphabet.decode([0, 2, 0, 2, 3, 0]) == "aab"
+
+
+def test_unknown_characters_are_all_named():
+    with pytest.raises(AlphabetError, match=r"no '5', 'é'"):
+        Alphabet(["a", "b"]).encode("ab5é")
+    assert Alphabet(["a", "b"]).missing("ab5é") == {"5", "é"}
+
+
+def test_subwords_refuse_characters_they_were_not_trained_on():
+    alphabet = Alphabet.from_texts(["one two three"] * 3, subwords=20)
+    with pytest.raises(AlphabetError, match="no 'z'"):
+        alphabet.encode("zone")
+
+
+@pytest.mark.parametrize(
+    ("symbols", "message"),
+    [([], "at least one"), (["a", ""], "empty"), (["a", "b", "a"], "'a' stands twice")],
+)
+def test_contradictory_alphabets_are_refused(symbols, message):
+    with pytest.raises(AlphabetError, match=message):
+        Alphabet(symbols)
+
+
+def test_too_few_subwords_are_refused():
+    with pytest.raises(AlphabetError, match="ask for more"):
+        Alphabet.from_texts(["abcdefgh"], subwords=4)
+
+
+def test_an_index_outside_the_outputs_is_refused():
+    with pytest.raises(AlphabetError, match="outputs 0 to 2"):
+        Alphabet(["a", "b"]).decode([3])
+
+
+def test_json_keeps_all_of_the_alphabet():
+    for alphabet in (Alphabet(list("abc ")), Alphabet.from_texts(["one two three"] * 3, subwords=20)):
+        again = Alphabet.from_json(alphabet.to_json())
+        assert again == alphabet
+        assert again.encode("one" if alphabet.is_subword else "abc") == alphabet.encode(
+            "one" if alphabet.is_subword else "abc"
+        )
+
+
+def test_symbols_of_several_characters_match_longest_first():
+    assert Alphabet(["s", "h", "sh", "ch"]).encode("shs") == [3, 1]
+
+
+def test_normalisation_keeps_what_is_inside_words():
+    assert normalise("“It’s a well-known FACT,” she said…") == "it's a well-known fact she said"
+    assert normalise("'tis  -- rock 'n' roll-") == "tis rock n roll"
+    assert normalise("Straße", "upper") == "STRASSE"
+    assert normalise(" A  b ", "none") == "A b"
+
+
+def test_an_unknown_style_is_refused():
+    with pytest.raises(TextError, match="expected one of"):
+        normalise("a", "fancy")  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=40), st.sampled_from(["none", "basic", "upper"]))
+def test_normalising_twice_changes_nothing(text, style):
+    once = normalise(text, style)
+    assert normalise(once, style) == once
+
+
+@given(st.lists(st.text(alphabet="abcäöü 안녕", max_size=12), min_size=1, max_size=5))
+def test_any_text_over_its_own_alphabet_round_trips(texts):
+    if not any(texts):
+        return
+    alphabet = Alphabet.from_texts(texts)
+    for text in texts:
+        normal = unicodedata.normalize("NFC", text)
+        assert alphabet.decode(alphabet.encode(text)) == normal
