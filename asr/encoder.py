@@ -1,0 +1,362 @@
+"""Frames become log-probabilities: subsampling and stacked recurrent layers, exact in any batch.
+
+Conventions. Batch first, padding last. The output for an utterance does not depend on what it was batched
+with: the backward direction runs over each utterance reversed within its own length, so that padding always
+comes last and nothing needs packing, which is five times slower in backward on CPU. Every utterance of n
+frames has ceil(n / factor) outputs, whatever the subsampling: at least one if n ≥ 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr.errors import ConfigError
+
+_CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+_GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+State = tuple[Tensor, ...]
+"""What an encoder remembers between blocks."""
+
+
+@dataclass
+class EncoderConfig:
+    """The shape of the recurrent network."""
+
+    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    layers: int = 3
+    width: int = 320
+    """Units of each direction."""
+    bidirectional: bool = True
+    projection: int = 0
+    """Outputs of a linear map behind every layer; 0 is off."""
+    dropout: float = 0.1
+    """Share of the outputs of each layer that is zeroed in training."""
+    residual: bool = False
+    """Adds a layer's input to its output wherever the two are equally wide."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation of the outputs of each layer; batch statistics are over true frames only."""
+    subsampling: Literal["stack", "conv"] = "stack"
+    factor: int = 3
+    """Frames per output."""
+    channels: int = 32
+    """Feature maps of the convolutions (conv only)."""
+    forget_bias: float = 1.0
+    """Where the bias of the LSTM's forget gate starts, the sum of torch's two vectors."""
+    orthogonal: bool = False
+    """Starts the recurrent matrix of every gate orthogonal instead of uniform."""
+    intermediate_layer: int = 0
+    """Layer behind which a second output layer reads (for an auxiliary loss); 0 is off."""
+
+
+class Encoder(nn.Module):
+    """Subsampling, stacked recurrent layers and a log-softmax over the outputs.
+
+    Args:
+        config: the shape of the network.
+        inputs: numbers in one input frame.
+        outputs: numbers in one output frame; output 0 is the blank.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+
+    def __init__(self, config: EncoderConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        _check(config, inputs, outputs)
+        self.config = config
+        self.subsampling: Stack | Convolution
+        if config.subsampling == "stack":
+            self.subsampling = Stack(inputs, config.factor)
+        else:
+            self.subsampling = Convolution(inputs, config.factor, config.channels)
+        first = Layer(config, self.subsampling.outputs)
+        rest = [Layer(config, first.outputs) for _ in range(config.layers - 1)]
+        self.layers = nn.ModuleList([first, *rest])
+        self.output = nn.Linear(first.outputs, outputs)
+        self.intermediate = nn.Linear(first.outputs, outputs) if config.intermediate_layer else None
+
+    @property
+    def frames_per_output(self) -> int:
+        """Input frames from one output to the next."""
+        return self.config.factor
+
+    def output_lengths(self, lengths_B: Tensor) -> Tensor:
+        """Outputs of utterances of these numbers of frames: ceil(frames / factor)."""
+        return (lengths_B + self.config.factor - 1) // self.config.factor
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The natural-log probabilities of the outputs and their numbers of frames.
+
+        Args:
+            features_BTF: frames; what stands behind an utterance's length is ignored.
+            lengths_B: int64, frames of each utterance, at least 1.
+
+        Returns:
+            log_probs_BTV float32, also under autocast, with T = ceil(frames / factor), and lengths_B int64 on
+            the device of the features. What stands behind a length is padding without meaning.
+        """
+        *_, last_BTH = self._hidden(features_BTF, lengths_B)
+        return _log_probs(self.output, last_BTH), self.output_lengths(lengths_B).to(features_BTF.device)
+
+    def with_intermediate(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The log-probabilities as in `forward`, those of the intermediate output layer, and the lengths.
+
+        Raises:
+            ConfigError: the encoder was built without `intermediate_layer`.
+        """
+        if self.intermediate is None:
+            raise ConfigError("this encoder has no intermediate output: set intermediate_layer to 1 or more")
+        hidden = list(self._hidden(features_BTF, lengths_B))
+        middle_BTH = hidden[self.config.intermediate_layer - 1]
+        lengths_B = self.output_lengths(lengths_B).to(features_BTF.device)
+        return _log_probs(self.output, hidden[-1]), _log_probs(self.intermediate, middle_BTH), lengths_B
+
+    def _hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
+        lengths_B = lengths_B.to(features_BTF.device)
+        clean_BTF = features_BTF.masked_fill(~_inside(lengths_B, features_BTF.shape[1]), 0.0)
+        lengths_B = self.output_lengths(lengths_B)
+        x_BTF = self.subsampling(clean_BTF, lengths_B)
+        inside_BT1 = _inside(lengths_B, x_BTF.shape[1])
+        order = _reversal(lengths_B, x_BTF.shape[1]) if self.config.bidirectional else None
+        for layer in self.layers:
+            x_BTF = layer(x_BTF, inside_BT1, order)
+            yield x_BTF
+
+    def step(self, features_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The log-probabilities of the next block of equally long streams, and the state to go on with.
+
+        The blocks of a stream give together what `forward` gives for the whole, in evaluation mode.
+
+        Args:
+            features_BTF: the next frames, a multiple of `factor`; pad the last block with zeros to that.
+            state: what the call before returned; None at the start.
+
+        Raises:
+            ConfigError: the encoder is bidirectional, or the block is no multiple of `factor`.
+        """
+        if self.config.bidirectional:
+            raise ConfigError(
+                "a bidirectional encoder reads to the end of the utterance before its first output: for block "
+                "by block recognition train one with encoder.bidirectional=false"
+            )
+        frames = features_BTF.shape[1]
+        if frames == 0 or frames % self.config.factor:
+            raise ConfigError(
+                f"a block of {frames} frames: expected a multiple of factor={self.config.factor}; "
+                f"pad the last block with zeros"
+            )
+        held = self.subsampling.held
+        x_BTF, context = self.subsampling.step(features_BTF, state[:held] if state else None)
+        after = list(context)
+        per_layer = 2 if self.config.cell == "lstm" else 1
+        for i, layer in enumerate(cast(Iterable[Layer], self.layers)):
+            start = held + i * per_layer
+            x_BTF, hidden = layer.step(x_BTF, state[start : start + per_layer] if state else None)
+            after.extend(hidden)
+        return _log_probs(self.output, x_BTF), tuple(after)
+
+
+class Stack(nn.Module):
+    """Every `factor` frames side by side as one; the last group is filled up with zeros."""
+
+    held = 0
+
+    def __init__(self, inputs: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.outputs = inputs * factor
+
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """Frames (B, ceil(T / factor), F · factor), whatever the lengths."""
+        batch, frames, _ = x_BTF.shape
+        x_BTF = functional.pad(x_BTF, (0, 0, 0, -frames % self.factor))
+        return x_BTF.reshape(batch, -1, self.outputs)
+
+    def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """A block of whole groups; there is nothing to remember."""
+        return self(x_BTF), ()
+
+
+class Convolution(nn.Module):
+    """Two convolutions over time and frequency with strides; an output sees its own frames and earlier ones.
+
+    With a stride of s in time the kernel covers the s frames of an output and the two before them, so that no
+    output needs a frame beyond its group and blocks can be computed as they come.
+    """
+
+    held = 2
+    _CONTEXT = 2
+
+    def __init__(self, inputs: int, factor: int, channels: int) -> None:
+        super().__init__()
+        second = 2 if factor > 2 and factor % 2 == 0 else 1
+        self.factor = factor
+        self.strides = (factor // second, second)
+        self.convolutions = nn.ModuleList()
+        planes = (1, channels)
+        for count, stride in zip(planes, self.strides, strict=True):
+            size = (stride + self._CONTEXT, 3)
+            self.convolutions.append(nn.Conv2d(count, channels, size, (stride, 2), padding=(0, 1)))
+        self.outputs = channels * (((inputs + 1) // 2 + 1) // 2)
+
+    def forward(self, x_BTF: Tensor, lengths_B: Tensor) -> Tensor:
+        """Frames (B, ceil(T / factor), outputs), given the lengths of the outputs."""
+        x_BCTF = functional.pad(x_BTF, (0, 0, 0, -x_BTF.shape[1] % self.factor))[:, None]
+        per_output = self.factor
+        for convolution, stride in zip(self.convolutions, self.strides, strict=True):
+            x_BCTF = functional.relu(convolution(functional.pad(x_BCTF, (0, 0, self._CONTEXT, 0))))
+            per_output //= stride
+            # Zero whole groups only: within the last one the filling counts as frames, as it does in `step`.
+            x_BCTF = x_BCTF * _inside(lengths_B * per_output, x_BCTF.shape[2])[:, None]
+        return x_BCTF.transpose(1, 2).flatten(2)
+
+    def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """The outputs of a block of whole groups, and the last frames that each convolution saw."""
+        x_BCTF, after = x_BTF[:, None], []
+        for i, convolution in enumerate(self.convolutions):
+            if state is None:
+                x_BCTF = functional.pad(x_BCTF, (0, 0, self._CONTEXT, 0))
+            else:
+                x_BCTF = torch.cat([state[i], x_BCTF], 2)
+            after.append(x_BCTF[:, :, -self._CONTEXT :])
+            x_BCTF = functional.relu(convolution(x_BCTF))
+        return x_BCTF.transpose(1, 2).flatten(2), tuple(after)
+
+
+class Layer(nn.Module):
+    """One recurrent layer: a run in each direction, projection, normalisation, dropout, residual."""
+
+    def __init__(self, config: EncoderConfig, inputs: int) -> None:
+        super().__init__()
+        directions = 2 if config.bidirectional else 1
+        self.runs = nn.ModuleList(_run(config, inputs) for _ in range(directions))
+        width = directions * config.width
+        self.projection = nn.Linear(width, config.projection) if config.projection else None
+        self.outputs = config.projection or width
+        self.norm: nn.LayerNorm | MaskedBatchNorm | None = None
+        if config.norm != "none":
+            self.norm = (nn.LayerNorm if config.norm == "layer" else MaskedBatchNorm)(self.outputs)
+        self.dropout = nn.Dropout(config.dropout)
+        self.residual = config.residual and inputs == self.outputs
+
+    def forward(self, x_BTF: Tensor, inside_BT1: Tensor, order: Tensor | None) -> Tensor:
+        """Outputs (B, T, outputs); `order` reverses each utterance and is None for one direction."""
+        y_BTH, _ = self.runs[0](x_BTF)
+        if order is not None:
+            backward_BTH, _ = self.runs[1](_reorder(x_BTF, order))
+            y_BTH = torch.cat([y_BTH, _reorder(backward_BTH, order)], -1)
+        return self._finish(x_BTF, y_BTH, inside_BT1)
+
+    def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """The outputs of the next block and the state of the cell behind it."""
+        hidden = None if state is None else state if len(state) == 2 else state[0]
+        y_BTH, hidden = self.runs[0](x_BTF, hidden)
+        return self._finish(x_BTF, y_BTH, None), hidden if isinstance(hidden, tuple) else (hidden,)
+
+    def _finish(self, x_BTF: Tensor, y_BTH: Tensor, inside_BT1: Tensor | None) -> Tensor:
+        if self.projection is not None:
+            y_BTH = self.projection(y_BTH)
+        if isinstance(self.norm, MaskedBatchNorm):
+            y_BTH = self.norm(y_BTH, inside_BT1)
+        elif self.norm is not None:
+            y_BTH = self.norm(y_BTH)
+        y_BTH = self.dropout(y_BTH)
+        return x_BTF + y_BTH if self.residual else y_BTH
+
+
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation whose statistics are those of the true frames alone.
+
+    Source: Ioffe & Szegedy 2015, over batch and time together; running averages with momentum 0.1.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x_BTF: Tensor, inside_BT1: Tensor | None) -> Tensor:
+        """Normalised x; `inside_BT1` marks the true frames, None says that all are."""
+        x_BTF = x_BTF.float()
+        mean_F, var_F = self.running_mean, self.running_var
+        if self.training:
+            weight = torch.ones_like(x_BTF[..., :1]) if inside_BT1 is None else inside_BT1.float()
+            count = weight.sum()
+            mean_F = (x_BTF * weight).sum((0, 1)) / count
+            var_F = ((x_BTF - mean_F).square() * weight).sum((0, 1)) / count
+            with torch.no_grad():
+                self.running_mean.lerp_(mean_F, 0.1)
+                self.running_var.lerp_(var_F * count / (count - 1).clamp(min=1), 0.1)
+        return (x_BTF - mean_F) * (var_F + 1e-5).rsqrt() * self.weight + self.bias
+
+
+def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:
+    run = _CELLS[config.cell](inputs, config.width, batch_first=True)
+    weights = dict(run.named_parameters())
+    with torch.no_grad():
+        if config.orthogonal:
+            for gate in weights["weight_hh_l0"].chunk(_GATES[config.cell]):
+                nn.init.orthogonal_(gate)
+        if config.cell == "lstm":  # gates in torch's order: input, forget, cell, output
+            weights["bias_ih_l0"].chunk(4)[1].fill_(config.forget_bias)
+            weights["bias_hh_l0"].chunk(4)[1].zero_()
+    return run
+
+
+def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:
+    return functional.log_softmax(head(x_BTF).float(), dim=-1)
+
+
+def _inside(lengths_B: Tensor, size: int) -> Tensor:
+    """A mask (B, size, 1) that is true within each length."""
+    return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[..., None]
+
+
+def _reversal(lengths_B: Tensor, size: int) -> Tensor:
+    """Indices into (B · size) frames that reverse each utterance within its length; applied twice, none."""
+    frame_T = torch.arange(size, device=lengths_B.device)
+    mirrored_BT = lengths_B[:, None] - 1 - frame_T
+    source_BT = torch.where(mirrored_BT >= 0, mirrored_BT, frame_T)
+    return (source_BT + size * torch.arange(len(lengths_B), device=lengths_B.device)[:, None]).flatten()
+
+
+def _reorder(x_BTF: Tensor, order: Tensor) -> Tensor:
+    return x_BTF.flatten(0, 1).index_select(0, order).view_as(x_BTF)
+
+
+def _check(config: EncoderConfig, inputs: int, outputs: int) -> None:
+    """Raises ConfigError at the first setting that cannot work."""
+    demands = [
+        (config.cell in _CELLS, f"cell={config.cell!r}: expected one of {', '.join(_CELLS)}"),
+        (config.norm in ("none", "layer", "batch"), f"norm={config.norm!r}: expected none, layer or batch"),
+        (
+            config.subsampling in ("stack", "conv"),
+            f"subsampling={config.subsampling!r}: expected stack or conv",
+        ),
+        (
+            min(config.layers, config.width, config.factor, config.channels, inputs) >= 1,
+            f"layers={config.layers}, width={config.width}, factor={config.factor}, "
+            f"channels={config.channels}, inputs={inputs}: expected at least 1 of each",
+        ),
+        (outputs >= 2, f"outputs={outputs}: expected the blank and at least one symbol"),
+        (config.projection >= 0, f"projection={config.projection}: expected 0 (off) or a width"),
+        (0 <= config.dropout < 1, f"dropout={config.dropout}: expected 0 to below 1"),
+        (
+            0 <= config.intermediate_layer < config.layers,
+            f"intermediate_layer={config.intermediate_layer}: expected 0 (off) to {config.layers - 1}, "
+            f"a layer before the last",
+        ),
+    ]
+    for holds, message in demands:
+        if not holds:
+            raise ConfigError(message)

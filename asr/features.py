@@ -1,0 +1,266 @@
+"""Samples become frames: log-mel energies or MFCCs, normalised, computed in batches on the device.
+
+Conventions. Frame i is centred on sample i · hop, and what lies outside an utterance is zero, so an utterance
+of n samples has 1 + n // hop frames and zero padding in a batch changes none of them. Power is relative to a
+full-scale sine tone, logarithms are natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchaudio.functional import create_dct
+
+from asr.errors import AudioError, ConfigError
+
+_QUIET = 1e-12  # −120 dB below a full-scale tone: about what 16-bit quantisation leaves in one band
+_SILENT = 1e-30  # keeps the logarithm of digital silence finite
+_SMALLEST_VARIANCE = 1e-4  # of natural-log energies; speech has 1 to 20
+_WARP_TURNS_AT = 0.85  # share of the highest frequency where the warp bends back to meet it
+
+
+@dataclass
+class FeaturesConfig:
+    """How samples become frames."""
+
+    kind: Literal["logmel", "mfcc"] = "logmel"
+    rate_hz: int = 16_000
+    bands: int = 80
+    """Mel bands."""
+    coefficients: int = 40
+    """Cepstral coefficients kept of the bands (mfcc only)."""
+    window_s: float = 0.025
+    hop_s: float = 0.010
+    low_hz: float = 20.0
+    high_hz: float = 0.0
+    """Upper edge of the highest band; 0 is half the sample rate."""
+    preemphasis: float = 0.0
+    """Share of the previous sample that is subtracted from each sample; 0 is off."""
+    normalise: Literal["utterance", "global", "none"] = "utterance"
+    """Mean 0 and variance 1 of every output over an utterance's frames, over the training corpus, or not."""
+    floor_db: float = 80.0
+    """Energies further below the loudest band of an utterance are raised to that (utterance only)."""
+
+
+class Features(nn.Module):
+    """Log-mel energies or MFCCs of a batch of utterances.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+
+    window: Tensor
+    bin_hz: Tensor
+    edge_hz: Tensor
+    bank: Tensor
+    dct: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: FeaturesConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or FeaturesConfig()
+        _check(config)
+        self.hop_samples = round(config.rate_hz * config.hop_s)
+        self.window_samples = round(config.rate_hz * config.window_s)
+        self.fft_samples = 1 << (self.window_samples - 1).bit_length()
+        window = torch.hann_window(self.window_samples, dtype=torch.float64)
+        self.register_buffer("window", (window / (window.sum() / 2)).float(), persistent=False)
+        self.register_buffer("bin_hz", self._bin_hz(), persistent=False)
+        self.register_buffer("edge_hz", self._edge_hz(), persistent=False)
+        self.register_buffer("bank", triangles(self.bin_hz, self.edge_hz).float(), persistent=False)
+        if (self.bank.sum(0) == 0).any():
+            raise ConfigError(
+                f"bands={config.bands}: some bands lie between two bins of the {self.fft_samples}-point "
+                f"spectrum; take fewer bands or a longer window_s than {config.window_s}"
+            )
+        if config.kind == "mfcc":
+            self.register_buffer(
+                "dct", create_dct(config.coefficients, config.bands, "ortho"), persistent=False
+            )
+        if config.normalise == "global":
+            self.register_buffer("mean", torch.zeros(self.outputs))
+            self.register_buffer("std", torch.zeros(self.outputs))
+            self.fitted = False
+            self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "fitted", True))
+
+    @property
+    def outputs(self) -> int:
+        """Numbers in one frame."""
+        return self.config.bands if self.config.kind == "logmel" else self.config.coefficients
+
+    def output_lengths(self, lengths_B: Tensor) -> Tensor:
+        """Frames of utterances of these numbers of samples: 1 + samples // hop."""
+        return 1 + lengths_B // self.hop_samples
+
+    def forward(
+        self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The frames of every utterance and their numbers; frames behind an utterance's end are zero.
+
+        Args:
+            samples_BT: float32 in [-1, 1] at the configured rate; what stands behind a length is ignored.
+            lengths_B: int64, samples of each utterance, at least 1. Values are checked if on the CPU.
+            warp_B: vocal-tract-length factors, about 0.8 to 1.25: what sounds at f counts as warp · f.
+                None, or 1.0, is the plain filterbank.
+
+        Returns:
+            features_BTF float32 and lengths_B int64 (frames), both on the device of the samples.
+
+        Raises:
+            AudioError: an empty batch or utterance, or shapes that do not belong together.
+            ConfigError: global normalisation before `fit` or loading.
+        """
+        if self.config.normalise == "global" and not self.fitted:
+            raise ConfigError("normalise=global needs the corpus' mean and variance: call fit(batches) first")
+        with torch.autocast(samples_BT.device.type, enabled=False):
+            raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
+            mask_BT1 = _mask(frames_B, raw_BTF.shape[1])
+            return self._normalised(raw_BTF, mask_BT1).masked_fill(~mask_BT1, 0.0), frames_B
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Sets the global mean and standard deviation from batches of (samples_BT, lengths_B).
+
+        Raises:
+            ConfigError: the configured normalisation is not global, or there are no batches.
+        """
+        if self.config.normalise != "global":
+            raise ConfigError(f"fit belongs to normalise=global; this one is {self.config.normalise!r}")
+        total_F = torch.zeros(self.outputs, dtype=torch.float64)
+        squares_F, frames = torch.zeros_like(total_F), 0
+        for samples_BT, lengths_B in batches:
+            raw_BTF, frames_B = self._raw(samples_BT.to(self.window.device), lengths_B, None)
+            true_NF = raw_BTF[_mask(frames_B, raw_BTF.shape[1])[..., 0]].double().cpu()
+            total_F += true_NF.sum(0)
+            squares_F += true_NF.square().sum(0)
+            frames += len(true_NF)
+        if not frames:
+            raise ConfigError("fit was given no batches: expected (samples_BT, lengths_B) pairs")
+        mean_F = total_F / frames
+        self.mean.copy_(mean_F)
+        self.std.copy_((squares_F / frames - mean_F.square()).clamp(min=_SMALLEST_VARIANCE).sqrt())
+        self.fitted = True
+
+    def _raw(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        lengths_B = _checked(samples_BT, lengths_B)
+        power_BTK = self._power(samples_BT.float(), lengths_B)
+        frames_B = self.output_lengths(lengths_B)
+        if warp_B is None:
+            mel_BTF = power_BTK @ self.bank
+        else:
+            mel_BTF = torch.bmm(power_BTK, self.warped_bank(warp_B.to(power_BTK.device)))
+        if self.config.normalise == "utterance":
+            true_BTF = mel_BTF.masked_fill(~_mask(frames_B, mel_BTF.shape[1]), 0.0)
+            floor_B11 = true_BTF.amax((1, 2), keepdim=True) * 10 ** (-self.config.floor_db / 10)
+            log_BTF = torch.maximum(mel_BTF, floor_B11.clamp(min=_SILENT)).log()
+        else:
+            log_BTF = mel_BTF.clamp(min=_QUIET).log()
+        return (log_BTF @ self.dct if self.config.kind == "mfcc" else log_BTF), frames_B
+
+    def _power(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The power spectrum (B, frames, bins) of every frame, relative to a full-scale tone."""
+        if self.config.preemphasis:
+            samples_BT = samples_BT - self.config.preemphasis * functional.pad(samples_BT, (1, 0))[:, :-1]
+        inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
+        samples_BT = samples_BT.masked_fill(~inside_BT, 0.0)
+        half = self.window_samples // 2
+        padded_BT = functional.pad(samples_BT, (half, self.window_samples - half))
+        frames_BTW = padded_BT.unfold(1, self.window_samples, self.hop_samples) * self.window
+        spectrum_BTK = torch.fft.rfft(frames_BTW, self.fft_samples)
+        return spectrum_BTK.real.square() + spectrum_BTK.imag.square()
+
+    def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor) -> Tensor:
+        if self.config.normalise == "none":
+            return raw_BTF
+        if self.config.normalise == "global":
+            return (raw_BTF - self.mean) / self.std
+        frames_B11 = mask_BT1.sum(1, keepdim=True)
+        mean_B1F = raw_BTF.masked_fill(~mask_BT1, 0.0).sum(1, keepdim=True) / frames_B11
+        centred_BTF = (raw_BTF - mean_B1F).masked_fill(~mask_BT1, 0.0)
+        variance_B1F = centred_BTF.square().sum(1, keepdim=True) / frames_B11
+        return centred_BTF * (variance_B1F + _SMALLEST_VARIANCE).rsqrt()
+
+    def warped_bank(self, warp_B: Tensor) -> Tensor:
+        """A filterbank (B, bins, bands) for every factor: a bin at f counts as one at the warped frequency.
+
+        Source: piecewise-linear vocal-tract-length normalisation, Lee & Rose 1996; f ↦ warp · f up to the
+        bend, then straight to the highest frequency, which stays where it is.
+        """
+        warp_B1 = warp_B.double()[:, None]
+        top_hz = self.config.rate_hz / 2
+        bend_B1 = _WARP_TURNS_AT * top_hz / warp_B1.clamp(min=1.0)
+        above_BK = top_hz - (top_hz - self.bin_hz) * (top_hz - warp_B1 * bend_B1) / (top_hz - bend_B1)
+        warped_BK = torch.where(self.bin_hz <= bend_B1, warp_B1 * self.bin_hz, above_BK)
+        return triangles(warped_BK, self.edge_hz).float()
+
+    def _bin_hz(self) -> Tensor:
+        return torch.linspace(0, self.config.rate_hz / 2, self.fft_samples // 2 + 1, dtype=torch.float64)
+
+    def _edge_hz(self) -> Tensor:
+        high_hz = self.config.high_hz or self.config.rate_hz / 2
+        low_mel, high_mel = (2595 * math.log10(1 + hz / 700) for hz in (self.config.low_hz, high_hz))
+        mels = torch.linspace(low_mel, high_mel, self.config.bands + 2, dtype=torch.float64)
+        return 700 * (10 ** (mels / 2595) - 1)
+
+
+def triangles(hz: Tensor, edge_hz: Tensor) -> Tensor:
+    """Weights (…, K, bands) of frequencies (…, K) in triangles over consecutive triples of the edges."""
+    low, peak, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
+    hz = hz[..., None]
+    return torch.minimum((hz - low) / (peak - low), (high - hz) / (high - peak)).clamp(min=0.0)
+
+
+def _mask(lengths_B: Tensor, size: int) -> Tensor:
+    return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[..., None]
+
+
+def _checked(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+    shapes = f"samples of shape {tuple(samples_BT.shape)} with lengths of shape {tuple(lengths_B.shape)}"
+    if samples_BT.ndim != 2 or lengths_B.shape != samples_BT.shape[:1] or lengths_B.is_floating_point():
+        raise AudioError(f"{shapes} ({lengths_B.dtype}): expected (batch, time) and (batch,) integers")
+    if 0 in samples_BT.shape:
+        raise AudioError(f"{shapes}: expected at least one utterance of at least one sample")
+    if lengths_B.device.type == "cpu" and not ((lengths_B > 0) & (lengths_B <= samples_BT.shape[1])).all():
+        raise AudioError(f"lengths {lengths_B.tolist()}: expected 1 to {samples_BT.shape[1]} samples in each")
+    return lengths_B.to(samples_BT.device)
+
+
+def _check(config: FeaturesConfig) -> None:
+    """Raises ConfigError at the first setting that cannot work."""
+    half_hz = config.rate_hz / 2
+    hop = config.rate_hz * config.hop_s
+    demands = [
+        (config.kind in ("logmel", "mfcc"), f"kind={config.kind!r}: expected logmel or mfcc"),
+        (
+            config.normalise in ("utterance", "global", "none"),
+            f"normalise={config.normalise!r}: expected utterance, global or none",
+        ),
+        (config.bands >= 1, f"bands={config.bands}: expected at least 1"),
+        (
+            config.kind != "mfcc" or 1 <= config.coefficients <= config.bands,
+            f"coefficients={config.coefficients}: expected 1 to bands={config.bands}",
+        ),
+        (
+            hop >= 1 and abs(hop - round(hop)) < 1e-6,
+            f"hop_s={config.hop_s} is {hop:g} samples at {config.rate_hz} Hz: expected a whole number",
+        ),
+        (
+            config.rate_hz * config.window_s >= 2 and config.window_s >= config.hop_s,
+            f"window_s={config.window_s}: expected at least hop_s={config.hop_s}, so that no sample is lost",
+        ),
+        (
+            0 <= config.low_hz < (config.high_hz or half_hz) <= half_hz,
+            f"low_hz={config.low_hz}, high_hz={config.high_hz}: expected 0 ≤ low < high ≤ {half_hz:g}, "
+            f"half of rate_hz (high_hz=0 stands for that)",
+        ),
+        (config.floor_db > 0, f"floor_db={config.floor_db}: expected more than 0"),
+        (0 <= config.preemphasis < 1, f"preemphasis={config.preemphasis}: expected 0 to below 1"),
+    ]
+    for holds, message in demands:
+        if not holds:
+            raise ConfigError(message)
