@@ -1,0 +1,95 @@
+"""What people see: messages and progress bars on standard error, results on standard output."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+"""Messages, warnings and bars."""
+output = Console(highlight=False, soft_wrap=True)
+"""Results."""
+
+
+def say(text: str) -> None:
+    """A message to the person at the terminal."""
+    console.print(text)
+
+
+def warn(text: str) -> None:
+    """Something that went on, but that the person should know."""
+    console.print(f"[yellow]warning:[/] {text}")
+
+
+@contextmanager
+def counting(title: str, unit: str = "files") -> Iterator[Callable[[int, int], None]]:
+    """A bar that a job moves by calling it with (done, total)."""
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class TrainingBar:
+    """Draws the progress of a training run: a bar within the epoch and a line for each epoch that ended."""
+
+    def __init__(self, epochs: int) -> None:
+        self._bar = Progress(
+            TextColumn("[bold]epoch {task.fields[epoch]}/" + str(epochs)),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  {task.fields[speed]:,.0f} s audio/s"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=epochs, epoch=1, loss=float("nan"), speed=0.0)
+        self._head = False
+
+    def __enter__(self) -> "TrainingBar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, kind: str, facts: dict[str, Any]) -> None:
+        """What `asr.training.Trainer` tells its observer."""
+        if kind == "step":
+            self._bar.update(
+                self._task,
+                completed=facts["epoch"] - 1 + facts["step"] / facts["steps"],
+                epoch=facts["epoch"],
+                loss=facts["loss"],
+                speed=facts["audio_s_per_s"],
+            )
+        elif kind == "skipped":
+            warn(
+                f"update {facts['skipped']} left out: loss {facts['loss']}, "
+                f"gradient norm {facts['gradient_norm']}"
+            )
+        else:
+            self._line(facts)
+
+    def _line(self, facts: dict[str, Any]) -> None:
+        if not self._head:
+            console.print("[dim]epoch    loss  dev loss     WER     CER   blank  audio s/s[/]")
+            self._head = True
+        mark = " [green]best[/]" if facts["is_best"] else ""
+        console.print(
+            f"{facts['epoch']:5d} {facts['loss']:7.3f} {facts['dev_loss']:9.3f} {facts['wer']:7.2%} "
+            f"{facts['cer']:7.2%} {facts['blank_share']:7.1%} {facts['audio_s_per_s']:10,.0f}{mark}"
+        )

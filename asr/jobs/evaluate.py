@@ -1,0 +1,100 @@
+"""`asr evaluate`: a manifest and a bundle → scores with their errors."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asr import audio, scoring
+from asr.corpus.manifest import Utterance, read_manifest
+from asr.errors import AudioError, ScoringError
+from asr.jobs.console import counting, warn
+from asr.recognizer import Recognizer, Transcript
+from asr.text import normalise
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a manifest, the transcripts behind them, and the utterances that could not be read."""
+
+    score: Any
+    utterances: list[Utterance]
+    transcripts: list[Transcript]
+    failed: dict[str, str]
+    """Utterance id → why its audio could not be read; these are not in the score."""
+    seconds: float
+    """Wall time for reading, recognising and decoding."""
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of audio that were recognised."""
+        return sum(t.duration_s for t in self.transcripts)
+
+
+def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: Any) -> Evaluation:
+    """Transcribe and score every utterance; unreadable ones are listed, not scored.
+
+    Args:
+        model: a loaded recogniser.
+        manifest: JSONL file of the usual shape, or utterances.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+
+    Raises:
+        ScoringError: no utterance could be read.
+    """
+    utterances = read_manifest(manifest) if isinstance(manifest, Path) else manifest
+    failed: dict[str, str] = {}
+    began = time.monotonic()
+    order = sorted(range(len(utterances)), key=lambda i: utterances[i].duration_s or 0.0)
+    done: dict[int, Transcript] = {}
+    with counting("recognising", "utterances") as progress:
+        readable: list[int] = []
+
+        def samples() -> Any:
+            for i in order:
+                loaded = _read(utterances[i], model.rate_hz)
+                if isinstance(loaded, str):
+                    failed[utterances[i].id] = loaded
+                    continue
+                readable.append(i)
+                yield loaded
+
+        for n, transcript in enumerate(model.transcribe_many(samples(), **settings)):
+            done[readable[n]] = transcript
+            progress(len(done), len(utterances) - len(failed))
+    for name, why in failed.items():
+        warn(f"{name} is not in the score: {why}")
+    kept = sorted(done)
+    if not kept:
+        raise ScoringError(
+            f"none of the {len(utterances)} utterances could be read: "
+            f"{next(iter(failed.values()), 'the manifest is empty')}"
+        )
+    chosen, transcripts = [utterances[i] for i in kept], [done[i] for i in kept]
+    score = scoring.score(
+        [normalise(u.text, model.style) for u in chosen],
+        [t.text for t in transcripts],
+        ids=[u.id for u in chosen],
+        speakers=[u.speaker for u in chosen] if all(u.speaker for u in chosen) else None,
+        durations_s=[t.duration_s for t in transcripts],
+    )
+    return Evaluation(score, chosen, transcripts, failed, time.monotonic() - began)
+
+
+def _read(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
+    try:
+        return audio.read(utterance.audio_filepath, rate_hz)
+    except AudioError as error:
+        return str(error)
+
+
+def write_hypotheses(evaluation: Evaluation, path: Path) -> None:
+    """One JSON line an utterance: id, reference, hypothesis, duration and words with times and confidence."""
+    with path.open("w", encoding="utf-8") as file:
+        for u, t in zip(evaluation.utterances, evaluation.transcripts, strict=True):
+            words = [[w.text, w.start_s, w.end_s, w.confidence] for w in t.words]
+            line = {"id": u.id, "text": u.text, "pred_text": t.text, "duration": t.duration_s, "words": words}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")

@@ -1,0 +1,99 @@
+"""`asr prepare`: any corpus → a packed corpus, once; a report of everything that was left out."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr import corpus
+from asr.corpus.packed import PackedCorpus, pack
+from asr.errors import CorpusError
+from asr.jobs.console import counting, say, warn
+from asr.jobs.recipe import DataConfig, Recipe
+from asr.text import normalise
+
+DONE = "prepared.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus: its folder and its splits by name."""
+
+    folder: Path
+    splits: tuple[str, ...]
+
+    def open(self, split: str) -> PackedCorpus:
+        """The packed corpus of a split.
+
+        Raises:
+            CorpusError: the corpus has no such split.
+        """
+        if split not in self.splits:
+            raise CorpusError(f"{self.folder}: no split {split!r}; there are {', '.join(self.splits)}")
+        return PackedCorpus(self.folder / split)
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """The packed corpus of the recipe; made if it is not there yet, resumed if it is half done.
+
+    Raises:
+        CorpusError: the original corpus is missing or damaged, or nothing of it can be used.
+    """
+    folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
+    if (folder / DONE).is_file():
+        splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
+        return Prepared(folder, splits)
+    root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
+    with counting(f"finding {recipe.data.source}") as progress:
+        found = corpus.prepare(recipe.data.source, root, progress=progress, **recipe.data.options)
+    if not found.get("train") and not any(found.values()):
+        raise CorpusError(f"{root}: no utterances of {recipe.data.source} in it")
+    summary: dict[str, Any] = {}
+    for split, utterances in found.items():
+        if not utterances:
+            warn(f"{split}: no utterances")
+            continue
+        with counting(f"packing {split}") as progress:
+            report = pack(
+                utterances,
+                folder / split,
+                rate_hz=recipe.features.rate_hz,
+                workers=recipe.data.workers,
+                progress=progress,
+            )
+        summary[split] = _summarise(folder / split, report)
+    _warn_of_strange_characters(folder, list(summary), recipe.data)
+    text = json.dumps({"source": recipe.data.source, "root": str(root), "splits": summary}, indent=2)
+    (folder / DONE).write_text(text + "\n", encoding="utf-8")
+    return Prepared(folder, tuple(summary))
+
+
+def packed_folder(data: DataConfig, *, rate_hz: int) -> Path:
+    """Where the packed corpus of these settings is kept: recipes that share a corpus share the folder."""
+    root = str(Path(data.root).expanduser().resolve()) if data.root else None
+    facts = json.dumps([data.source, root, data.options, rate_hz], sort_keys=True)
+    return Path(data.dir) / f"{data.source}-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
+
+
+def _summarise(stem: Path, report: Any) -> dict[str, Any]:
+    packed = PackedCorpus(stem)
+    hours = float(packed.lengths_samples.sum()) / packed.rate_hz / 3600
+    speakers = {u.speaker for u in packed.utterances if u.speaker}
+    left_out = len(report.left_out)
+    say(f"  {stem.name}: {len(packed):,} utterances, {hours:.2f} h, {len(speakers)} speakers")
+    if left_out:
+        warn(f"{stem.name}: {left_out} utterances left out, listed with the reasons in {report.path}")
+    return {"utterances": len(packed), "hours": hours, "speakers": len(speakers), "left_out": left_out}
+
+
+def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfig) -> None:
+    """Characters that no training transcript has cannot be recognised: say where they stand."""
+    if "train" not in splits:
+        return
+    known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}
+    for split in splits:
+        for line, u in enumerate(PackedCorpus(folder / split).utterances, 1):
+            if strange := set(normalise(u.text, data.style)) - known - {" "}:
+                shown = ", ".join(map(repr, sorted(strange)))
+                warn(f"{folder / split}.jsonl, line {line}: {shown} is in no training transcript ({u.id})")

@@ -1,0 +1,280 @@
+"""A recipe: everything that decides a result, composed by Hydra from defaults, files and overrides.
+
+The defaults are those of the dataclasses below and of the rooms they name; `conf/` and `recipes/` state
+differences only. A recipe is named by its path below a `recipes/` folder (this project's, or one in the
+working directory), without `default.yaml`: `digits`, `digits/streaming`.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from asr.augmentation import AugmentationConfig
+from asr.encoder import EncoderConfig
+from asr.errors import ConfigError
+from asr.features import FeaturesConfig
+from asr.recognizer import DecoderConfig
+from asr.training import TrainingConfig
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
+
+
+@dataclass
+class DataConfig:
+    """Which recordings, where they are, and what counts as their text."""
+
+    source: str = "folder"
+    """One of the corpora that `asr.corpus` knows."""
+    root: str | None = None
+    """Folder of the original corpus; None downloads or makes it under `dir`."""
+    dir: str = "data"
+    """Folder for downloads and packed corpora."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Passed on to the source: held-out speakers, folders of a split, numbers of utterances …"""
+    style: Literal["none", "basic", "upper"] = "basic"
+    """Normalisation of transcripts, see `asr.text.normalise`."""
+    subwords: int | None = None
+    """Number of byte-pair units; None trains on characters."""
+    min_s: float = 0.1
+    max_s: float = 30.0
+    """Training utterances outside these durations are left out, and counted."""
+    workers: int | None = None
+    """Processes that decode audio while packing; None takes one for each core."""
+
+
+@dataclass
+class LmConfig:
+    """The n-gram language model that travels in the bundle."""
+
+    order: int = 0
+    """0 trains none."""
+    text: list[str] = field(default_factory=list)
+    """Files of further sentences, one a line; the training transcripts are always used."""
+
+
+@dataclass
+class Recipe:
+    """The whole experiment."""
+
+    name: str = "???"
+    exp: str = "exp/${name}"
+    """Folder of the experiment; the bundle is `<exp>/model`."""
+    seed: int = 1
+    data: DataConfig = field(default_factory=DataConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
+
+
+def home() -> Path:
+    """The folder that holds `conf/` and `recipes/`: the source checkout, or the data of an installed wheel.
+
+    Raises:
+        ConfigError: neither is there, so the installation is damaged.
+    """
+    for place in (_PACKAGE.parent, _PACKAGE / "_data"):
+        if (place / "conf" / "config.yaml").is_file():
+            return place
+    raise ConfigError(f"no conf/ beside or inside {_PACKAGE}: the installation is damaged, install again")
+
+
+def names() -> list[str]:
+    """All recipes that can be run from here, in alphabetical order."""
+    found = set()
+    for folder in _recipe_folders():
+        for path in folder.rglob("*.yaml"):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            found.add(name.removesuffix("/default"))
+    return sorted(found)
+
+
+def _recipe_folders() -> Iterator[Path]:
+    yield home() / "recipes"
+    if (local := Path.cwd() / "recipes").is_dir() and local.resolve() != (home() / "recipes").resolve():
+        yield local
+
+
+def hydra_overrides(words: Sequence[str]) -> list[str]:
+    """What the user typed, in Hydra's own terms: the first bare word becomes `recipes=…`.
+
+    A manifest, or a folder of recordings, in the place of the recipe stands for the recipe `folder` on it.
+
+    Raises:
+        ConfigError: no recipe, one that does not exist (with the nearest that does), or two.
+    """
+    bare = [w for w in words if not re.match(r"^[~+]|.*=", w)]
+    rest = [w for w in words if w not in bare]
+    if len(bare) > 1:
+        raise ConfigError(f"one recipe is expected, but {' and '.join(map(repr, bare))} were given")
+    if bare:
+        rest = _recipe_overrides(bare[0]) + rest
+    elif not any(w.startswith("recipes=") for w in rest):
+        raise ConfigError(f"no recipe given; the recipes are: {', '.join(names())}")
+    places = ", ".join(json.dumps(p.parent.resolve().as_uri().replace("%20", " ")) for p in _recipe_folders())
+    return [f"hydra.searchpath=[{places}]", *rest]
+
+
+def _recipe_overrides(word: str) -> list[str]:
+    known = names()
+    if word in known:
+        nested = any((folder / word).is_dir() for folder in _recipe_folders())
+        file = f"{word}/default" if nested else word
+        return [f"recipes={file}", f"name={word}"]
+    path = Path(word)
+    if path.suffix in MANIFEST_SUFFIXES or path.is_dir():
+        if not path.exists():
+            raise ConfigError(f"{word}: there is no such manifest")
+        return [
+            "recipes=folder/default",
+            f"name={_slug(path)}",
+            f"data.root={json.dumps(str(path.resolve()))}",
+        ]
+    near = difflib.get_close_matches(word, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(known)}"
+    raise ConfigError(f"there is no recipe {word!r}; {hint}")
+
+
+def _slug(path: Path) -> str:
+    return re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "folder"
+
+
+def register() -> None:
+    """Tell Hydra the types of all keys, so that an unknown key or a wrong type is an error."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=_schema(Recipe))
+
+
+def compose(words: Sequence[str]) -> Recipe:
+    """The recipe that the words of the command line describe.
+
+    Args:
+        words: a recipe name and Hydra overrides, in any order.
+
+    Raises:
+        ConfigError: an unknown recipe, key or value, with the nearest that exists.
+    """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = hydra_overrides(words)
+    register()
+    try:
+        with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
+            return from_hydra(hydra_compose("config", overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def from_hydra(config: Any) -> Recipe:
+    """The typed recipe of a configuration that Hydra composed.
+
+    Raises:
+        ConfigError: a word that is not among the choices of its key.
+    """
+    from omegaconf import OmegaConf
+
+    fields = typing.cast(
+        "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    )
+    return typing.cast("Recipe", build(Recipe, fields))
+
+
+def build(cls: type, fields: dict[str, Any], *, place: str = "") -> Any:
+    """An instance of the dataclass `cls` from plain nested dictionaries; words are checked against Literals.
+
+    Raises:
+        ConfigError: a key or word that does not exist, with those that do.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in fields.items():
+        if key not in known:
+            raise ConfigError(f"{place}{key} does not exist; {place or 'the recipe '}has {sorted(known)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            value = build(typing.cast(type, hint), value, place=f"{place}{key}.")
+        elif (choices := _choices(hint)) and value not in choices:
+            raise ConfigError(f"{place}{key}={value}: expected one of {', '.join(str(c) for c in choices)}")
+        elif isinstance(value, list) and "tuple" in str(hint):
+            value = tuple(value)
+        values[key] = value
+    return cls(**values)
+
+
+def to_fields(recipe: Any) -> dict[str, Any]:
+    """The recipe as plain nested dictionaries, fit for JSON and YAML."""
+    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    return fields
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    parts = [_choices(part) for part in typing.get_args(hint)]
+    if not any(parts) or typing.get_origin(hint) in (list, tuple, dict):
+        return ()
+    return tuple(c for part in parts for c in part) + ((None,) if type(None) in typing.get_args(hint) else ())
+
+
+def _schema(cls: type) -> type:
+    """The dataclass with its Literals widened to their base type, which is what OmegaConf understands."""
+    hints = typing.get_type_hints(cls)
+    fields: list[Any] = []
+    for f in dataclasses.fields(cls):
+        hint = hints[f.name]
+        if dataclasses.is_dataclass(hint):
+            inner = _schema(typing.cast(type, hint))
+            fields.append((f.name, inner, field(default_factory=inner)))
+            continue
+        if choices := _choices(hint):
+            hint = str | None if None in choices else type(choices[0])
+        copied = (
+            field(default=f.default)
+            if f.default_factory is dataclasses.MISSING
+            else field(default_factory=f.default_factory)
+        )
+        fields.append((f.name, hint, copied))
+    return dataclasses.make_dataclass(cls.__name__, fields)
+
+
+def _keys(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from _keys(typing.cast(type, hints[f.name]), f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's message in one or two lines, with the nearest key that exists."""
+    text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
+    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
+    if match:
+        known = list(_keys())
+        wrong = match[1]
+        near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
+            key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]
+        ]
+        if wrong not in known:
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
+            return f"there is no key {wrong!r} in a recipe; {hint}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    kept = [
+        line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "See "))
+    ]
+    return "; ".join(dict.fromkeys(kept))

@@ -1,0 +1,116 @@
+"""`asr train`: a recipe and its packed corpus → experiment folder with bundle, history and curves."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from asr.corpus.packed import PackedCorpus
+from asr.errors import CorpusError
+from asr.jobs.console import TrainingBar, say, warn
+from asr.jobs.prepare import Prepared
+from asr.jobs.recipe import Recipe, to_fields
+from asr.recognizer import Recognizer
+from asr.text import Alphabet, normalise
+from asr.training import Trainer
+from asr.training.history import plot, read
+
+_FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
+"""Training settings that do not change the result and may differ when a run continues."""
+
+
+def train(recipe: Recipe, prepared: Prepared) -> Path:
+    """The folder of the bundle; a run that was interrupted goes on, a finished one returns at once.
+
+    Raises:
+        CorpusError: no training or development split, or nothing in them to learn from.
+        TrainingError: the folder holds a run of other settings.
+    """
+    folder = Path(recipe.exp)
+    train_split, dev_split = prepared.open("train"), prepared.open(_dev(prepared))
+    recognizer = _recognizer(recipe, train_split)
+    trainer = Trainer(
+        recognizer,
+        train_split,
+        dev_split,
+        config=recipe.training,
+        augmentation=recipe.augmentation,
+        seed=recipe.seed,
+        folder=folder,
+        identity=_identity(recipe),
+        min_s=recipe.data.min_s,
+        max_s=recipe.data.max_s,
+    )
+    if trainer.progress.finished:
+        say(f"training is done already: {folder / 'model'}")
+        return folder / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.json").write_text(json.dumps(to_fields(recipe), indent=2) + "\n", encoding="utf-8")
+    _announce(trainer)
+    with TrainingBar(recipe.training.epochs) as trainer.observe:
+        trainer.run()
+    history = read(folder / "history.jsonl")
+    plot(history, folder / "curves.png", title=recipe.name)
+    facts = recognizer.trained_on
+    say(f"development WER {facts['dev_wer']:.2%} ({facts['weights']}); bundle in {folder / 'model'}")
+    return folder / "model"
+
+
+def _dev(prepared: Prepared) -> str:
+    for split in ("dev", "test"):
+        if split in prepared.splits:
+            if split == "test":
+                warn("there is no development split: epochs are chosen on `test`, so its WER will flatter")
+            return split
+    raise CorpusError(f"{prepared.folder}: no split `dev` to measure the epochs on; configure one")
+
+
+def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
+    texts = [normalise(u.text, recipe.data.style) for u in corpus.utterances]
+    characters = {" "} if recipe.training.join > 1 and recipe.data.subwords is None else set()
+    alphabet = Alphabet.from_texts([*texts, *characters], subwords=recipe.data.subwords)
+    recognizer = Recognizer.build(
+        alphabet,
+        features=recipe.features,
+        encoder=recipe.encoder,
+        seed=recipe.seed,
+        decoder=dataclasses.replace(recipe.decoder),
+        style=recipe.data.style,
+        trained_on={"recipe": recipe.name, "seed": recipe.seed, "corpus": corpus.fingerprint},
+    )
+    if recipe.features.normalise == "global":
+        recognizer.features.fit(_samples(corpus))
+    return recognizer
+
+
+def _samples(corpus: PackedCorpus) -> Any:
+    import numpy as np
+    import torch
+
+    for i in range(len(corpus)):
+        samples = corpus.samples(i).astype(np.float32) / 32768
+        yield torch.from_numpy(samples)[None], torch.tensor([len(samples)])
+
+
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    fields = to_fields(recipe)
+    training = {k: v for k, v in fields["training"].items() if k not in _FREE}
+    kept = {k: fields[k] for k in ("seed", "features", "augmentation", "encoder")}
+    data = {k: fields["data"][k] for k in ("style", "subwords", "min_s", "max_s")}
+    return {**kept, "training": training, "data": data}
+
+
+def _announce(trainer: Trainer) -> None:
+    for split, name in ((trainer.train, "train"), (trainer.dev, "dev")):
+        counts = {reason: len(ids) for reason, ids in split.left_out.items() if ids}
+        if counts and name == "train":
+            warn(
+                f"{name}: left out of training: {', '.join(f'{n} {reason}' for reason, n in counts.items())}"
+            )
+    weights = sum(p.numel() for p in trainer.recognizer.encoder.parameters())
+    state = trainer.progress
+    resumed = f", going on at epoch {state.epoch + 1}, step {state.step}" if state.updates else ""
+    say(
+        f"training {weights / 1e6:.2f} M weights on {trainer.device}, "
+        f"{len(trainer.train.kept):,} utterances, {trainer.recognizer.alphabet.size} outputs{resumed}"
+    )

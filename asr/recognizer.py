@@ -1,0 +1,357 @@
+"""A trained model as one object: samples in, words with times and confidence out."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr import audio, bundle
+from asr.encoder import Encoder, EncoderConfig
+from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
+from asr.features import Features, FeaturesConfig
+from asr.text import Alphabet, Style, normalise
+
+if TYPE_CHECKING:
+    from asr.decoding import Hypothesis
+    from asr.lm import NGramModel
+
+FILE = "model.safetensors"
+
+Source = str | Path | bytes | BinaryIO | np.ndarray
+DecoderName = Literal["greedy", "beam", "pyctcdecode"]
+
+
+@dataclass
+class DecoderConfig:
+    """How log-probabilities become words, unless a call says otherwise."""
+
+    name: Literal["greedy", "beam", "pyctcdecode"] = "greedy"
+    beam_width: int = 64
+    alpha: float = 0.5
+    """Weight of the language model's natural log-probability."""
+    beta: float = 1.0
+    """Bonus for every word."""
+    hotword_weight: float = 4.0
+    """Natural-log bonus of a recognised hotword."""
+    temperature: float = 1.0
+    """Confidences are sharpened or softened by this exponent, fitted on the development set."""
+
+
+@dataclass(frozen=True)
+class Word:
+    """A recognised word, when it was said, and the probability that it is right."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of speech that was decoded as one."""
+
+    text: str
+    start_s: float
+    end_s: float
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was said in one recording."""
+
+    text: str
+    words: tuple[Word, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    duration_s: float = 0.0
+    log_prob: float = 0.0
+    """Natural log of the probability of the text under the acoustic model, as the decoder found it."""
+
+
+@dataclass
+class Recognizer:
+    """Features, encoder, alphabet, decoder settings and perhaps a language model, ready to transcribe."""
+
+    features: Features
+    encoder: Encoder
+    alphabet: Alphabet
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    style: Style = "basic"
+    lm: "NGramModel | None" = None
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
+
+    @classmethod
+    def build(
+        cls,
+        alphabet: Alphabet,
+        *,
+        features: FeaturesConfig | None = None,
+        encoder: EncoderConfig | None = None,
+        seed: int = 1,
+        **rest: Any,
+    ) -> "Recognizer":
+        """An untrained recogniser whose weights depend on the seed alone; global randomness is untouched."""
+        front = Features(features or FeaturesConfig())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            back = Encoder(encoder or EncoderConfig(), front.outputs, alphabet.size)
+        return cls(front, back, alphabet, **rest)
+
+    @property
+    def rate_hz(self) -> int:
+        """Sample rate that the model was trained at."""
+        return self.features.config.rate_hz
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one output frame to the next."""
+        return self.features.config.hop_s * self.encoder.frames_per_output
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.encoder.parameters()).device
+
+    def to(self, device: str | torch.device) -> "Recognizer":
+        """The same recogniser with its weights moved to `device`."""
+        self.features.to(device)
+        self.encoder.to(device)
+        return self
+
+    def eval(self) -> "Recognizer":
+        """The same recogniser with dropout off."""
+        self.features.eval()
+        self.encoder.eval()
+        return self
+
+    @torch.no_grad()
+    def log_probs(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Natural-log probabilities of the outputs for a batch of recordings.
+
+        Args:
+            samples: mono float32 at `rate_hz`, one array a recording, none empty.
+
+        Returns:
+            log_probs_BTV float32 and lengths_B (frames), both on the CPU. What stands behind a recording's
+            length is padding.
+        """
+        lengths_B = torch.tensor([len(s) for s in samples])
+        samples_BT = torch.zeros(len(samples), int(lengths_B.max()))
+        for row, s in zip(samples_BT, samples, strict=True):
+            row[: len(s)] = torch.from_numpy(np.ascontiguousarray(s, dtype=np.float32))
+        features_BTF, frames_B = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
+        log_probs_BTV, out_B = self.encoder(features_BTF, frames_B)
+        return log_probs_BTV.float().cpu(), out_B.cpu()
+
+    def decode(
+        self, log_probs_BTV: Tensor, lengths_B: Tensor, *, decoder: DecoderName | None = None, **settings: Any
+    ) -> "list[Hypothesis]":
+        """The best hypothesis of each recording.
+
+        Args:
+            log_probs_BTV: natural logs, as `log_probs` gives them.
+            lengths_B: frames of each recording.
+            decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
+            settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords` in place of the bundle's.
+
+        Raises:
+            DecodingError: an unknown decoder, or settings that make no sense.
+        """
+        from asr import decoding
+
+        name = decoder or self.decoder.name
+        if name == "greedy":
+            return decoding.greedy(log_probs_BTV, lengths_B)
+        if name not in ("beam", "pyctcdecode"):
+            raise DecodingError(f"decoder {name!r}: expected greedy, beam or pyctcdecode")
+        chosen = {
+            "lm": self.lm,
+            "beam_width": self.decoder.beam_width,
+            "alpha": self.decoder.alpha,
+            "beta": self.decoder.beta,
+        } | {key: value for key, value in settings.items() if value is not None}
+        if chosen.get("hotwords"):
+            chosen.setdefault("hotword_weight", self.decoder.hotword_weight)
+        key = (name, *sorted((k, v if k != "lm" else id(v)) for k, v in chosen.items() if k != "hotwords"))
+        key += (str(chosen.get("hotwords")),)
+        if getattr(self, "_decoder_key", None) != key:
+            make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
+            self._decoder, self._decoder_key = make(self.alphabet, **chosen), key
+        found: list[Hypothesis] = self._decoder.decode(log_probs_BTV, lengths_B)
+        return found
+
+    def transcribe(
+        self, source: Source, *, decoder: DecoderName | None = None, **settings: Any
+    ) -> Transcript:
+        """What is said in one recording.
+
+        Args:
+            source: a path, the bytes of a file, an open binary file, or mono float32 samples at `rate_hz`.
+            decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
+            settings: see `decode`.
+
+        Raises:
+            AudioError: the source holds no readable audio.
+        """
+        return next(self.transcribe_many([source], decoder=decoder, **settings))
+
+    def transcribe_many(
+        self,
+        sources: Iterable[Source],
+        *,
+        decoder: DecoderName | None = None,
+        batch_s: float = 160.0,
+        **settings: Any,
+    ) -> Iterator[Transcript]:
+        """The transcripts of many recordings in their order, in batches of up to `batch_s` seconds."""
+        batch: list[np.ndarray] = []
+        for source in sources:
+            samples = self._samples(source)
+            longest = max([len(samples), *map(len, batch)])
+            if batch and longest * (len(batch) + 1) > batch_s * self.rate_hz:
+                yield from self._transcribe_batch(batch, decoder, settings)
+                batch = []
+            batch.append(samples)
+        if batch:
+            yield from self._transcribe_batch(batch, decoder, settings)
+
+    def _samples(self, source: Source) -> np.ndarray:
+        if isinstance(source, np.ndarray):
+            if source.ndim != 1 or len(source) == 0:
+                raise AudioError(f"samples of shape {source.shape}: expected one non-empty dimension, mono")
+            return source.astype(np.float32, copy=False)
+        return audio.read(source, self.rate_hz)
+
+    def _transcribe_batch(
+        self, batch: list[np.ndarray], decoder: DecoderName | None, settings: dict[str, Any]
+    ) -> Iterator[Transcript]:
+        hypotheses = self.decode(*self.log_probs(batch), decoder=decoder, **settings)
+        for samples, hypothesis in zip(batch, hypotheses, strict=True):
+            yield self.transcript(hypothesis, len(samples) / self.rate_hz)
+
+    def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
+        """The hypothesis with frames turned into seconds and confidences calibrated."""
+        words = tuple(
+            Word(
+                w.text,
+                round(min(w.start_frame * self.frame_s, duration_s), 3),
+                round(min(w.end_frame * self.frame_s, duration_s), 3),
+                round(calibrate(w.confidence, self.decoder.temperature), 4),
+            )
+            for w in hypothesis.words(self.alphabet)
+        )
+        text = hypothesis.text(self.alphabet)
+        segments = (Segment(text, words[0].start_s, words[-1].end_s, words),) if words else ()
+        return Transcript(text, words, segments, duration_s, hypothesis.log_prob)
+
+    def targets(self, text: str) -> list[int]:
+        """The outputs that spell `text` after the model's normalisation.
+
+        Raises:
+            AlphabetError: characters the model was not trained on.
+        """
+        return self.alphabet.encode(normalise(text, self.style))
+
+    def log_prob(self, source: Source, text: str) -> float:
+        """The exact natural-log probability of `text` given the recording: the sum over all its paths.
+
+        Source: Graves et al. 2006, eq. 3, through the forward variable.
+        """
+        from asr.ctc import forward_backward
+
+        log_probs_BTV, lengths_B = self.log_probs([self._samples(source)])
+        targets = self.targets(text)
+        lattice = forward_backward(
+            log_probs_BTV.double(),
+            torch.tensor([targets], dtype=torch.long).reshape(1, len(targets)),
+            lengths_B,
+            torch.tensor([len(targets)]),
+        )
+        return -float(lattice.nll_B[0])
+
+    def save(self, path: str | Path) -> Path:
+        """The file of the bundle, written whole or not at all.
+
+        Args:
+            path: a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
+        """
+        path = Path(path)
+        file = path if path.suffix == ".safetensors" else path / FILE
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
+        tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
+        if self.lm is not None:
+            tensors |= {f"lm.{k}": torch.from_numpy(np.array(v)) for k, v in self.lm.to_arrays().items()}
+        header = {
+            "features": dataclasses.asdict(self.features.config),
+            "encoder": dataclasses.asdict(self.encoder.config),
+            "decoder": dataclasses.asdict(self.decoder),
+            "style": self.style,
+            "alphabet": json.loads(self.alphabet.to_json()),
+            "trained_on": self.trained_on,
+        }
+        bundle.write(file, tensors, header)
+        return file
+
+
+def calibrate(confidence: float, temperature: float) -> float:
+    """The confidence with its log-odds divided by the temperature; 1 changes nothing."""
+    if temperature == 1.0:
+        return confidence
+    p = min(max(confidence, 1e-9), 1 - 1e-9)
+    return float(1 / (1 + ((1 - p) / p) ** (1 / temperature)))
+
+
+def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
+    """The recogniser in a bundle, ready to transcribe.
+
+    Args:
+        path: the folder or the file of a bundle.
+        device: where the weights go, e.g. `cuda`.
+
+    Raises:
+        BundleError: nothing there, a truncated or foreign file, or one of a newer format.
+    """
+    path = Path(path)
+    file = path / FILE if path.is_dir() else path
+    header, tensors = bundle.read(file)
+    try:
+        alphabet = Alphabet(header["alphabet"]["symbols"], tokenizer=header["alphabet"]["tokenizer"])
+        recognizer = Recognizer.build(
+            alphabet,
+            features=_config(FeaturesConfig, header["features"]),
+            encoder=_config(EncoderConfig, header["encoder"]),
+            decoder=_config(DecoderConfig, header["decoder"]),
+            style=header["style"],
+            trained_on=header["trained_on"],
+        )
+        for name in ("features", "encoder"):
+            getattr(recognizer, name).load_state_dict(_part(tensors, name))
+    except (KeyError, TypeError, RuntimeError, AlphabetError) as error:
+        raise BundleError(f"{file}: settings and weights do not belong together: {error}") from error
+    if arrays := _part(tensors, "lm"):
+        from asr.lm import NGramModel
+
+        recognizer.lm = NGramModel.from_arrays({k: v.numpy() for k, v in arrays.items()})
+    return recognizer.to(device).eval()
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+def _config(cls: type, fields: dict[str, Any]) -> Any:
+    known = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    if strange := sorted(set(fields) - set(known)):
+        raise BundleError(f"{cls.__name__} of the model has settings unknown to this version: {strange}")
+    return cls(
+        **{k: tuple(v) if isinstance(v, list) and "tuple" in known[k] else v for k, v in fields.items()}
+    )

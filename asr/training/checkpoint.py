@@ -1,0 +1,63 @@
+"""The state of a training run on disk: written whole or not at all, read without running code."""
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from asr.errors import TrainingError
+
+LAST = "last.pt"
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Save the state under `path`: to a temporary file, flushed to the disk, then renamed over the old one.
+
+    Raises:
+        TrainingError: the disk is full or the folder cannot be written; the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{path}: the checkpoint could not be written ({error}); the last one is kept"
+        ) from error
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The state that was saved, or None if there is none.
+
+    Raises:
+        TrainingError: a damaged file.
+    """
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise TrainingError(
+            f"{path}: not a readable checkpoint ({error}); remove it to start anew"
+        ) from error
+    return state
+
+
+def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of several sets of weights, computed in float64; integer tensors are taken from the first."""
+    first = states[0]
+    return {
+        key: torch.stack([s[key].double() for s in states]).mean(0).to(value.dtype)
+        if value.is_floating_point()
+        else value.clone()
+        for key, value in first.items()
+    }

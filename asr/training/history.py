@@ -1,0 +1,98 @@
+"""What happened in training, as JSON lines, TensorBoard events and one picture."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from asr.errors import TrainingError
+
+FILE = "history.jsonl"
+
+
+class History:
+    """An append-only record, used as a context manager; a resumed run takes back what its checkpoint lacks.
+
+    Args:
+        folder: of the experiment; the file is `history.jsonl` in it.
+        updates, epoch: lines of later updates or epochs are removed (a killed run wrote them after its
+            checkpoint).
+    """
+
+    def __init__(self, folder: Path, *, updates: int = 0, epoch: int = 0) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        kept = [
+            line
+            for line in read(self.path)
+            if line["updates"] <= updates and (line["kind"] != "epoch" or line["epoch"] <= epoch)
+        ]
+        partial = self.path.with_name(f".{FILE}.partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8")
+        from torch.utils.tensorboard import SummaryWriter  # a second to import, so not before training
+
+        self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
+
+    def add(self, kind: str, *, updates: int, **values: Any) -> None:
+        """One line: `kind` is `step` or `epoch`; numbers also become TensorBoard scalars."""
+        self._file.write(json.dumps({"kind": kind, "updates": updates, **values}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self._events.add_scalar(f"{kind}/{key}", value, updates)
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._events.close()
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The lines of a history; the last may be cut off by a kill and is then left out.
+
+    Raises:
+        TrainingError: a damaged line before the last.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    out = []
+    for number, line in enumerate(lines, 1):
+        try:
+            out.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise TrainingError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
+    return out
+
+
+def plot(history: list[dict[str, Any]], path: Path, *, title: str = "") -> Path:
+    """A PNG with the loss over the updates and the word error rate of each epoch."""
+    from matplotlib.figure import Figure
+
+    steps = [h for h in history if h["kind"] == "step"]
+    epochs = [h for h in history if h["kind"] == "epoch"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, rates = figure.subplots(1, 2)
+    losses.plot(
+        [h["updates"] for h in steps], [h["loss"] for h in steps], lw=0.8, alpha=0.7, label="training"
+    )
+    losses.plot(
+        [h["updates"] for h in epochs], [h["dev_loss"] for h in epochs], "o-", ms=3, label="development"
+    )
+    losses.set(xlabel="update", ylabel="CTC loss per label (nats)", yscale="log", title="Loss")
+    losses.legend()
+    rates.plot([h["epoch"] for h in epochs], [100 * h["wer"] for h in epochs], "o-", ms=3, label="WER")
+    rates.plot([h["epoch"] for h in epochs], [100 * h["cer"] for h in epochs], "s--", ms=3, label="CER")
+    rates.set(xlabel="epoch", ylabel="error rate on the development set (%)", ylim=(0, None), title="Error")
+    rates.legend()
+    for axes in (losses, rates):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return path

@@ -1,0 +1,119 @@
+"""Packed corpus → batches on the device: gather, join, target, and nothing random of its own."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.augmentation import Draws
+from asr.corpus.packed import PackedCorpus
+
+Item = tuple[int, ...]
+T = TypeVar("T")
+
+
+@dataclass
+class Batch:
+    """Some utterances, padded at the end.
+
+    samples_BT are float32 in [-1, 1]; lengths_B count samples; targets_BS are padded with 0; `ids` names
+    each item; `draws` are the augmentation's random numbers (None: no augmentation).
+    """
+
+    samples_BT: Tensor
+    lengths_B: Tensor
+    targets_BS: Tensor
+    target_lengths_B: Tensor
+    ids: list[str]
+    draws: Draws | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
+            for name in ("samples_BT", "lengths_B", "targets_BS", "target_lengths_B")
+        }
+        draws = self.draws.to(device) if self.draws is not None else None
+        return Batch(**moved, ids=self.ids, draws=draws)
+
+
+def collate(
+    corpus: PackedCorpus,
+    targets: Sequence[Sequence[int]],
+    items: Sequence[Item],
+    *,
+    space: int | None = None,
+    pauses: Callable[[str, int], Sequence[int]] | None = None,
+) -> Batch:
+    """The batch of some items; an item of several utterances becomes one, with pauses and spaces between.
+
+    Args:
+        corpus: where the samples are.
+        targets: outputs of every utterance of the corpus.
+        items: tuples of utterance indices.
+        space: output that separates words, put between joined texts; None puts nothing.
+        pauses: (id of the item, number of gaps) → silence in samples for each gap; None joins without.
+    """
+    names, waves, spelled = [], [], []
+    for item in items:
+        names.append("+".join(corpus.utterances[i].id for i in item))
+        gaps = pauses(names[-1], len(item) - 1) if pauses and len(item) > 1 else [0] * (len(item) - 1)
+        wave, text = [corpus.samples(item[0])], list(targets[item[0]])
+        for i, gap in zip(item[1:], gaps, strict=True):
+            wave += [np.zeros(gap, np.int16), corpus.samples(i)]
+            text += ([space] if space is not None and text and targets[i] else []) + list(targets[i])
+        waves.append(np.concatenate(wave) if len(wave) > 1 else wave[0])
+        spelled.append(text)
+    lengths_B = torch.tensor([len(w) for w in waves])
+    target_lengths_B = torch.tensor([len(s) for s in spelled])
+    samples = np.zeros((len(items), int(lengths_B.max())), np.float32)
+    targets_BS = torch.zeros(len(items), max(int(target_lengths_B.max()), 1), dtype=torch.long)
+    for row, wave_n, target_row, text in zip(samples, waves, targets_BS, spelled, strict=True):
+        np.multiply(wave_n, np.float32(1 / 32768), out=row[: len(wave_n)])
+        target_row[: len(text)] = torch.tensor(text, dtype=torch.long)
+    return Batch(torch.from_numpy(samples), lengths_B, targets_BS, target_lengths_B, names)
+
+
+def prefetch(make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3) -> Iterator[Batch]:
+    """The batches of the plan in order, made by one thread up to `ahead` before they are asked for.
+
+    An exception in the thread is raised here; leaving the iterator early ends the thread.
+    """
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
+    leaving = threading.Event()
+
+    def offer(thing: "Batch | BaseException | None") -> bool:
+        while not leaving.is_set():
+            try:
+                ready.put(thing, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for items in plan:
+                if not offer(make(items)):
+                    return
+            offer(None)
+        except BaseException as error:  # handed over to the consumer, which raises it
+            offer(error)
+
+    thread = threading.Thread(target=work, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (thing := ready.get()) is not None:
+            if isinstance(thing, BaseException):
+                raise thing
+            yield thing
+    finally:
+        leaving.set()
+        thread.join()

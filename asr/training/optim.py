@@ -1,0 +1,116 @@
+"""What moves the weights: settings, optimiser, learning rate as a function of progress, precision."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from asr.errors import ConfigError
+
+
+@dataclass
+class TrainingConfig:
+    """How long, how fast and how carefully to train."""
+
+    epochs: int = 30
+    seconds_per_batch: float = 160.0
+    """Upper bound of utterances × longest utterance, in seconds of audio."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before an update."""
+    ascending_first_epoch: bool = True
+    """The first epoch goes from short to long utterances."""
+    join: int = 1
+    """Up to so many utterances of one speaker are joined into one, anew in every epoch; 1 joins none."""
+    pause_s: float = 0.0
+    """Joined utterances stand up to so many seconds of silence apart."""
+    learning_rate: float = 2e-3
+    schedule: Literal["constant", "linear", "cosine", "exponential"] = "cosine"
+    warmup_epochs: float = 1.0
+    final_share: float = 0.01
+    """Share of the learning rate that is left at the end."""
+    weight_decay: float = 0.01
+    beta2: float = 0.98
+    clip_norm: float = 5.0
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """`auto` takes bf16 autocast where the device multiplies faster in it."""
+    device: str = "auto"
+    average: int = 0
+    """The final weights are the mean of so many best epochs if that is better on the development set."""
+    patience: int = 0
+    """Stop after so many epochs without a better development WER; 0 never stops early."""
+    checkpoint_every_s: float = 60.0
+    log_every: int = 20
+    """Steps between two lines of the history."""
+    give_up_after: int = 20
+    """Consecutive non-finite steps after which training stops with an error."""
+
+
+def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
+    """The learning rate after `progress_epochs` epochs, a pure function of the settings.
+
+    >>> config = TrainingConfig(epochs=10, learning_rate=1.0, warmup_epochs=2, schedule="linear")
+    >>> [learning_rate(config, p) for p in (0.5, 1.0, 2.0, 6.0, 10.0)]
+    [0.25, 0.5, 1.0, 0.505, 0.01]
+    """
+    warmup = config.warmup_epochs
+    if progress_epochs < warmup:
+        return config.learning_rate * max(progress_epochs / warmup, 1e-3)
+    x = min((progress_epochs - warmup) / max(config.epochs - warmup, 1e-9), 1.0)
+    low = config.final_share
+    shapes: dict[str, Callable[[], float]] = {
+        "constant": lambda: 1.0,
+        "linear": lambda: 1 - x * (1 - low),
+        "cosine": lambda: low + (1 - low) * (1 + math.cos(math.pi * x)) / 2,
+        "exponential": lambda: max(low, 1e-9) ** x,
+    }
+    if config.schedule not in shapes:
+        raise ConfigError(f"training.schedule={config.schedule}: expected one of {', '.join(shapes)}")
+    return config.learning_rate * shapes[config.schedule]()
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW in which only matrices decay: biases and normalisation gains do not."""
+    parameters = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        eps=1e-8,
+        fused=True,
+    )
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device to train on; `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: a device that does not exist here.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {wanted!r} cannot be used here ({str(error).splitlines()[0]}); try cpu"
+        ) from error
+    return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 if the matrix products shall run in it, None for float32 throughout."""
+    if precision == "float32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    return None

@@ -1,0 +1,118 @@
+"""What is learnt from and measured on: a packed corpus as targets, and the scores of a model on one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from asr import scoring
+from asr.corpus import batches
+from asr.corpus.packed import PackedCorpus
+from asr.ctc import ctc_loss, required_frames
+from asr.decoding import greedy
+from asr.errors import CorpusError
+from asr.recognizer import Recognizer
+from asr.text import normalise
+from asr.training.distributed import Ranks
+from asr.training.loader import collate
+
+
+class Split:
+    """A packed corpus with the outputs that spell each utterance, and those that can be learnt from."""
+
+    def __init__(self, corpus: PackedCorpus, recognizer: Recognizer, *, min_s: float, max_s: float) -> None:
+        self.corpus = corpus
+        self.texts = [normalise(u.text, recognizer.style) for u in corpus.utterances]
+        self.unspellable = {
+            i: recognizer.alphabet.missing(text)
+            for i, text in enumerate(self.texts)
+            if recognizer.alphabet.missing(text)
+        }
+        """Utterances with characters that the alphabet lacks: no part in the loss, all of it in the WER."""
+        self.targets = [
+            [] if i in self.unspellable else recognizer.alphabet.encode(text)
+            for i, text in enumerate(self.texts)
+        ]
+        lengths = torch.from_numpy(np.asarray(corpus.lengths_samples))
+        frames = recognizer.encoder.output_lengths(recognizer.features.output_lengths(lengths)).tolist()
+        seconds = (np.asarray(corpus.lengths_samples) / corpus.rate_hz).tolist()
+        self.left_out: dict[str, list[str]] = {
+            reason: [] for reason in ("unknown characters", "too short", "too long", "infeasible")
+        }
+        self.kept: list[int] = []
+        for i, u in enumerate(corpus.utterances):
+            if i in self.unspellable:
+                self.left_out["unknown characters"].append(u.id)
+            elif seconds[i] < min_s:
+                self.left_out["too short"].append(u.id)
+            elif seconds[i] > max_s:
+                self.left_out["too long"].append(u.id)
+            elif frames[i] < required_frames(self.targets[i]):
+                self.left_out["infeasible"].append(u.id)
+            else:
+                self.kept.append(i)
+        if not self.kept:
+            counts = {reason: len(ids) for reason, ids in self.left_out.items()}
+            raise CorpusError(
+                f"nothing is left to learn from among {len(corpus)} utterances ({counts}); "
+                "check the transcripts, data.min_s and data.max_s, or subsample less (encoder.factor)"
+            )
+
+
+@torch.no_grad()
+def measure(
+    recognizer: Recognizer,
+    split: Split,
+    *,
+    seconds_per_batch: float,
+    ranks: Ranks,
+    autocast: Callable[[], Any],
+) -> dict[str, float]:
+    """Loss per label (nats), WER, CER and share of blank frames of a split, decoded greedily.
+
+    Every rank takes its share of the batches and returns the numbers of the whole. The loss leaves out
+    utterances that are infeasible or cannot be spelled; the error rates leave out nothing.
+    """
+    recognizer.eval()
+    plan = batches.plan(
+        split.corpus.lengths_samples,
+        seed=0,
+        epoch=0,
+        seconds_per_batch=seconds_per_batch,
+        rate_hz=recognizer.rate_hz,
+        shuffle=False,
+    )
+    found: list[tuple[int, str]] = []
+    sums = np.zeros(4)
+    for items in plan[ranks.rank :: ranks.size]:
+        batch = collate(split.corpus, split.targets, items).to(recognizer.device)
+        features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
+        with autocast():
+            log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
+        nll_B = (
+            ctc_loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
+        )
+        counted_B = np.isfinite(nll_B) & np.array([item[0] not in split.unspellable for item in items])
+        log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
+        blank_BT = log_probs_BTV.argmax(-1) == 0
+        inside_BT = torch.arange(blank_BT.shape[1])[None] < out_B[:, None]
+        labels_B = batch.target_lengths_B.cpu().numpy()
+        sums += (
+            nll_B[counted_B].sum(),
+            labels_B[counted_B].sum(),
+            int((blank_BT & inside_BT).sum()),
+            int(inside_BT.sum()),
+        )
+        hypotheses = greedy(log_probs_BTV, out_B)
+        found += [(item[0], h.text(recognizer.alphabet)) for item, h in zip(items, hypotheses, strict=True)]
+    parts = ranks.gather((found, sums))
+    nll, labels, blanks, frames = sum((s for _, s in parts), np.zeros(4)).tolist()
+    ordered = sorted(pair for part, _ in parts for pair in part)
+    score = scoring.score([split.texts[i] for i, _ in ordered], [text for _, text in ordered])
+    return {
+        "dev_loss": nll / max(labels, 1),
+        "wer": score.wer,
+        "cer": score.cer,
+        "blank_share": blanks / max(frames, 1),
+    }
