@@ -1,0 +1,290 @@
+"""Any recording → mono float32 samples in [-1, 1] at the wanted rate; whole, or block by block.
+
+Everything that libsndfile reads is read: wav, flac, mp3, ogg (Vorbis and Opus), aiff, NIST sphere and more,
+with any rate and number of channels, from a path, bytes, an open binary file or standard input (`-`).
+Channels are averaged; rates are changed by soxr. A recording that is damaged is an error, never a shorter
+recording.
+"""
+
+import io
+import math
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+from asr.errors import AudioError
+
+RATE_HZ = 16_000
+"""Rate at which speech is recognised unless a model says otherwise."""
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64"}
+)
+"""Suffixes, in lower case, of the files that are taken for recordings in a folder."""
+
+FOREIGN_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr"})
+"""Recordings and films that libsndfile cannot read, and that a user may well try."""
+
+LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
+"""Outside of this a header is not believed."""
+FULL_SCALE_LIMIT = 2.0
+"""Peaks up to here are a decoder's overshoot and are clipped; above, the samples are on another scale."""
+
+Source = str | Path | bytes | BinaryIO
+
+_BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory follows what is there, not what a header claims
+_UNKNOWN_FRAMES = 1 << 40  # libsndfile gives 2⁶³ − 1 where a header leaves the length open
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header of a recording says: its own rate and channels, before any conversion."""
+
+    duration_s: float
+    rate_hz: int
+    channels: int
+    samples: int
+    """Samples of one channel."""
+
+
+def read(source: Source, rate_hz: int = RATE_HZ) -> np.ndarray:
+    """The recording as mono float32 samples (n,) in [-1, 1] at `rate_hz`, with n ≥ 1.
+
+    Args:
+        source: a path, `"-"` for standard input, the bytes of a file, or an open binary file.
+        rate_hz: wanted sample rate.
+
+    Raises:
+        AudioError: nothing there, no audio, no samples, cut short, or samples that are no sound.
+    """
+    with _open(source) as (file, name):
+        own_hz = file.samplerate
+        samples = np.concatenate([*_mono_blocks(file, name), np.zeros(0, np.float32)])
+        _check_length(file, name, len(samples))
+    samples = resample(samples, own_hz, rate_hz)
+    if not len(samples):
+        raise AudioError(f"{name} is too short: nothing of it is left at {rate_hz} Hz")
+    return samples
+
+
+def info(source: Source) -> AudioInfo:
+    """Duration, rate and channels of the recording, from its header where that tells them.
+
+    Raises:
+        AudioError: nothing there, or no audio.
+    """
+    with _open(source) as (file, name):
+        samples = file.frames
+        if samples >= _UNKNOWN_FRAMES:
+            samples = sum(len(block) for block in _mono_blocks(file, name))
+        return AudioInfo(samples / file.samplerate, file.samplerate, file.channels, samples)
+
+
+def stream(source: Source, rate_hz: int = RATE_HZ, block_s: float = 10.0) -> Iterator[np.ndarray]:
+    """The samples of `read` in blocks of `block_s` seconds (the last one shorter), in constant memory.
+
+    A source that cannot be rewound, such as standard input, is first copied to a temporary file.
+
+    Raises:
+        AudioError: as for `read`, but damage shows only when its block is reached.
+    """
+    wanted = max(1, round(block_s * rate_hz))
+    with _open(source, spool=True) as (file, name):
+        own = max(1, round(block_s * file.samplerate))
+        count = 0
+
+        def counted() -> Iterator[np.ndarray]:
+            nonlocal count
+            for block in _mono_blocks(file, name, own):
+                count += len(block)
+                yield block
+            _check_length(file, name, count)
+
+        held = np.zeros(0, np.float32)
+        for block in resample_blocks(counted(), file.samplerate, rate_hz):
+            held = np.concatenate([held, block])
+            while len(held) > wanted:
+                yield held[:wanted]
+                held = held[wanted:]
+        if len(held):
+            yield held
+
+
+def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
+    """The mono samples (n,) at another rate, as float32; the same array if the rates are equal.
+
+    Raises:
+        AudioError: a rate that is not positive.
+    """
+    _check_rates(from_hz, to_hz)
+    samples = np.asarray(samples, np.float32)
+    if from_hz == to_hz or not len(samples):
+        return samples
+    return _clip(np.asarray(soxr.resample(samples, from_hz, to_hz), np.float32))
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
+    """`resample` of the blocks put together, block by block; no seams.
+
+    Raises:
+        AudioError: a rate that is not positive.
+    """
+    _check_rates(from_hz, to_hz)
+    if from_hz == to_hz:
+        yield from (np.asarray(block, np.float32) for block in blocks)
+        return
+    converter = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+    for block in blocks:
+        yield _clip(converter.resample_chunk(np.asarray(block, np.float32)))
+    yield _clip(converter.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None:
+    """Write mono samples, float in [-1, 1] or int16, in the format that the suffix of `path` names.
+
+    Raises:
+        AudioError: a suffix that no format has, or a folder that cannot be written to.
+    """
+    path = Path(path)
+    opus = {"format": "OGG", "subtype": "OPUS"} if path.suffix.lower() == ".opus" else {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(os.fspath(path), samples, rate_hz, **opus)
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
+        raise AudioError(f"{path} cannot be written: {error}") from error
+
+
+@contextmanager
+def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.SoundFile, str]]:
+    """The decoder of the source and the name that messages call it by.
+
+    Args:
+        spool: copy what cannot be rewound to a temporary file instead of to memory.
+    """
+    with ExitStack() as stack:
+        name, opened = _rewindable(source, stack, spool=spool)
+        if isinstance(opened, str) and not Path(opened).is_file():
+            what = "is a folder" if Path(opened).is_dir() else "does not exist"
+            raise AudioError(f"{name} {what}; a recording was expected")
+        try:
+            file = stack.enter_context(soundfile.SoundFile(opened))
+        except (soundfile.SoundFileError, TypeError, ValueError) as error:
+            raise AudioError(_why_unreadable(name, opened, error)) from error
+        if not LOWEST_RATE_HZ <= file.samplerate <= HIGHEST_RATE_HZ:
+            raise AudioError(
+                f"{name} claims a rate of {file.samplerate} Hz; "
+                f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz was expected, so the header is damaged"
+            )
+        yield file, name
+
+
+def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, str | BinaryIO]:
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "the given bytes", io.BytesIO(source)
+    if isinstance(source, str | Path) and str(source) != "-":
+        return str(source), os.fspath(Path(source).expanduser())
+    stdin = isinstance(source, str | Path)
+    opened: BinaryIO = sys.stdin.buffer if stdin else source  # type: ignore[assignment]
+    name = "standard input" if stdin else str(getattr(source, "name", "the given stream"))
+    if not hasattr(opened, "read") or isinstance(opened, io.TextIOBase):
+        raise AudioError(f"{source!r}: expected a path, bytes or a file opened in binary mode")
+    if not stdin and opened.seekable():
+        return name, opened
+    copy: BinaryIO = io.BytesIO()
+    if spool:
+        copy = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+    shutil.copyfileobj(opened, copy)
+    copy.seek(0)
+    return name, copy
+
+
+def _why_unreadable(name: str, opened: str | BinaryIO, error: Exception) -> str:
+    """One line that tells what the file is and what to do about it."""
+    suffix = Path(name).suffix.lower()
+    if isinstance(opened, str):
+        try:
+            size = Path(opened).stat().st_size
+            with Path(opened).open("rb"):
+                pass
+        except OSError as denied:
+            return f"{name} cannot be read: {denied.strerror}"
+    else:
+        size = opened.seek(0, io.SEEK_END)
+    if not size:
+        return f"{name} is empty (0 bytes); a recording was expected"
+    if suffix in FOREIGN_SUFFIXES:
+        return f"{name}: {suffix} cannot be read; convert it first: ffmpeg -i IN{suffix} OUT.flac"
+    if isinstance(error, TypeError):
+        return f"{name}: {suffix} files have no header, so rate and format are unknown; convert it to wav"
+    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+    return f"{name} is not a recording that libsndfile can read, or its beginning is damaged ({reason})"
+
+
+def _mono_blocks(
+    file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES
+) -> Iterator[np.ndarray]:
+    """Blocks of the mean of all channels, checked to be sound."""
+    at = 0
+    block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
+    while True:
+        try:
+            block_TC = file.read(block_samples, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, ValueError) as error:
+            reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
+            raise AudioError(
+                f"{name} is damaged or cut short after {at / file.samplerate:.2f} s ({reason})"
+            ) from error
+        if not len(block_TC):
+            return
+        block = block_TC[:, 0] if file.channels == 1 else block_TC.mean(axis=1, dtype=np.float32)
+        _check_values(block, name, at / file.samplerate, file.samplerate)
+        yield _clip(block)
+        at += len(block)
+
+
+def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) -> None:
+    peak = float(np.abs(block).max())
+    if math.isnan(peak) or math.isinf(peak):
+        at_s = start_s + int(np.argmin(np.isfinite(block))) / rate_hz
+        raise AudioError(f"{name} has samples that are not numbers, the first at {at_s:.3f} s")
+    if peak > FULL_SCALE_LIMIT:
+        raise AudioError(
+            f"{name} has a peak of {peak:.4g} after {start_s:.0f} s; samples within ±1 were expected: "
+            "scale it, or store it as integers"
+        )
+
+
+def _check_length(file: soundfile.SoundFile, name: str, samples: int) -> None:
+    """Refuse what holds clearly less than its header promises."""
+    promised = file.frames
+    sizes = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    # libsndfile shortens a wav to what is there. Programs that write to a pipe claim a size near 2³¹ or 2³².
+    if sizes and int(sizes[2]) < int(sizes[1]) < 0x7000_0000:
+        promised = round(samples * int(sizes[1]) / max(1, int(sizes[2])))
+    if not samples:
+        raise AudioError(f"{name} holds no samples")
+    if promised < _UNKNOWN_FRAMES and samples < 0.98 * promised - 0.1 * file.samplerate:
+        raise AudioError(
+            f"{name} is cut short: its header promises {promised / file.samplerate:.2f} s, "
+            f"{samples / file.samplerate:.2f} s are there; fetch or convert it again"
+        )
+
+
+def _check_rates(from_hz: int, to_hz: int) -> None:
+    if from_hz <= 0 or to_hz <= 0:
+        raise AudioError(f"resampling from {from_hz} to {to_hz} Hz: both rates must be positive")
+
+
+def _clip(samples: np.ndarray) -> np.ndarray:
+    return np.clip(samples, -1.0, 1.0, out=samples)

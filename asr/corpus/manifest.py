@@ -1,0 +1,210 @@
+"""Utterances as a JSONL manifest: one recording and its text a line.
+
+    {"audio_filepath": "clips/a.flac", "duration": 3.2, "text": "good morning", "speaker": "ann", "id": "a"}
+
+Conventions. UTF-8, one JSON object a line; empty lines are skipped. `audio_filepath` and `text` must be
+there; a relative path is relative to the manifest's folder. `duration` is in seconds and is read from the
+header of the recording if it is missing. `speaker` and `id` may be missing: the id is then the file's name
+without suffix, with as much of its path as makes it unique. Other keys are ignored, except `offset`: a
+manifest of pieces of longer recordings is refused, because ignoring that would pair texts with the wrong sound.
+"""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from asr import audio
+from asr.corpus.files import whole_file
+from asr.errors import AudioError, ManifestError
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording and what is said in it."""
+
+    id: str
+    audio_filepath: Path
+    duration_s: float
+    """0 if it is not known: sources leave it to packing, which measures it."""
+    text: str
+    """As it was transcribed, before any normalisation."""
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why an utterance cannot be used."""
+
+    id: str
+    audio_filepath: str
+    kind: str
+    """One of a few words to count by: `missing`, `unreadable`, `duplicate id`, `empty transcript`, …"""
+    detail: str
+
+    @classmethod
+    def of(cls, utterance: Utterance, kind: str, detail: str) -> "Problem":
+        """A problem of that utterance."""
+        return cls(utterance.id, os.fspath(utterance.audio_filepath), kind, detail)
+
+
+def read_manifest(path: str | Path) -> list[Utterance]:
+    """The utterances of a JSONL manifest, in its order, with absolute paths.
+
+    Recordings are opened only for durations that the manifest lacks; one that cannot be read has duration 0.
+
+    Raises:
+        ManifestError: no such file, or a line that is wrong, with path, line number and the line.
+
+    >>> import tempfile; path = Path(tempfile.mkdtemp()) / "m.jsonl"
+    >>> _ = path.write_text('{"audio_filepath": "a.wav", "duration": 1.5, "text": "yes"}')
+    >>> read_manifest(path)[0].id, read_manifest(path)[0].duration_s
+    ('a', 1.5)
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; expected a JSONL manifest") from error
+    folder = os.path.abspath(path.parent)  # noqa: PTH100 (unlike resolve, it keeps links)
+    utterances = [
+        _parse(line, folder, place=f"{path}, line {number}")
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    return name_by_path(utterances)
+
+
+def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write the utterances as JSONL; paths inside the manifest's folder are written relative to it.
+
+    The file appears when it is complete.
+    """
+    path = Path(path)
+    folder = os.path.join(os.path.abspath(path.parent), "")  # noqa: PTH100, PTH118
+    with whole_file(path) as file:
+        for u in utterances:
+            fields: dict[str, Any] = {
+                "audio_filepath": os.fspath(u.audio_filepath).removeprefix(folder),
+                "duration": u.duration_s,
+                "text": u.text,
+                "id": u.id,
+            }
+            if u.speaker is not None:
+                fields["speaker"] = u.speaker
+            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+def validate(utterances: Iterable[Utterance], *, open_files: bool = False) -> list[Problem]:
+    """Everything that is wrong with the utterances, in their order; empty if nothing is.
+
+    Args:
+        utterances: to be checked for repeated ids, empty transcripts and missing recordings.
+        open_files: also read every recording's header.
+    """
+    seen: set[str] = set()
+    problems = []
+    for u in utterances:
+        problem = find_problem(u, seen)
+        if problem is None and open_files:
+            try:
+                audio.info(u.audio_filepath)
+            except AudioError as error:
+                problem = Problem.of(u, "unreadable", str(error))
+        if problem is not None:
+            problems.append(problem)
+    return problems
+
+
+def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
+    """What is wrong with an utterance as far as can be told without opening its recording.
+
+    Args:
+        utterance: to be checked.
+        seen: ids of the utterances before it; its own is added.
+    """
+    if utterance.id in seen:
+        return Problem.of(utterance, "duplicate id", f"an utterance {utterance.id!r} stands before it")
+    seen.add(utterance.id)
+    if not utterance.text.strip():
+        return Problem.of(utterance, "empty transcript", "nothing is said in it, so nothing can be learnt")
+    if not utterance.audio_filepath.is_file():
+        return Problem.of(utterance, "missing", f"{utterance.audio_filepath} does not exist")
+    return None
+
+
+def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
+    """The utterances, each without an id ("") named by its file: as much of the path as makes it unique."""
+    ids = [u.id or u.audio_filepath.stem for u in utterances]
+    for parts in range(2, 1 + max((len(u.audio_filepath.parts) for u in utterances), default=0)):
+        repeated = {name for name, count in Counter(ids).items() if count > 1}
+        if not repeated:
+            break
+        ids = [
+            "/".join(u.audio_filepath.with_suffix("").parts[-parts:])
+            if not u.id and name in repeated
+            else name
+            for u, name in zip(utterances, ids, strict=True)
+        ]
+    return [u if u.id else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
+
+
+def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
+    try:
+        fields = json.loads(line)
+        if b"\\ud" in line:  # half of a surrogate pair is no text that could ever be written
+            json.dumps(fields, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error
+    if not isinstance(fields, dict):
+        raise ManifestError(f"{place}: expected a JSON object with audio_filepath and text: {_shown(line)}")
+    for key in ("audio_filepath", "text"):
+        if not isinstance(fields.get(key), str):
+            raise ManifestError(
+                f"{place}: {key} must be a text; the keys are {', '.join(fields) or 'none'}: {_shown(line)}"
+            )
+    if fields.get("offset"):
+        raise ManifestError(
+            f"{place}: offset {fields['offset']!r}: pieces of longer recordings cannot be used; "
+            f"cut them into files of their own: {_shown(line)}"
+        )
+    audio_filepath = Path(os.path.join(folder, os.path.expanduser(fields["audio_filepath"])))  # noqa: PTH111, PTH118
+    return Utterance(
+        id=_name(fields, "id", place=place, line=line) or "",
+        audio_filepath=audio_filepath,
+        duration_s=_duration_s(fields, audio_filepath, place=place, line=line),
+        text=fields["text"],
+        speaker=_name(fields, "speaker", place=place, line=line),
+    )
+
+
+def _duration_s(fields: dict[str, Any], audio_filepath: Path, *, place: str, line: bytes) -> float:
+    duration_s = fields.get("duration")
+    if duration_s is None:
+        try:
+            return audio.info(audio_filepath).duration_s
+        except AudioError:
+            return 0.0
+    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float):
+        raise ManifestError(f"{place}: duration must be a number of seconds: {_shown(line)}")
+    if not (math.isfinite(duration_s) and duration_s >= 0):
+        raise ManifestError(f"{place}: duration {duration_s} is impossible: {_shown(line)}")
+    return float(duration_s)
+
+
+def _name(fields: dict[str, Any], key: str, *, place: str, line: bytes) -> str | None:
+    value = fields.get(key)
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ManifestError(f"{place}: {key} must be a text or a whole number: {_shown(line)}")
+
+
+def _shown(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return text if len(text) <= 160 else text[:160] + " …"
