@@ -141,8 +141,8 @@ class Encoder(nn.Module):
         """
         if self.config.bidirectional:
             raise ConfigError(
-                "a bidirectional encoder reads to the end of the utterance before its first output: for block "
-                "by block recognition train one with encoder.bidirectional=false"
+                "a bidirectional encoder reads to the end of the utterance before its first output: for "
+                "block by block recognition train one with encoder.bidirectional=false"
             )
         frames = features_BTF.shape[1]
         if frames == 0 or frames % self.config.factor:

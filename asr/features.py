@@ -17,6 +17,7 @@ from torchaudio.functional import create_dct
 
 from asr.errors import AudioError, ConfigError
 
+_FRAMES_IN_CACHE = 1024  # 2 MB of samples and as much of spectrum
 _QUIET = 1e-12  # −120 dB below a full-scale tone: about what 16-bit quantisation leaves in one band
 _SILENT = 1e-30  # keeps the logarithm of digital silence finite
 _SMALLEST_VARIANCE = 1e-4  # of natural-log energies; speech has 1 to 20
@@ -69,6 +70,8 @@ class Features(nn.Module):
         self.window_samples = round(config.rate_hz * config.window_s)
         self.fft_samples = 1 << (self.window_samples - 1).bit_length()
         window = torch.hann_window(self.window_samples, dtype=torch.float64)
+        before = (self.fft_samples - self.window_samples) // 2
+        window = functional.pad(window, (before, self.fft_samples - self.window_samples - before))
         self.register_buffer("window", (window / (window.sum() / 2)).float(), persistent=False)
         self.register_buffer("bin_hz", self._bin_hz(), persistent=False)
         self.register_buffer("edge_hz", self._edge_hz(), persistent=False)
@@ -120,7 +123,7 @@ class Features(nn.Module):
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
             mask_BT1 = _mask(frames_B, raw_BTF.shape[1])
-            return self._normalised(raw_BTF, mask_BT1).masked_fill(~mask_BT1, 0.0), frames_B
+            return self._normalised(raw_BTF, mask_BT1) * mask_BT1, frames_B
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -148,31 +151,33 @@ class Features(nn.Module):
 
     def _raw(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None) -> tuple[Tensor, Tensor]:
         lengths_B = _checked(samples_BT, lengths_B)
-        power_BTK = self._power(samples_BT.float(), lengths_B)
+        bank = self.bank if warp_B is None else self.warped_bank(warp_B.to(samples_BT.device))
+        mel_BTF = self._mel(samples_BT.float(), lengths_B, bank)
         frames_B = self.output_lengths(lengths_B)
-        if warp_B is None:
-            mel_BTF = power_BTK @ self.bank
-        else:
-            mel_BTF = torch.bmm(power_BTK, self.warped_bank(warp_B.to(power_BTK.device)))
         if self.config.normalise == "utterance":
-            true_BTF = mel_BTF.masked_fill(~_mask(frames_B, mel_BTF.shape[1]), 0.0)
-            floor_B11 = true_BTF.amax((1, 2), keepdim=True) * 10 ** (-self.config.floor_db / 10)
+            loudest_B11 = (mel_BTF * _mask(frames_B, mel_BTF.shape[1])).amax((1, 2), keepdim=True)
+            floor_B11 = loudest_B11 * 10 ** (-self.config.floor_db / 10)
             log_BTF = torch.maximum(mel_BTF, floor_B11.clamp(min=_SILENT)).log()
         else:
             log_BTF = mel_BTF.clamp(min=_QUIET).log()
         return (log_BTF @ self.dct if self.config.kind == "mfcc" else log_BTF), frames_B
 
-    def _power(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """The power spectrum (B, frames, bins) of every frame, relative to a full-scale tone."""
+    def _mel(self, samples_BT: Tensor, lengths_B: Tensor, bank: Tensor) -> Tensor:
+        """Mel energies (B, frames, bands) of all frames of the batch, relative to a full-scale tone."""
         if self.config.preemphasis:
             samples_BT = samples_BT - self.config.preemphasis * functional.pad(samples_BT, (1, 0))[:, :-1]
         inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
-        samples_BT = samples_BT.masked_fill(~inside_BT, 0.0)
-        half = self.window_samples // 2
-        padded_BT = functional.pad(samples_BT, (half, self.window_samples - half))
-        frames_BTW = padded_BT.unfold(1, self.window_samples, self.hop_samples) * self.window
-        spectrum_BTK = torch.fft.rfft(frames_BTW, self.fft_samples)
-        return spectrum_BTK.real.square() + spectrum_BTK.imag.square()
+        samples_BT = torch.where(inside_BT, samples_BT, 0.0)
+        half = self.fft_samples // 2
+        frames_BTW = functional.pad(samples_BT, (half, half)).unfold(1, self.fft_samples, self.hop_samples)
+        step = frames_BTW.shape[1]
+        if samples_BT.device.type == "cpu":  # what stays in the cache is several times faster
+            step = max(1, _FRAMES_IN_CACHE // len(samples_BT))
+        mels = []
+        for block_BTW in frames_BTW.split(step, dim=1):
+            spectrum_BTK = torch.fft.rfft(block_BTW * self.window)
+            mels.append((spectrum_BTK.real.square() + spectrum_BTK.imag.square()) @ bank)
+        return torch.cat(mels, 1)
 
     def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor) -> Tensor:
         if self.config.normalise == "none":
@@ -180,8 +185,8 @@ class Features(nn.Module):
         if self.config.normalise == "global":
             return (raw_BTF - self.mean) / self.std
         frames_B11 = mask_BT1.sum(1, keepdim=True)
-        mean_B1F = raw_BTF.masked_fill(~mask_BT1, 0.0).sum(1, keepdim=True) / frames_B11
-        centred_BTF = (raw_BTF - mean_B1F).masked_fill(~mask_BT1, 0.0)
+        mean_B1F = (raw_BTF * mask_BT1).sum(1, keepdim=True) / frames_B11
+        centred_BTF = (raw_BTF - mean_B1F) * mask_BT1
         variance_B1F = centred_BTF.square().sum(1, keepdim=True) / frames_B11
         return centred_BTF * (variance_B1F + _SMALLEST_VARIANCE).rsqrt()
 

@@ -1,0 +1,352 @@
+"""Training recordings varied: speed, edges, room, noise, telephone, gain, vocal tract, SpecAugment masks.
+
+Conventions. What happens to an utterance is a pure function of (seed, epoch, utterance id): `draw` hashes the
+three into uniform numbers, one column for each use: neither the batch nor another option changes them.
+Noise is an excerpt of a tape that is the same in every process. No global random state is read or written.
+Everything works on whole batches on their device; zero, or an empty list, switches an option off.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchaudio.transforms import Resample
+
+from asr.errors import ConfigError
+
+_TAPE_SAMPLES = 1 << 20
+_TAPE_SEED = 20_006  # any constant; changing it changes all noise
+_EDGE_DB = 50.0  # added edges carry pink noise this far below the speech: no real silence is digital
+_LARGEST_TRIM = 10  # at most one part in this many of an utterance is cut off at either end
+_DIRECT_DB = (0.0, 12.0)  # direct sound over reverberation
+_PHONE_LOW_HZ = (200.0, 400.0)
+_PHONE_HIGH_HZ = (3000.0, 3800.0)
+_PHONE_TAPS = 255
+
+
+@dataclass
+class AugmentationConfig:
+    """How much training recordings are varied."""
+
+    speed: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
+    """Factors of tempo and pitch, multiples of 0.01, equally likely; () is off."""
+    pad_s: float = 0.1
+    """Silence added at each end, up to this."""
+    trim_s: float = 0.0
+    """Recording removed at each end, up to this and a tenth of it."""
+    reverb: float = 0.0
+    """Share of utterances heard through a room."""
+    reverb_s: tuple[float, float] = (0.15, 0.6)
+    """Reverberation time (fall by 60 dB)."""
+    noise: float = 0.5
+    """Share of utterances with white, pink or brown noise."""
+    noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    telephone: float = 0.0
+    """Share of utterances limited to the band of a telephone."""
+    gain_db: float = 0.0
+    """Loudness changed by up to this, either way."""
+    warp: float = 0.1
+    """Vocal-tract-length factor within 1 ± this; `draws.warp_B` is for the features."""
+    time_masks: int = 5
+    time_mask_share: float = 0.05
+    """Longest masked stretch as a share of the utterance's frames."""
+    frequency_masks: int = 2
+    frequency_mask_share: float = 0.3
+    """Widest masked band as a share of the bands."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each utterance of a batch; tensors on the CPU, one row an utterance."""
+
+    speed_index_B: Tensor
+    """Position in `config.speed`."""
+    lead_s_B: Tensor
+    """Silence added before the utterance; below 0: removed."""
+    trail_s_B: Tensor
+    reverb_s_B: Tensor
+    """Reverberation time; 0: no room."""
+    direct_db_B: Tensor
+    noise_snr_db_B: Tensor
+    """Infinite: no noise."""
+    colour_B: Tensor
+    """0 white, 1 pink, 2 brown."""
+    tape_B: Tensor
+    """Where on the tape the utterance's noise begins."""
+    phone_hz_B2: Tensor
+    """Band; 0 to infinity: none."""
+    gain_B: Tensor
+    """Factor of amplitude."""
+    warp_B: Tensor | None
+    time_masks_BM2: Tensor
+    """Width and place of each mask, both from 0 to 1."""
+    frequency_masks_BM2: Tensor
+
+
+def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Sequence[str]) -> Draws:
+    """What happens to these utterances in this epoch; the same for an id in any batch, process and machine.
+
+    >>> config = AugmentationConfig()
+    >>> both = draw(config, seed=1, epoch=0, utterance_ids=["a", "b"])
+    >>> alone = draw(config, seed=1, epoch=0, utterance_ids=["b"])
+    >>> bool(both.warp_B[1] == alone.warp_B[0])
+    True
+    """
+    masks = config.time_masks + config.frequency_masks
+    uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, 16 + 2 * masks) for i in utterance_ids]))
+    u = iter(uniform_BN[:, :16].unbind(1))
+
+    def between(low: float, high: float) -> Tensor:
+        return (low + (high - low) * next(u)).float()
+
+    def chosen(share: float, value_B: Tensor, otherwise: float) -> Tensor:
+        return torch.where(next(u) < share, value_B, otherwise)
+
+    speed_index_B = (next(u) * max(len(config.speed), 1)).long()
+    lead_s_B, trail_s_B = between(-config.trim_s, config.pad_s), between(-config.trim_s, config.pad_s)
+    phone_hz_B2 = torch.stack([between(*_PHONE_LOW_HZ), between(*_PHONE_HIGH_HZ)], 1)
+    on_phone_B1 = (next(u) < config.telephone)[:, None]
+    mask_BM2 = uniform_BN[:, 16:].float().reshape(-1, masks, 2)
+    return Draws(
+        speed_index_B=speed_index_B,
+        lead_s_B=lead_s_B,
+        trail_s_B=trail_s_B,
+        reverb_s_B=chosen(config.reverb, between(*config.reverb_s), 0.0),
+        direct_db_B=between(*_DIRECT_DB),
+        noise_snr_db_B=chosen(config.noise, between(*config.noise_snr_db), math.inf),
+        colour_B=(next(u) * 3).long(),
+        tape_B=(next(u) * _TAPE_SAMPLES).long(),
+        phone_hz_B2=torch.where(on_phone_B1, phone_hz_B2, torch.tensor([0.0, math.inf])),
+        gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
+        warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
+        time_masks_BM2=mask_BM2[:, : config.time_masks],
+        frequency_masks_BM2=mask_BM2[:, config.time_masks :],
+    )
+
+
+class Augmentation(nn.Module):
+    """Applies draws to batches, on the device of the batch.
+
+    Args:
+        config: what is varied, and how much.
+        rate_hz: sample rate of the recordings.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+
+    tape: Tensor
+
+    def __init__(self, config: AugmentationConfig, rate_hz: int) -> None:
+        super().__init__()
+        _check(config)
+        self.config = config
+        self.rate_hz = rate_hz
+        ratios = [Fraction(f).limit_denominator(100) for f in config.speed]
+        self.resamplers = nn.ModuleList(Resample(r.numerator, r.denominator) for r in ratios)
+        uses_tape = config.noise or config.pad_s or config.reverb
+        tape = _tape(rate_hz) if uses_tape else torch.zeros(0)
+        self.register_buffer("tape", tape, persistent=False)
+
+    def waveforms(self, samples_BT: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The varied recordings and their new lengths: speed, edges, room, noise, telephone, gain.
+
+        Args:
+            samples_BT: float32; what stands behind a length is ignored.
+            lengths_B: int64, samples of each utterance; keep it on the CPU to save a wait for the device.
+            draws: what `draw` gave for the utterances of this batch.
+
+        Returns:
+            samples_BT with zeros behind each length, and lengths_B where the given ones were.
+        """
+        lengths = lengths_B.cpu()
+        samples_BT = _masked(samples_BT, lengths)
+        if self.config.speed:
+            samples_BT, lengths = self._speed(samples_BT, lengths, draws.speed_index_B)
+        if self.config.pad_s or self.config.trim_s:
+            samples_BT, lengths = self._edges(samples_BT, lengths, draws)
+        if self.config.reverb:
+            samples_BT = self._reverb(samples_BT, lengths, draws)
+        if self.config.noise:
+            noise_BT = self._noise(samples_BT, lengths, draws.noise_snr_db_B, draws.colour_B, draws.tape_B)
+            samples_BT = samples_BT + noise_BT
+        if self.config.telephone:
+            samples_BT = self._telephone(samples_BT, lengths, draws.phone_hz_B2)
+        if self.config.gain_db:
+            samples_BT = samples_BT * draws.gain_B.to(samples_BT.device)[:, None]
+        return samples_BT, lengths.to(lengths_B.device)
+
+    def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> Tensor:
+        """The features with stretches of frames and of bands set to zero, their mean after normalisation.
+
+        Source: SpecAugment, Park et al. 2019, without time warping; time masks are limited by each
+        utterance's true length.
+        """
+        device = features_BTF.device
+        lengths_B1 = lengths_B.to(device)[:, None]
+        time_BT = _stripes(
+            draws.time_masks_BM2.to(device), lengths_B1, features_BTF.shape[1], self.config.time_mask_share
+        )
+        bands = features_BTF.shape[2]
+        band_BF = _stripes(
+            draws.frequency_masks_BM2.to(device),
+            torch.full_like(lengths_B1, bands),
+            bands,
+            self.config.frequency_mask_share,
+        )
+        return features_BTF.masked_fill(time_BT[:, :, None] | band_BF[:, None, :], 0.0)
+
+    def _speed(self, samples_BT: Tensor, lengths: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Each utterance resampled by its factor, one group of equal factors at a time."""
+        groups: list[tuple[Tensor, Tensor]] = []
+        after = lengths.clone()
+        for i, resample in enumerate(cast(Sequence[Resample], self.resamplers)):
+            rows = (index_B == i).nonzero()[:, 0]
+            if len(rows):
+                before, over = resample.orig_freq, resample.new_freq
+                after[rows] = (lengths[rows] * over + before - 1) // before
+                longest = int(lengths[rows].max())
+                groups.append((rows, resample(samples_BT[rows.to(samples_BT.device), :longest])))
+        result_BT = samples_BT.new_zeros(len(samples_BT), int(after.max()))
+        for rows, group_BT in groups:
+            result_BT[rows.to(samples_BT.device), : group_BT.shape[1]] = group_BT
+        return _masked(result_BT, after), after
+
+    def _edges(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Each utterance with its ends moved; what is added carries noise far below the speech."""
+        lead, trail = (
+            torch.maximum((s * self.rate_hz).round().long(), -(lengths // _LARGEST_TRIM))
+            for s in (draws.lead_s_B, draws.trail_s_B)
+        )
+        after = lengths + lead + trail
+        device, size, margin = samples_BT.device, int(after.max()), max(int(lead.max()), 0)
+        right = max(size - int(lead.min()) - samples_BT.shape[1], 0)
+        padded_BT = functional.pad(samples_BT, (margin, right))
+        rows_B, begin_B = torch.arange(len(lead), device=device), (margin - lead).to(device)
+        moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]  # rows copied from a view of all windows
+        if not self.config.pad_s:
+            return _masked(moved_BT, after), after
+        place_T = torch.arange(size, device=device)
+        old_BT = (place_T >= lead.to(device)[:, None]) & (place_T < (lead + lengths).to(device)[:, None])
+        pink, quiet = torch.ones_like(lengths), torch.full_like(draws.lead_s_B, _EDGE_DB)
+        silence_BT = self._noise(moved_BT, after, quiet, pink, draws.tape_B)
+        return _masked(torch.where(old_BT, moved_BT, silence_BT), after), after
+
+    def _noise(
+        self, samples_BT: Tensor, lengths: Tensor, snr_db_B: Tensor, colour_B: Tensor, tape_B: Tensor
+    ) -> Tensor:
+        """Noise of each utterance, this far below the mean power of its samples."""
+        device = samples_BT.device
+        power_B = samples_BT.square().sum(1) / lengths.to(device)
+        scale_B = (power_B * 10 ** (-snr_db_B.to(device) / 10)).sqrt()
+        noise_BT = self._excerpt(colour_B, tape_B, samples_BT.shape[1]) * scale_B[:, None]
+        return _masked(noise_BT, lengths)
+
+    def _excerpt(self, colour_B: Tensor, start_B: Tensor, size: int) -> Tensor:
+        """Stretches (B, size) of the tape that begin at these places."""
+        tape = self.tape
+        if size > _TAPE_SAMPLES:
+            tape = tape.repeat(1, 1 + size // _TAPE_SAMPLES)
+        # A view of all stretches there are, from which rows are copied: no index for every sample.
+        return tape.unfold(1, size, 1)[colour_B.to(tape.device), start_B.to(tape.device)]
+
+    def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
+        """The chosen utterances in a room: direct sound, then noise that decays exponentially."""
+        rows = (draws.reverb_s_B > 0).nonzero()[:, 0]
+        if not len(rows):
+            return samples_BT
+        taps = math.ceil(self.config.reverb_s[1] * self.rate_hz)
+        start = (draws.tape_B[rows] + _TAPE_SAMPLES // 2) % _TAPE_SAMPLES
+        tail_BL = self._excerpt(torch.zeros_like(start), start, taps)
+        time_L = torch.arange(taps, device=tail_BL.device) / self.rate_hz
+        seconds_B1 = draws.reverb_s_B[rows].to(tail_BL.device)[:, None]
+        tail_BL = (tail_BL * 10 ** (-3 * time_L / seconds_B1)).masked_fill(time_L == 0, 0.0)
+        ratio_B1 = 10 ** (-draws.direct_db_B[rows].to(tail_BL.device)[:, None] / 20)
+        tail_BL = tail_BL * ratio_B1 / tail_BL.square().sum(1, keepdim=True).sqrt()
+        impulse_BL = (tail_BL + (time_L == 0)) / (1 + ratio_B1.square()).sqrt()
+        return _filtered(samples_BT, lengths, rows, impulse_BL, 0)
+
+    def _telephone(self, samples_BT: Tensor, lengths: Tensor, phone_hz_B2: Tensor) -> Tensor:
+        """The chosen utterances between two frequencies: windowed-sinc filters without delay."""
+        rows = (phone_hz_B2[:, 0] > 0).nonzero()[:, 0]
+        if not len(rows):
+            return samples_BT
+        edge_BL2 = (2 * phone_hz_B2[rows] / self.rate_hz).clamp(max=1.0)[:, None, :]
+        time_L1 = (torch.arange(_PHONE_TAPS) - _PHONE_TAPS // 2)[:, None]
+        low_BL, high_BL = (edge_BL2 * torch.sinc(edge_BL2 * time_L1)).unbind(2)
+        window_L = torch.hann_window(_PHONE_TAPS + 2, periodic=False)[1:-1]
+        impulse_BL = ((high_BL - low_BL) * window_L).to(samples_BT.device)
+        return _filtered(samples_BT, lengths, rows, impulse_BL, _PHONE_TAPS // 2)
+
+
+def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1), hashed; a larger count begins with the same numbers."""
+    key = f"{seed}\0{epoch}\0{utterance_id}".encode()
+    words = np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8")
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def _tape(rate_hz: int) -> Tensor:
+    """White, pink and brown noise (3, samples) of power 1, twice in a row without a seam.
+
+    Pink falls by 3 and brown by 6 dB per octave, both flat below 50 Hz so that their power is audible.
+    """
+    generator = torch.Generator().manual_seed(_TAPE_SEED)
+    spectrum_3K = torch.fft.rfft(torch.randn(3, _TAPE_SAMPLES, generator=generator))
+    hz_K = torch.linspace(0, rate_hz / 2, spectrum_3K.shape[1]).clamp(min=50.0)
+    slope_31 = torch.tensor([[0.0], [0.5], [1.0]])
+    tape = torch.fft.irfft(spectrum_3K / hz_K**slope_31, _TAPE_SAMPLES)
+    return (tape / tape.square().mean(1, keepdim=True).sqrt()).repeat(1, 2)
+
+
+def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Tensor, delay: int) -> Tensor:
+    """The batch with the chosen rows convolved, moved ahead by the delay and cut to their lengths."""
+    rows_on_device = rows.to(samples_BT.device)
+    frames, taps = samples_BT.shape[1], impulse_BL.shape[1]
+    step = 1 << max((frames + taps).bit_length() - 4, 0)
+    size = -(-(frames + taps) // step) * step  # a power of two times 8 to 16: small prime factors only
+    spectrum = torch.fft.rfft(samples_BT[rows_on_device], size) * torch.fft.rfft(impulse_BL, size)
+    heard_BT = torch.fft.irfft(spectrum, size)[:, delay : delay + frames]
+    return samples_BT.index_copy(0, rows_on_device, _masked(heard_BT, lengths[rows]))
+
+
+def _stripes(masks_BM2: Tensor, lengths_B1: Tensor, size: int, share: float) -> Tensor:
+    """True (B, size) within any of the masks: each at most share · length wide, whole, within the length."""
+    width_BM = (masks_BM2[..., 0] * (share * lengths_B1 + 1)).long()
+    start_BM = (masks_BM2[..., 1] * (lengths_B1 - width_BM + 1)).long()
+    place_T = torch.arange(size, device=masks_BM2.device)
+    after_BMT = place_T >= start_BM[..., None]
+    return (after_BMT & (place_T < (start_BM + width_BM)[..., None])).any(1)
+
+
+def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
+    place_T = torch.arange(samples_BT.shape[1], device=samples_BT.device)
+    return torch.where(place_T < lengths.to(samples_BT.device)[:, None], samples_BT, 0.0)
+
+
+def _check(config: AugmentationConfig) -> None:
+    """Raises ConfigError at the first setting that cannot work."""
+    shares = ("reverb", "noise", "telephone", "time_mask_share", "frequency_mask_share")
+    amounts = ("pad_s", "trim_s", "gain_db", "time_masks", "frequency_masks")
+    for name in shares:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"augmentation.{name}={getattr(config, name)}: expected a share from 0 to 1")
+    for name in amounts:
+        if getattr(config, name) < 0:
+            raise ConfigError(f"augmentation.{name}={getattr(config, name)}: expected 0 (off) or more")
+    for factor in config.speed:
+        if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
+            raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
+    for name in ("reverb_s", "noise_snr_db"):
+        low, high = getattr(config, name)
+        if low > high or (name == "reverb_s" and low <= 0):
+            raise ConfigError(f"augmentation.{name}=({low}, {high}): expected a lower and an upper bound")
+    if not 0 <= config.warp <= 0.5:
+        raise ConfigError(f"augmentation.warp={config.warp}: expected 0 (off) to 0.5")
