@@ -6,7 +6,7 @@ Conventions. UTF-8, one JSON object a line; empty lines are skipped. `audio_file
 there; a relative path is relative to the manifest's folder. `duration` is in seconds and is read from the
 header of the recording if it is missing. `speaker` and `id` may be missing: the id is then the file's name
 without suffix, with as much of its path as makes it unique. Other keys are ignored, except `offset`: a
-manifest of pieces of longer recordings is refused, because ignoring that would pair texts with the wrong sound.
+manifest of pieces of longer recordings is refused: ignoring that would pair texts with the wrong sound.
 """
 
 import json

@@ -1,0 +1,101 @@
+"""Recordings → int16 samples, in order, by several processes; memory does not grow with the corpus."""
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing.connection import wait
+
+import numpy as np
+
+from asr import audio
+from asr.errors import AudioError, CorpusError
+
+GROUP = 8
+"""Recordings that a process decodes before it answers."""
+AHEAD = 3
+"""Groups per process that may wait to be taken; bounds memory when one long recording holds up the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Samples as little-endian int16 and their sha256, or why there are none."""
+
+    pcm: bytes
+    sha256: str
+    problem: str | None = None
+
+
+def decode(path: str, rate_hz: int) -> Decoded:
+    """The recording as int16 samples at `rate_hz`; one that cannot be read is a problem, not an error."""
+    try:
+        samples = audio.read(path, rate_hz)
+    except (AudioError, OSError) as error:
+        return Decoded(b"", "", str(error))
+    scaled = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767)
+    pcm = scaled.astype("<i2").tobytes()
+    return Decoded(pcm, hashlib.sha256(pcm).hexdigest())
+
+
+def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Iterator[Decoded]:
+    """`decode` of each path, in the order of the paths.
+
+    Args:
+        paths: of recordings.
+        rate_hz: wanted sample rate.
+        workers: processes; 1 works in this one.
+
+    Raises:
+        CorpusError: a worker process died.
+    """
+    if workers <= 1:
+        yield from (decode(path, rate_hz) for path in paths)
+        return
+    paths = iter(paths)
+    pending: deque[tuple[list[str], Future[list[Decoded]]]] = deque()
+    # Forking a process that has threads (torch) can hang; spawned workers start clean.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    try:
+        while group := list(islice(paths, GROUP)):
+            pending.append((group, pool.submit(_decode_group, group, rate_hz)))
+            if len(pending) > AHEAD * workers:
+                yield from pending.popleft()[1].result()
+        while pending:
+            yield from pending.popleft()[1].result()
+    except BrokenProcessPool as error:
+        raise CorpusError(
+            f"a process that decodes recordings died ({error}); out of memory, perhaps, or the program that "
+            'called this has no `if __name__ == "__main__":`. Run again, it goes on where it stopped; '
+            "with workers=1 nothing is started, and a recording that crashes the decoder shows itself"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _decode_group(paths: list[str], rate_hz: int) -> list[Decoded]:
+    return [decode(path, rate_hz) for path in paths]
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when the parent is killed instead of waiting for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

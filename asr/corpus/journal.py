@@ -1,0 +1,96 @@
+"""What packing has written so far, so that an interrupted run goes on instead of starting over.
+
+Samples are appended to `train.pcm.part`, and a line for each utterance to `train.journal`: how many samples
+it has and their sha256, or why it was left out. However a run ends, the two are read from the start until
+they disagree; everything before that is kept.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+FLUSH_EVERY = 64
+"""Utterances after which everything is handed to the system: what a killed process costs at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the journal: an utterance's samples and their sha256, or its problem."""
+
+    samples: int = 0
+    sha256: str = ""
+    kind: str = ""
+    detail: str = ""
+
+
+class Journal:
+    """The samples written so far and the note of what they are."""
+
+    def __init__(self, stem: Path, entries: list[Entry], pcm: IO[bytes], notes: IO[bytes], key: str) -> None:
+        self.stem, self.entries, self.key = stem, entries, key
+        self._pcm, self._notes = pcm, notes
+
+    @classmethod
+    def open(cls, stem: Path, key: str) -> "Journal":
+        """The journal of an interrupted run over the same utterances, or a new one."""
+        part, whole, notes = (beside(stem, s) for s in (".pcm.part", ".pcm", ".journal"))
+        if notes.is_file() and not part.exists() and whole.exists() and not beside(stem, ".json").exists():
+            whole.replace(part)  # interrupted between the last two steps
+        pcm_file, notes_file = part.open("a+b"), notes.open("a+b")
+        entries, pcm_end, notes_end = _agreed(pcm_file, notes_file, key)
+        pcm_file.truncate(pcm_end)
+        notes_file.truncate(notes_end)
+        if not notes_end:
+            notes_file.write(json.dumps({"key": key}).encode() + b"\n")
+        return cls(stem, entries, pcm_file, notes_file, key)
+
+    def add(self, entry: Entry, pcm: bytes) -> None:
+        """Append an utterance."""
+        self._pcm.write(pcm)
+        self._notes.write(json.dumps(asdict(entry)).encode() + b"\n")
+        self.entries.append(entry)
+        if len(self.entries) % FLUSH_EVERY == 0:
+            self._pcm.flush()
+            self._notes.flush()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._pcm.flush()
+            os.fsync(self._pcm.fileno())
+        finally:
+            self._pcm.close()
+            self._notes.close()
+
+
+def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], int, int]:
+    """The entries whose samples are there unharmed, and where samples and notes of them end, in bytes."""
+    pcm.seek(0)
+    notes.seek(0)
+    entries: list[Entry] = []
+    pcm_end = notes_end = 0
+    for number, line in enumerate(notes):
+        try:
+            fields = json.loads(line if line.endswith(b"\n") else b"")
+            if number == 0 and fields["key"] != key:
+                break
+            if number > 0:
+                entry = Entry(**fields)
+                if entry.sha256 and hashlib.sha256(pcm.read(2 * entry.samples)).hexdigest() != entry.sha256:
+                    break
+                entries.append(entry)
+                pcm_end += 2 * entry.samples
+        except (ValueError, KeyError, TypeError):
+            break
+        notes_end += len(line)
+    return entries, pcm_end, notes_end
+
+
+def beside(stem: Path, suffix: str) -> Path:
+    """The file of a packed corpus with that suffix; unlike `with_suffix`, dots in the stem stay."""
+    return stem.with_name(stem.name + suffix)
