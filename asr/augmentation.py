@@ -113,7 +113,7 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
     lead_s_B, trail_s_B = between(-config.trim_s, config.pad_s), between(-config.trim_s, config.pad_s)
     phone_hz_B2 = torch.stack([between(*_PHONE_LOW_HZ), between(*_PHONE_HIGH_HZ)], 1)
     on_phone_B1 = (next(u) < config.telephone)[:, None]
-    mask_BM2 = uniform_BN[:, 16:].float().reshape(-1, masks, 2)
+    mask_BM2 = uniform_BN[:, 16:].reshape(len(utterance_ids), masks, 2)
     return Draws(
         speed_index_B=speed_index_B,
         lead_s_B=lead_s_B,
@@ -230,14 +230,15 @@ class Augmentation(nn.Module):
         right = max(size - int(lead.min()) - samples_BT.shape[1], 0)
         padded_BT = functional.pad(samples_BT, (margin, right))
         rows_B, begin_B = torch.arange(len(lead), device=device), (margin - lead).to(device)
-        moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]  # rows copied from a view of all windows
+        # Rows are copied from a view of all windows there are, which needs no index for every sample.
+        moved_BT = _masked(padded_BT.unfold(1, size, 1)[rows_B, begin_B], after)
         if not self.config.pad_s:
-            return _masked(moved_BT, after), after
+            return moved_BT, after
         place_T = torch.arange(size, device=device)
         old_BT = (place_T >= lead.to(device)[:, None]) & (place_T < (lead + lengths).to(device)[:, None])
         pink, quiet = torch.ones_like(lengths), torch.full_like(draws.lead_s_B, _EDGE_DB)
         silence_BT = self._noise(moved_BT, after, quiet, pink, draws.tape_B)
-        return _masked(torch.where(old_BT, moved_BT, silence_BT), after), after
+        return torch.where(old_BT, moved_BT, silence_BT), after
 
     def _noise(
         self, samples_BT: Tensor, lengths: Tensor, snr_db_B: Tensor, colour_B: Tensor, tape_B: Tensor
@@ -254,7 +255,7 @@ class Augmentation(nn.Module):
         tape = self.tape
         if size > _TAPE_SAMPLES:
             tape = tape.repeat(1, 1 + size // _TAPE_SAMPLES)
-        # A view of all stretches there are, from which rows are copied: no index for every sample.
+        # As in `_edges`: rows of a view of all stretches there are.
         return tape.unfold(1, size, 1)[colour_B.to(tape.device), start_B.to(tape.device)]
 
     def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
@@ -319,7 +320,7 @@ def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Ten
 
 def _stripes(masks_BM2: Tensor, lengths_B1: Tensor, size: int, share: float) -> Tensor:
     """True (B, size) within any of the masks: each at most share · length wide, whole, within the length."""
-    width_BM = (masks_BM2[..., 0] * (share * lengths_B1 + 1)).long()
+    width_BM = (masks_BM2[..., 0] * ((share * lengths_B1).long() + 1)).long()
     start_BM = (masks_BM2[..., 1] * (lengths_B1 - width_BM + 1)).long()
     place_T = torch.arange(size, device=masks_BM2.device)
     after_BMT = place_T >= start_BM[..., None]
