@@ -166,7 +166,7 @@ class Augmentation(nn.Module):
         Returns:
             samples_BT with zeros behind each length, and lengths_B where the given ones were.
         """
-        lengths = lengths_B.cpu()
+        lengths, device = lengths_B.cpu(), samples_BT.device
         samples_BT = _masked(samples_BT, lengths)
         if self.config.speed:
             samples_BT, lengths = self._speed(samples_BT, lengths, draws.speed_index_B)
@@ -175,12 +175,13 @@ class Augmentation(nn.Module):
         if self.config.reverb:
             samples_BT = self._reverb(samples_BT, lengths, draws)
         if self.config.noise:
-            noise_BT = self._noise(samples_BT, lengths, draws.noise_snr_db_B, draws.colour_B, draws.tape_B)
-            samples_BT = samples_BT + noise_BT
+            scale_B1 = _level_B1(samples_BT, lengths) * 10 ** (-draws.noise_snr_db_B.to(device)[:, None] / 20)
+            noise_BT = self._excerpt(draws.colour_B, draws.tape_B, samples_BT.shape[1])
+            samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
         if self.config.telephone:
             samples_BT = self._telephone(samples_BT, lengths, draws.phone_hz_B2)
         if self.config.gain_db:
-            samples_BT = samples_BT * draws.gain_B.to(samples_BT.device)[:, None]
+            samples_BT = samples_BT * draws.gain_B.to(device)[:, None]
         return samples_BT, lengths.to(lengths_B.device)
 
     def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> Tensor:
@@ -231,24 +232,14 @@ class Augmentation(nn.Module):
         padded_BT = functional.pad(samples_BT, (margin, right))
         rows_B, begin_B = torch.arange(len(lead), device=device), (margin - lead).to(device)
         # Rows are copied from a view of all windows there are, which needs no index for every sample.
-        moved_BT = _masked(padded_BT.unfold(1, size, 1)[rows_B, begin_B], after)
-        if not self.config.pad_s:
-            return moved_BT, after
-        place_T = torch.arange(size, device=device)
-        old_BT = (place_T >= lead.to(device)[:, None]) & (place_T < (lead + lengths).to(device)[:, None])
-        pink, quiet = torch.ones_like(lengths), torch.full_like(draws.lead_s_B, _EDGE_DB)
-        silence_BT = self._noise(moved_BT, after, quiet, pink, draws.tape_B)
-        return torch.where(old_BT, moved_BT, silence_BT), after
-
-    def _noise(
-        self, samples_BT: Tensor, lengths: Tensor, snr_db_B: Tensor, colour_B: Tensor, tape_B: Tensor
-    ) -> Tensor:
-        """Noise of each utterance, this far below the mean power of its samples."""
-        device = samples_BT.device
-        power_B = samples_BT.square().sum(1) / lengths.to(device)
-        scale_B = (power_B * 10 ** (-snr_db_B.to(device) / 10)).sqrt()
-        noise_BT = self._excerpt(colour_B, tape_B, samples_BT.shape[1]) * scale_B[:, None]
-        return _masked(noise_BT, lengths)
+        moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]
+        if self.config.pad_s:
+            place_T = torch.arange(size, device=device)
+            old_BT = (place_T >= lead.to(device)[:, None]) & (place_T < (lead + lengths).to(device)[:, None])
+            quiet_B1 = _level_B1(samples_BT, lengths) * 10 ** (-_EDGE_DB / 20)
+            silence_BT = self._excerpt(torch.ones_like(lead), draws.tape_B, size) * quiet_B1
+            moved_BT = torch.where(old_BT, moved_BT, silence_BT)
+        return _masked(moved_BT, after), after
 
     def _excerpt(self, colour_B: Tensor, start_B: Tensor, size: int) -> Tensor:
         """Stretches (B, size) of the tape that begin at these places."""
@@ -325,6 +316,14 @@ def _stripes(masks_BM2: Tensor, lengths_B1: Tensor, size: int, share: float) -> 
     place_T = torch.arange(size, device=masks_BM2.device)
     after_BMT = place_T >= start_BM[..., None]
     return (after_BMT & (place_T < (start_BM + width_BM)[..., None])).any(1)
+
+
+def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
+    """Root of the mean power of each utterance."""
+    return (
+        torch.linalg.vector_norm(samples_BT, dim=1, keepdim=True)
+        / lengths.to(samples_BT.device)[:, None].sqrt()
+    )
 
 
 def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
