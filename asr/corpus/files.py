@@ -20,17 +20,18 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write to that takes the place of `path` when the block ends, and never if it fails.
 
     Raises:
-        CorpusError: the disk is full.
+        CorpusError: the disk is full, or the folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-        with explained(path), part.open(mode, **text) as file:  # type: ignore[call-overload]
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open(mode, **text) as file:  # type: ignore[call-overload]
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
@@ -41,8 +42,10 @@ def locked(path: Path) -> Iterator[None]:
 
     The system frees the lock of a process that dies, however it dies.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab") as file:
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")
+    with file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -50,17 +53,16 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a full disk into an error that says so; other errors pass.
+    """Turn what the system says about a file that cannot be written into an error that says what to do.
 
     Raises:
-        CorpusError: the disk or the quota is full.
+        CorpusError: the disk is full, the folder is read-only, or the like.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise CorpusError(
-                f"{path} cannot be written: {error.strerror}; free some space and run the same command "
-                "again, it goes on where it stopped"
-            ) from error
-        raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = (
+            "free some space and run again, it goes on where it stopped" if full else "choose another folder"
+        )
+        raise CorpusError(f"{path} cannot be written: {error.strerror or error}; {hint}") from error

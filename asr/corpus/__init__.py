@@ -1,0 +1,62 @@
+"""Recordings on disk → packed corpus → batches; and the corpora that are known by name.
+
+A source is a module with `prepare(root, *, progress=None, **options)`, which returns the utterances of each
+split with absolute paths and transcripts as they were published. It uses what is below `root` and fetches
+what is missing, if the corpus can be fetched. A new source is one file and one line here.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from asr.corpus.manifest import Utterance
+
+SOURCES: dict[str, str] = {
+    "an4": "asr.corpus.an4",
+    "commonvoice": "asr.corpus.commonvoice",
+    "folder": "asr.corpus.folder",
+    "fsdd": "asr.corpus.fsdd",
+    "librispeech": "asr.corpus.librispeech",
+    "synthetic": "asr.corpus.synthetic",
+    "yesno": "asr.corpus.yesno",
+}
+"""Name of each source and the module that knows it."""
+
+
+def prepare(
+    source: str, root: Path, *, progress: Callable[[int, int], None] | None = None, **options: Any
+) -> "dict[str, list[Utterance]]":
+    """The utterances of each split of a corpus, fetched into `root` as far as they are not there.
+
+    Args:
+        source: one of `SOURCES`.
+        root: folder of the corpus, or for `folder` also a manifest.
+        progress: called with what is done and the whole, in the source's own unit (bytes when fetching).
+        options: those of the source's `prepare`.
+
+    Raises:
+        ConfigError: no such source, or no such option of it.
+        CorpusError: the corpus is missing or damaged and cannot be fetched.
+    """
+    if source not in SOURCES:
+        raise ConfigError(f"there is no corpus {source!r}; {_nearest(source, list(SOURCES))}")
+    module = import_module(SOURCES[source])
+    known = [
+        name for name in inspect.signature(module.prepare).parameters if name not in ("root", "progress")
+    ]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{source} has no option {name!r}; {_nearest(name, known)}")
+    found: dict[str, list[Utterance]] = module.prepare(Path(root).expanduser(), progress=progress, **options)
+    return found
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"

@@ -1,0 +1,96 @@
+"""Tar and zip archives → folders that are whole or absent; nothing lands anywhere else."""
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO
+
+from asr.corpus.files import explained
+from asr.errors import DownloadError
+
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(ValueError, RuntimeError),  # as zipfile says of wrong flags, passwords and unknown methods
+)
+
+
+def unpack(
+    path: Path, target: Path, *, inner: str = "", progress: Callable[[int, int], None] | None = None
+) -> Path:
+    """The folder `target` with what the archive holds in `inner`; it appears when it is complete.
+
+    Args:
+        path: a zip file, or a tar file with any usual compression.
+        target: must not exist yet, or be an empty folder.
+        inner: folder inside the archive that becomes `target`; "" for the archive's top.
+        progress: called with (bytes of the archive read, all its bytes).
+
+    Raises:
+        DownloadError: the archive is damaged, has no such folder, or an entry would land outside of it: an
+            absolute path, `..`, a link or a device.
+        CorpusError: the disk is full.
+    """
+    workplace = target.with_name(f".{target.name}.unpacking")
+    shutil.rmtree(workplace, ignore_errors=True)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            for name, content in _entries(path, file):
+                _write(workplace / _checked(path, name), content)
+                if progress:
+                    progress(min(file.tell(), size), size)
+        wanted = workplace / _checked(path, inner or ".")
+        if not wanted.is_dir():
+            raise DownloadError(f"{path} holds no folder {inner!r}: it is another archive than expected")
+        with explained(target):
+            wanted.replace(target)
+    except _DAMAGED as error:
+        raise DownloadError(f"{path} is damaged ({error or type(error).__name__}); fetch it again") from error
+    finally:
+        shutil.rmtree(workplace, ignore_errors=True)
+    return target
+
+
+def _entries(path: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """Names of the entries and their content (None: a folder), in the order in which they are stored."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    raise DownloadError(f"{path} holds a link, {info.filename!r}: refused")
+                if info.is_dir():
+                    yield info.filename, None
+                else:
+                    with archive.open(info) as content:
+                        yield info.filename, content
+        return
+    file.seek(0)
+    with tarfile.open(fileobj=file) as archive:
+        for member in archive:
+            if not (member.isfile() or member.isdir()):
+                raise DownloadError(f"{path} holds a link or a device, {member.name!r}: refused")
+            yield member.name, archive.extractfile(member)
+
+
+def _checked(path: Path, name: str) -> Path:
+    windows = PureWindowsPath(name)
+    if PurePosixPath(name).is_absolute() or windows.anchor or ".." in windows.parts or "\0" in name:
+        raise DownloadError(f"{path} would write to {name!r}, outside of its folder: refused, nothing kept")
+    return Path(*windows.parts)
+
+
+def _write(path: Path, content: IO[bytes] | None) -> None:
+    with explained(path):
+        (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
+        file = None if content is None else path.open("wb")
+    if content is None or file is None:
+        return
+    with file:
+        while chunk := content.read(1 << 20):
+            with explained(path):
+                file.write(chunk)

@@ -1,0 +1,80 @@
+"""CSV and TSV files with a header → utterances.
+
+Columns are found by the names that are in use elsewhere (`AUDIO`, `TEXT`, …), whatever the case and the order.
+A path is relative to the table's folder, or to `clips` in it. TSV is taken literally; in CSV a text may stand
+in quotes, and the separator is the one of , ; | and tab that the header has most of.
+"""
+
+import csv
+import os
+from pathlib import Path
+
+from asr.corpus.manifest import Utterance, name_by_path
+from asr.errors import ManifestError
+
+AUDIO = ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio")
+TEXT = ("text", "transcript", "transcription", "sentence")
+SPEAKER = ("speaker", "speaker_id", "client_id")
+ID = ("id", "utterance_id")
+
+
+def read_table(path: Path) -> list[Utterance]:
+    """The utterances of a CSV or TSV file, in its order, with absolute paths and unknown durations.
+
+    Raises:
+        ManifestError: no such file, no such columns, or a row that has more or fewer fields than the header.
+    """
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode().splitlines(keepends=True)
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; expected a table of recordings") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path} is not text in UTF-8: {error}") from error
+    tsv = path.suffix.lower() == ".tsv"
+    head = lines[0] if lines else ""
+    separator = "\t" if tsv else max(",;|\t", key=head.count)
+    rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL)
+    utterances = []
+    try:
+        columns = [name.strip().lower() for name in next(rows, [])]
+        audio, text = _column(path, columns, AUDIO), _column(path, columns, TEXT)
+        speaker, name = _find(columns, SPEAKER), _find(columns, ID)
+        for row in rows:
+            if not any(row):
+                continue
+            if len(row) != len(columns):
+                raise ManifestError(
+                    f"{path}, line {rows.line_num}: {len(row)} fields, expected {len(columns)} "
+                    f"({', '.join(columns)}): {separator.join(row)[:160]}"
+                )
+            utterances.append(
+                Utterance(
+                    id=row[name] if name is not None else "",
+                    audio_filepath=_located(path.parent, row[audio]),
+                    duration_s=0.0,
+                    text=row[text],
+                    speaker=(row[speaker] or None) if speaker is not None else None,
+                )
+            )
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {rows.line_num}: {error}") from error
+    return name_by_path(utterances)
+
+
+def _column(path: Path, columns: list[str], names: tuple[str, ...]) -> int:
+    found = _find(columns, names)
+    if found is None:
+        raise ManifestError(
+            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; one of {', '.join(names)} was expected"
+        )
+    return found
+
+
+def _find(columns: list[str], names: tuple[str, ...]) -> int | None:
+    return next((columns.index(name) for name in names if name in columns), None)
+
+
+def _located(folder: Path, name: str) -> Path:
+    direct = Path(os.path.abspath(folder / Path(name).expanduser()))  # noqa: PTH100 (keeps symbolic links)
+    clip = folder.absolute() / "clips" / name
+    return clip if not direct.exists() and clip.exists() else direct
