@@ -1,0 +1,17 @@
+"""The CTC lattice: one room for the loss, the alignment, the word times and the confidences."""
+
+from asr.ctc.alignment import Span, WordSpan, align, group_words
+from asr.ctc.lattice import Lattice, forward_backward, required_frames
+from asr.ctc.loss import ctc_loss, ctc_loss_from_logits
+
+__all__ = [
+    "Lattice",
+    "Span",
+    "WordSpan",
+    "align",
+    "ctc_loss",
+    "ctc_loss_from_logits",
+    "forward_backward",
+    "group_words",
+    "required_frames",
+]

@@ -1,0 +1,127 @@
+"""When each label is spoken: the Viterbi path through the lattice, as spans of tokens and of words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.ctc.lattice import INFINITY, check_labels, required_frames
+from asr.errors import CtcError
+from asr.text import Alphabet
+
+
+@dataclass(frozen=True)
+class Span:
+    """One token and the frames that emit it on the best path, end exclusive.
+
+    confidence: the occupancy of the token's state in the lattice, averaged over the frames of the span, in
+    [0, 1]. One means that all paths that spell the text agree on these frames. It judges the time, not the
+    text: how well the text fits the audio is what `ctc_loss` says.
+    """
+
+    token: int
+    start_frame: int
+    end_frame: int
+    confidence: float
+
+
+@dataclass(frozen=True)
+class WordSpan:
+    """One written word and its frames, end exclusive; confidence: the mean over its tokens, in [0, 1]."""
+
+    text: str
+    start_frame: int
+    end_frame: int
+    confidence: float
+
+
+def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor | np.ndarray) -> list[Span]:
+    """The frames of each target on the most probable path that spells them, in order.
+
+    Args:
+        log_probs_TV: natural log-probabilities of one utterance, blank at 0.
+        targets_S: labels 1 … V−1; none gives no spans.
+
+    Raises:
+        CtcError: wrong shapes or labels, too few frames for the labels, or a text of probability zero.
+
+    >>> probs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8]])
+    >>> [(span.token, span.start_frame, span.end_frame) for span in align(probs.log(), [1, 1])]
+    [(1, 0, 1), (1, 3, 4)]
+    """
+    from asr.ctc.kernels import path_occupancy
+    from asr.ctc.viterbi import best_path
+
+    log_probs, labels = _check(log_probs_TV, targets_S)
+    if not len(labels):
+        return []
+    best, path_T = best_path(log_probs, labels)
+    if not np.isfinite(best):
+        raise CtcError(
+            f"no path of {len(log_probs)} frames gives the {len(labels)} labels a probability above zero: "
+            "the log-probabilities are −∞ where the text needs them"
+        )
+    gamma_T = path_occupancy(log_probs, labels, path_T)
+    starts = np.flatnonzero(np.diff(path_T, prepend=-1))
+    ends = np.append(starts[1:], len(path_T))
+    return [
+        Span(int(labels[path_T[start] >> 1]), int(start), int(end), float(gamma_T[start:end].mean()))
+        for start, end in zip(starts, ends, strict=True)
+        if path_T[start] % 2
+    ]
+
+
+def group_words(spans: Sequence[Span], alphabet: Alphabet) -> list[WordSpan]:
+    """The words that the spans spell, each from its first token's start to its last token's end.
+
+    Words are what stands between the alphabet's space symbols; with subwords, what a word-opening unit
+    begins; in a script without spaces, every symbol by itself.
+
+    >>> alphabet = Alphabet([" ", "a", "b"])
+    >>> spans = [Span(2, 0, 1, 1.0), Span(3, 2, 4, 0.5), Span(1, 5, 6, 1.0), Span(2, 7, 9, 1.0)]
+    >>> [(word.text, word.start_frame, word.end_frame) for word in group_words(spans, alphabet)]
+    [('ab', 0, 4), ('a', 7, 9)]
+    """
+    words: list[list[Span]] = []
+    opens = True
+    for span in spans:
+        if alphabet.space is not None and span.token == alphabet.space:
+            opens = True
+            continue
+        if opens or alphabet.word_starts[span.token]:
+            words.append([])
+        words[-1].append(span)
+        opens = alphabet.space is None and not alphabet.is_subword
+    texts = [alphabet.decode(span.token for span in word) for word in words]
+    return [
+        WordSpan(text, word[0].start_frame, word[-1].end_frame, sum(s.confidence for s in word) / len(word))
+        for text, word in zip(texts, words, strict=True)
+        if text
+    ]
+
+
+def _check(
+    log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both as contiguous arrays, if one can be aligned with the other."""
+    log_probs = torch.as_tensor(log_probs_TV).detach().cpu()
+    labels = torch.as_tensor(targets_S).cpu() if len(targets_S) else torch.zeros(0, dtype=torch.int64)
+    if log_probs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
+        raise CtcError(
+            f"log-probabilities of shape {tuple(log_probs.shape)} and {labels.dtype} targets of shape "
+            f"{tuple(labels.shape)}; expected one utterance, (frames, outputs), and integers, (labels,)"
+        )
+    frames, outputs = log_probs.shape
+    check_labels(labels, outputs)
+    if not bool((log_probs < INFINITY).all()):
+        raise CtcError("log-probabilities hold NaN or +∞; a model that gives these is broken or has diverged")
+    needed = required_frames(labels.tolist())
+    if needed > frames:
+        raise CtcError(
+            f"{len(labels)} labels with {needed - len(labels)} repeats need at least {needed} frames, but "
+            f"there are only {frames}: the text is too long for this recording"
+        )
+    dtype = torch.float64 if log_probs.dtype == torch.float64 else torch.float32
+    return log_probs.to(dtype).contiguous().numpy(), labels.long().contiguous().numpy()

@@ -1,0 +1,208 @@
+"""The training loss: −ln p(l | x) by the fastest exact implementation on the device, with γ as its gradient.
+
+On the CPU that is our own compiled lattice (asr/ctc/kernels.py), utterances spread over threads. On CUDA it
+is torch's own kernel; under `torch.use_deterministic_algorithms`, and on any other device, the plain tensor
+operations of asr/ctc/lattice.py. All three give the same numbers: +∞ and a zero gradient for a target that
+cannot fit, which the caller counts.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from asr.ctc.lattice import INFINITY, at_least_float32, check_batch, forward_backward
+
+
+def ctc_loss(
+    log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+) -> Tensor:
+    """−ln p(targets | log-probs) of each utterance in nats, (B,); +∞, with zero gradient, if no path fits.
+
+    Differentiable by the log-probabilities: the gradient is minus the occupancy. Half precision is computed,
+    and returned, in float32, under autocast too. Arguments and errors are those of `forward_backward`.
+
+    >>> half = torch.full((1, 2, 2), 0.5).log()
+    >>> ctc_loss(half, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])).neg().exp()
+    tensor([0.7500])
+    """
+    check_batch(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+    log_probs_BTV = at_least_float32(log_probs_BTV)
+    door = _door(log_probs_BTV.device.type)
+    return door.apply(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+
+
+def ctc_loss_from_logits(
+    logits_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+) -> Tensor:
+    """`ctc_loss` of log-softmax(logits) with the gradient softmax − γ in one go: faster with many outputs."""
+    check_batch(logits_BTV, targets_BS, input_lengths_B, target_lengths_B)
+    logits_BTV = at_least_float32(logits_BTV)
+    if logits_BTV.device.type != "cpu":
+        log_probs_BTV = logits_BTV.log_softmax(-1)
+        return _door(logits_BTV.device.type).apply(
+            log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B
+        )
+    return _CompiledFromLogits.apply(logits_BTV, targets_BS, input_lengths_B, target_lengths_B)
+
+
+def _door(device: str) -> Any:
+    if device == "cpu":
+        return _Compiled
+    return _Native if device == "cuda" and not torch.are_deterministic_algorithms_enabled() else _Portable
+
+
+class _Compiled(Function):
+    """CPU: our numba lattice. It keeps γ of the outputs that occur in the target, not of all V."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+    ) -> Tensor:
+        nll_B, *parts = _run(
+            log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B, ctx.needs_input_grad[0]
+        )
+        ctx.save_for_backward(*parts)
+        ctx.shape = log_probs_BTV.shape
+        return nll_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        gamma_BTD, columns_BD, frames_B = ctx.saved_tensors
+        grad_BTV = gamma_BTD.new_zeros(ctx.shape)
+        _spread(grad_BTV, -grad_B, gamma_BTD, columns_BD, frames_B)
+        return grad_BTV, None, None, None
+
+
+class _CompiledFromLogits(Function):
+    """CPU: log-softmax and lattice together; the gradient is written once instead of three times."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+    ) -> Tensor:
+        log_probs_BTV = logits_BTV.log_softmax(-1)
+        nll_B, *parts = _run(
+            log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B, ctx.needs_input_grad[0]
+        )
+        ctx.save_for_backward(log_probs_BTV, nll_B, *parts)
+        return nll_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        log_probs_BTV, nll_B, gamma_BTD, columns_BD, frames_B = ctx.saved_tensors
+        grad_BTV = torch.empty_like(log_probs_BTV)
+        frames = torch.where(nll_B == INFINITY, 0, frames_B).tolist()
+        for grad_TV, log_probs_TV, n, weight in zip(grad_BTV, log_probs_BTV, frames, grad_B, strict=True):
+            torch.exp(log_probs_TV[:n], out=grad_TV[:n]).mul_(weight)
+            grad_TV[n:] = 0.0
+        _spread(grad_BTV, -grad_B, gamma_BTD, columns_BD, frames_B)
+        return grad_BTV, None, None, None
+
+
+class _Native(Function):
+    """CUDA: torch's kernel. Its gradient carries a softmax that is taken off again, so that −γ remains."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+    ) -> Tensor:
+        log_probs_TBV = log_probs_BTV.transpose(0, 1)
+        lengths = input_lengths_B.tolist(), target_lengths_B.tolist()
+        targets_BS = targets_BS.to(log_probs_BTV.device).long()
+        nll_B, log_alpha = torch._ctc_loss(log_probs_TBV, targets_BS, *lengths, 0, False)
+        ctx.save_for_backward(log_probs_TBV, targets_BS, nll_B, log_alpha)
+        ctx.lengths = lengths
+        return nll_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        log_probs_TBV, targets_BS, nll_B, log_alpha = ctx.saved_tensors
+        grad_TBV = torch.ops.aten._ctc_loss_backward(
+            grad_B, log_probs_TBV, targets_BS, *ctx.lengths, nll_B, log_alpha, 0, True
+        )
+        frames_B = torch.tensor(ctx.lengths[0], device=grad_TBV.device)
+        inside_TB = torch.arange(len(grad_TBV), device=grad_TBV.device)[:, None] < frames_B
+        used_TB1 = (inside_TB & (nll_B != INFINITY))[:, :, None]
+        grad_TBV = torch.where(used_TB1, grad_TBV - log_probs_TBV.exp() * grad_B[:, None], 0.0)
+        return grad_TBV.transpose(0, 1), None, None, None
+
+
+class _Portable(Function):
+    """Any device: the reference lattice."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
+    ) -> Tensor:
+        lattice = forward_backward(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+        ctx.save_for_backward(lattice.occupancy_BTV)
+        return lattice.nll_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        (occupancy_BTV,) = ctx.saved_tensors
+        return -grad_B[:, None, None] * occupancy_BTV, None, None, None
+
+
+def _run(
+    log_probs_BTV: Tensor,
+    targets_BS: Tensor,
+    input_lengths_B: Tensor,
+    target_lengths_B: Tensor,
+    with_gamma: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The value of each utterance, γ of the outputs in use, which outputs these are, and the frame counts."""
+    from asr.ctc.kernels import utterance
+
+    batch, frames, outputs = log_probs_BTV.shape
+    columns = min(targets_BS.shape[1] + 1, outputs)
+    gamma_BTD = log_probs_BTV.new_zeros(batch, frames, columns if with_gamma else 0)
+    columns_BD = torch.zeros(batch, columns, dtype=torch.int64)
+    log_probs, gamma, places = (
+        log_probs_BTV.detach().contiguous().numpy(),
+        gamma_BTD.numpy(),
+        columns_BD.numpy(),
+    )
+    targets = targets_BS.cpu().long().contiguous().numpy()
+    lengths = list(zip(input_lengths_B.tolist(), target_lengths_B.tolist(), strict=True))
+
+    def one(i: int) -> float:
+        n, labels = lengths[i]
+        return utterance(log_probs[i, :n], targets[i, :labels], places[i], gamma[i, :n])
+
+    nll_B = log_probs_BTV.new_tensor(_in_threads(one, batch))
+    return nll_B, gamma_BTD, columns_BD, input_lengths_B.cpu().long()
+
+
+def _spread(
+    grad_BTV: Tensor, weight_B: Tensor, gamma_BTD: Tensor, columns_BD: Tensor, frames_B: Tensor
+) -> None:
+    """Adds weight · γ to the gradient, each column of γ where it belongs."""
+    from asr.ctc.kernels import spread
+
+    grad, gamma, columns = grad_BTV.numpy(), gamma_BTD.numpy(), columns_BD.numpy()
+    weights, frames = weight_B.tolist(), frames_B.tolist()
+
+    def one(i: int) -> None:
+        spread(grad[i, : frames[i]], gamma[i, : frames[i]], columns[i], weights[i])
+
+    _in_threads(one, len(weights))
+
+
+def _in_threads(work: Any, count: int) -> list[Any]:
+    """work(0) … work(count − 1) over as many threads as torch may use; kernels release the interpreter lock.
+
+    The threads live for one call: a pool that outlives it would not survive a fork.
+    """
+    threads = min(torch.get_num_threads(), count)
+    if threads < 2:
+        return [work(i) for i in range(count)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, range(count)))
