@@ -165,6 +165,17 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None
         raise AudioError(f"{path} cannot be written: {error}") from error
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is read from front to back only.
+
+    In a seekable file, soundfile confirms its place after every block. This makes seams in an mp3, whose
+    frames lean on those before, and fails at the end of a flac that does not state its length.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextmanager
 def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.SoundFile, str]]:
     """The decoder of the source and the name that messages call it by.
@@ -178,7 +189,7 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
             what = "is a folder" if Path(opened).is_dir() else "does not exist"
             raise AudioError(f"{name} {what}; a recording was expected")
         try:
-            file = stack.enter_context(soundfile.SoundFile(opened))
+            file = stack.enter_context(_ForwardFile(opened))
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise AudioError(_why_unreadable(name, opened, error)) from error
         if not LOWEST_RATE_HZ <= file.samplerate <= HIGHEST_RATE_HZ:

@@ -4,8 +4,8 @@ What can be given, for the whole corpus or for each split:
 
 * a JSONL manifest (see `asr.corpus.manifest`), or a CSV or TSV table (see `asr.corpus.tables`);
 * a folder with a `.txt` or `.lab` of the same name beside each recording;
-* a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name with
-  or without suffix, followed by a space, a tab or `|`.
+* a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name
+  with or without suffix, followed by a space, a tab or `|`.
 
 Splits are those that are configured; or files or folders named train, dev and test; or they are made.
 """
@@ -142,7 +142,7 @@ def _texts(recordings: Sequence[Path], files: Sequence[Path]) -> dict[Path, str]
         near = {p: p.relative_to(file.parent) for p in recordings if file.parent in p.parents}
         names = {name: p for p, q in near.items() for name in (q.as_posix(), q.with_suffix("").as_posix())}
         names = {q.name: p for p, q in near.items()} | {q.stem: p for p, q in near.items()} | names
-        for line in _content(file).splitlines():
+        for line in _content(file).split("\n"):
             name, *rest = re.split(r"\t|\||\s+", line.strip(), maxsplit=1)
             if name in names:
                 texts.setdefault(names[name], " ".join(rest).strip())

@@ -1,11 +1,12 @@
 """CSV and TSV files with a header → utterances.
 
-Columns are found by the names that are in use elsewhere (`AUDIO`, `TEXT`, …), whatever the case and the order.
+Columns are found by the names that are in use elsewhere (`AUDIO`, `TEXT`, …), in any case and order.
 A path is relative to the table's folder, or to `clips` in it. TSV is taken literally; in CSV a text may stand
 in quotes, and the separator is the one of , ; | and tab that the header has most of.
 """
 
 import csv
+import io
 import os
 from pathlib import Path
 
@@ -25,15 +26,15 @@ def read_table(path: Path) -> list[Utterance]:
         ManifestError: no such file, no such columns, or a row that has more or fewer fields than the header.
     """
     try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode().splitlines(keepends=True)
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; expected a table of recordings") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path} is not text in UTF-8: {error}") from error
     tsv = path.suffix.lower() == ".tsv"
-    head = lines[0] if lines else ""
-    separator = "\t" if tsv else max(",;|\t", key=head.count)
-    rows = csv.reader(lines, delimiter=separator, quoting=csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL)
+    separator = "\t" if tsv else max(",;|\t", key=content.partition("\n")[0].count)
+    dialect = {"quoting": csv.QUOTE_NONE} if tsv else {"quoting": csv.QUOTE_MINIMAL, "strict": True}
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator, **dialect)  # type: ignore[arg-type]
     utterances = []
     try:
         columns = [name.strip().lower() for name in next(rows, [])]
@@ -65,7 +66,8 @@ def _column(path: Path, columns: list[str], names: tuple[str, ...]) -> int:
     found = _find(columns, names)
     if found is None:
         raise ManifestError(
-            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; one of {', '.join(names)} was expected"
+            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; "
+            f"one of {', '.join(names)} was expected"
         )
     return found
 

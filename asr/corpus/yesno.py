@@ -53,6 +53,6 @@ def prepare(
 
 def _text(path: Path) -> str:
     """What the name says; nothing for another kind of name, so that packing reports the file."""
-    return (
-        " ".join(WORDS[d] for d in path.stem.split("_")) if re.fullmatch(r"[01](_[01])+", path.stem) else ""
-    )
+    if not re.fullmatch(r"[01](_[01])+", path.stem):
+        return ""
+    return " ".join(WORDS[digit] for digit in path.stem.split("_"))
