@@ -2,53 +2,68 @@
 
 Conventions.
 
-* Words are what white space separates after normalisation. The alignment is a minimal one (substitution,
-  deletion and insertion cost 1 each), found by rapidfuzz.
+* Words are what white space separates after normalisation (`asr.scoring.styles`), applied to both sides.
+* `minimal` alignment: as few edits as possible, as rapidfuzz finds them; counts equal jiwer's. `sclite`
+  alignment: least cost where a substitution costs 4, a deletion or insertion 3, with the choice that NIST's
+  sclite makes between equals; it prefers matched words, and its rate can be higher in rare cases.
 * Rates are pooled: all errors of a set over all its reference words. A rate may exceed 1.
-* Empty reference: what is inserted counts as errors and adds no words. A set without any reference word has
-  the number of its errors as its rate, so that a rate is 0 if and only if nothing is wrong.
+* Empty reference: inserted words count as errors and add no words. A set without any reference word is
+  divided by 1, so that a rate is 0 if and only if nothing is wrong.
 * Empty hypothesis: every reference word is deleted.
-* Characters are those of the normalised text, with one space between words.
+* Characters are those of the normalised text with one space between words, by minimal edits.
+* Alternatives in a reference, `{ a / b }`: see `asr.scoring.alternatives`.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rapidfuzz import process
-from rapidfuzz.distance import Editops, Levenshtein
+from rapidfuzz.distance import Levenshtein
 
+from asr import __version__
 from asr.errors import ScoringError
-from asr.text import normalise
+from asr.scoring import alternatives
+from asr.scoring.alignment import GAP, SUBSTITUTION, AlignedUtterance, Alignment, aligner
+from asr.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_rates, interval
+from asr.scoring.styles import Style, word_splitter
 
-
-@dataclass(frozen=True, slots=True)
-class AlignedUtterance:
-    """One reference with its hypothesis and the edits between them."""
-
-    id: str
-    reference: tuple[str, ...]
-    hypothesis: tuple[str, ...]
-    editops: Editops
-    """Where they differ, as positions in both."""
-    speaker: str | None = None
-    duration_s: float | None = None
-    confidences: tuple[float, ...] | None = None
-    """Of each word of the hypothesis, 0 … 1."""
+FEWEST_SPEAKERS = 5
+"""From so many speakers on, intervals resample speakers; fewer blocks say too little about others."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """Counts and rates of a set of utterances."""
+    """Counts and rates of a set of utterances; everything is read off their alignments."""
 
-    utterances: list[AlignedUtterance]
-    substitutions: int
-    deletions: int
-    insertions: int
-    words: int
-    """Words of the references."""
+    utterances: tuple[AlignedUtterance, ...]
+    style: Style = "none"
+    alignment: Alignment = "minimal"
+    processing_s: float | None = None
+    """Seconds that recognising took, if known."""
+
+    @cached_property
+    def substitutions(self) -> int:
+        """Reference words that were taken for others."""
+        return sum(u.substitutions for u in self.utterances)
+
+    @cached_property
+    def deletions(self) -> int:
+        """Reference words that were missed."""
+        return sum(u.deletions for u in self.utterances)
+
+    @cached_property
+    def insertions(self) -> int:
+        """Words that nobody said."""
+        return sum(u.insertions for u in self.utterances)
+
+    @cached_property
+    def words(self) -> int:
+        """Words of the references."""
+        return sum(len(u.reference) for u in self.utterances)
 
     @property
     def sentences(self) -> int:
@@ -75,65 +90,175 @@ class Score:
         """Character errors over reference characters."""
         references = [" ".join(u.reference) for u in self.utterances]
         hypotheses = [" ".join(u.hypothesis) for u in self.utterances]
-        errors = int(process.cpdist(references, hypotheses, scorer=Levenshtein.distance).sum())
-        return errors / max(sum(map(len, references)), 1)
+        errors = process.cpdist(references, hypotheses, scorer=Levenshtein.distance, dtype=np.int64)
+        return int(errors.sum()) / max(sum(map(len, references)), 1)
 
-    @cached_property
+    @property
     def ser(self) -> float:
         """Share of utterances with an error."""
-        return sum(bool(u.editops) for u in self.utterances) / self.sentences
+        return sum(bool(u.edits) for u in self.utterances) / self.sentences
 
     @cached_property
-    def wer_interval(self) -> tuple[float, float]:
-        """95 % interval of the word error rate: bootstrap over utterances, 10,000 resamples."""
-        rng = np.random.default_rng(0)
-        errors = np.array([len(u.editops) for u in self.utterances])
-        words = np.array([len(u.reference) for u in self.utterances])
-        picks = rng.integers(0, self.sentences, (10_000, self.sentences))
-        rates = errors[picks].sum(1) / np.maximum(words[picks].sum(1), 1)
-        low, high = np.quantile(rates, [0.025, 0.975])
-        return float(low), float(high)
+    def wer_interval(self) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the word error rate; None if there is but one utterance."""
+        units = len(set(self.blocks)) if self.blocks else self.sentences
+        return interval(bootstrap_rates(self.errors_N, self.words_N, blocks=self.blocks), units=units)
+
+    @property
+    def interval_by(self) -> Literal["speaker", "utterance"]:
+        """What the intervals resample: speakers if at least five are known, else utterances."""
+        return "speaker" if self.blocks else "utterance"
+
+    @cached_property
+    def blocks(self) -> list[str] | None:
+        """The speaker of each utterance, if intervals resample speakers."""
+        speakers = [u.speaker for u in self.utterances if u.speaker is not None]
+        enough = len(speakers) == len(self.utterances) and len(set(speakers)) >= FEWEST_SPEAKERS
+        return speakers if enough else None
+
+    @cached_property
+    def errors_N(self) -> np.ndarray:
+        """Word errors of each utterance."""
+        return np.array([len(u.edits) for u in self.utterances], dtype=np.int64)
+
+    @cached_property
+    def words_N(self) -> np.ndarray:
+        """Reference words of each utterance."""
+        return np.array([len(u.reference) for u in self.utterances], dtype=np.int64)
+
+    @cached_property
+    def duration_s(self) -> float | None:
+        """Seconds of audio, if known for every utterance."""
+        durations = [u.duration_s for u in self.utterances if u.duration_s is not None]
+        return sum(durations) if len(durations) == len(self.utterances) else None
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of work for a second of audio, if both are known."""
+        return self.processing_s / self.duration_s if self.processing_s and self.duration_s else None
+
+    @property
+    def signature(self) -> str:
+        """Every choice that the numbers depend on, to stand beside them.
+
+        >>> print(score("a b", "a").signature)  # doctest: +ELLIPSIS
+        style:none|align:minimal|pool:words|empty-ref:errors/1|interval:95%-utterance-bootstrap-10000|asr:...
+        """
+        return (
+            f"style:{self.style}|align:{self.alignment}|pool:words|empty-ref:errors/1|"
+            f"interval:{CONFIDENCE:.0%}-{self.interval_by}-bootstrap-{RESAMPLES}|asr:{__version__}"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers, for `--json`."""
-        names = ("wer", "cer", "ser", "wer_interval", "substitutions", "deletions", "insertions")
-        names += ("correct", "errors", "words", "sentences")
+        """The numbers, for `--json`; `wer_interval` is (low, high) or None."""
+        names = ["wer", "cer", "ser", "wer_interval", "substitutions", "deletions", "insertions", "correct"]
+        names += ["errors", "words", "sentences", "duration_s", "real_time_factor", "signature"]
         return {name: getattr(self, name) for name in names}
 
 
 def score(
-    references: Sequence[str],
-    hypotheses: Sequence[str],
+    references: str | Sequence[str],
+    hypotheses: str | Sequence[str],
     *,
     ids: Sequence[str] | None = None,
-    speakers: Sequence[str] | None = None,
-    durations_s: Sequence[float] | None = None,
-    confidences: Sequence[Sequence[float]] | None = None,
+    speakers: Sequence[str | None] | None = None,
+    durations_s: Sequence[float | None] | None = None,
+    confidences: Sequence[Sequence[float] | None] | None = None,
+    style: Style = "none",
+    alignment: Alignment = "minimal",
+    processing_s: float | None = None,
 ) -> Score:
     """Counts and rates of hypotheses against their references, pairwise in order.
 
+    Args:
+        references, hypotheses: one text an utterance; a single text is a set of one.
+        ids: names of the utterances, all different; their numbers from 1 if not given.
+        speakers: of each utterance, for breakdowns and for intervals that resample speakers.
+        durations_s: of each utterance, in seconds.
+        confidences: of each hypothesis' words, 0 … 1.
+        style: normalisation of both sides.
+        alignment: `minimal` or `sclite`.
+        processing_s: seconds that recognising took, for the real-time factor.
+
     Raises:
-        ScoringError: different numbers of references and hypotheses, or none at all.
+        ScoringError: no utterances, sequences of different lengths, repeated ids, or confidences that do not
+            belong to the words.
+
+    >>> s = score(["the cat sat", "yes"], ["the cat", "yes yes"])
+    >>> s.substitutions, s.deletions, s.insertions, s.wer
+    (0, 1, 1, 0.5)
     """
-    if len(references) != len(hypotheses) or not references:
-        raise ScoringError(f"{len(references)} references, {len(hypotheses)} hypotheses: expected as many")
+    references = [references] if isinstance(references, str) else references
+    hypotheses = [hypotheses] if isinstance(hypotheses, str) else hypotheses
+    given = {"ids": ids, "speakers": speakers, "durations_s": durations_s, "confidences": confidences}
+    _check_lengths(len(references), hypotheses=hypotheses, **given)
+    names = [str(n + 1) for n in range(len(references))] if ids is None else ids
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise ScoringError(f"ids must be unique, but {some(repeated)} stand more than once")
+    split, find = word_splitter(style), aligner(alignment)
     utterances = []
-    counts = {"replace": 0, "delete": 0, "insert": 0}
-    for i, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
-        r, h = normalise(reference, "none").split(), normalise(hypothesis, "none").split()
-        editops = Levenshtein.editops(r, h)
-        for edit in editops:
-            counts[edit.tag] += 1
+    for n, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
+        heard = split(hypothesis)
+        said = _said(reference, heard, split, alignment) if "{" in reference else split(reference)
+        edits = find(said, heard)
+        kinds = [edit[0] for edit in edits]
         utterances.append(
             AlignedUtterance(
-                id=ids[i] if ids else f"{i + 1}",
-                reference=tuple(r),
-                hypothesis=tuple(h),
-                editops=editops,
-                speaker=speakers[i] if speakers else None,
-                duration_s=durations_s[i] if durations_s else None,
-                confidences=tuple(confidences[i]) if confidences else None,
+                names[n],
+                said,
+                heard,
+                edits,
+                kinds.count("replace"),
+                kinds.count("delete"),
+                kinds.count("insert"),
+                speakers[n] if speakers is not None else None,
+                durations_s[n] if durations_s is not None else None,
+                _confidences(names[n], confidences[n], heard) if confidences is not None else None,
             )
         )
-    words = sum(len(u.reference) for u in utterances)
-    return Score(utterances, counts["replace"], counts["delete"], counts["insert"], words)
+    return Score(tuple(utterances), style, alignment, processing_s)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, quoted, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(repr(name) for name in names[:most]) + more
+
+
+def _said(
+    reference: str, heard: tuple[str, ...], split: Callable[[str], tuple[str, ...]], alignment: Alignment
+) -> tuple[str, ...]:
+    """The words of a reference with alternatives, in the wording that fits what was heard.
+
+    sclite's costs decide; with minimal alignment the number of errors comes before them.
+    """
+    errors_first = 0 if alignment == "sclite" else 1 << 32
+    return alternatives.best_wording(
+        alternatives.parse(reference, split),
+        heard,
+        substitution=errors_first + SUBSTITUTION,
+        gap=errors_first + GAP,
+    )
+
+
+def _confidences(
+    name: str, values: Sequence[float] | None, heard: tuple[str, ...]
+) -> tuple[float, ...] | None:
+    if values is None:
+        return None
+    if len(values) != len(heard):
+        raise ScoringError(
+            f"utterance {name!r}: {len(values)} confidences, {len(heard)} words in {' '.join(heard)[:60]!r}; "
+            "expected one a word after normalisation (a style that joins or splits words leaves none)"
+        )
+    if not all(0 <= value <= 1 for value in values):
+        raise ScoringError(f"utterance {name!r}: confidences {list(values)[:8]}: expected values from 0 to 1")
+    return tuple(map(float, values))
+
+
+def _check_lengths(count: int, **given: Sequence[Any] | None) -> None:
+    if not count:
+        raise ScoringError("no references: expected at least one utterance")
+    for name, values in given.items():
+        if values is not None and len(values) != count:
+            raise ScoringError(f"{count} references but {len(values)} {name}: expected as many")

@@ -1,0 +1,159 @@
+"""Two word sequences set against each other: the edits between them, and how they are printed.
+
+Source: Levenshtein 1966; https://github.com/usnistgov/SCTK/blob/master/doc/sclite.htm for sclite's costs.
+"""
+
+import unicodedata
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from rapidfuzz.distance import Levenshtein
+
+from asr.errors import ScoringError
+
+Alignment = Literal["minimal", "sclite"]
+Edit = tuple[str, int, int]
+"""`replace`, `delete` or `insert` with the position in the reference and in the hypothesis."""
+
+SUBSTITUTION, GAP = 4, 3  # what sclite charges
+
+
+class AlignedUtterance(NamedTuple):
+    """One reference with its hypothesis and the edits between them."""
+
+    id: str
+    reference: tuple[str, ...]
+    """Words, normalised, in the wording that was scored."""
+    hypothesis: tuple[str, ...]
+    edits: list[Edit]
+    """Where they differ, in order."""
+    substitutions: int
+    deletions: int
+    insertions: int
+    speaker: str | None = None
+    duration_s: float | None = None
+    confidences: tuple[float, ...] | None = None
+    """Of each word of the hypothesis, 0 … 1."""
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions together."""
+        return len(self.edits)
+
+    @property
+    def wer(self) -> float:
+        """Word errors over reference words (over 1 if there are none)."""
+        return len(self.edits) / max(len(self.reference), 1)
+
+    def pairs(self) -> list[tuple[str | None, str | None]]:
+        """Reference and hypothesis word by word; None where the other side has a word more.
+
+        >>> from asr.scoring import score
+        >>> score("a b", "b c", alignment="sclite").utterances[0].pairs()
+        [('a', None), ('b', 'b'), (None, 'c')]
+        """
+        out: list[tuple[str | None, str | None]] = []
+        i = j = 0
+        for kind, source, target in self.edits:
+            out += zip(self.reference[i:source], self.hypothesis[j:target], strict=True)
+            said = None if kind == "insert" else self.reference[source]
+            heard = None if kind == "delete" else self.hypothesis[target]
+            out.append((said, heard))
+            i, j = source + (kind != "insert"), target + (kind != "delete")
+        out += zip(self.reference[i:], self.hypothesis[j:], strict=True)
+        return out
+
+
+def aligner(alignment: Alignment) -> Callable[[Sequence[str], Sequence[str]], list[Edit]]:
+    """The function that finds the edits from a reference to a hypothesis.
+
+    Raises:
+        ScoringError: an unknown alignment.
+    """
+    if alignment not in get_args(Alignment):
+        raise ScoringError(f"alignment {alignment!r}: expected one of {', '.join(get_args(Alignment))}")
+    return _sclite_edits if alignment == "sclite" else _minimal_edits
+
+
+def _minimal_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
+    if said == heard:
+        return []
+    edits: Any = Levenshtein.editops(said, heard).as_list()
+    return list(edits)
+
+
+def _sclite_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
+    """The edits of sclite's alignment: walks back along the weighted distances of the prefixes.
+
+    Between equal costs sclite takes a substitution first, then an insertion, then a deletion. Words that are
+    equal are matched without asking: that never costs more.
+    """
+    i, j = len(said), len(heard)
+    out: list[Edit] = []
+    left = _distance(said, heard) if said != heard else 0
+    while i and j and left:
+        if said[i - 1] == heard[j - 1]:
+            i, j = i - 1, j - 1
+            continue
+        if _distance(said[: i - 1], heard[: j - 1]) == left - SUBSTITUTION:
+            i, j, kind, left = i - 1, j - 1, "replace", left - SUBSTITUTION
+        elif _distance(said[:i], heard[: j - 1]) == left - GAP:
+            j, kind, left = j - 1, "insert", left - GAP
+        else:
+            i, kind, left = i - 1, "delete", left - GAP
+        out.append((kind, i, j))
+    if left:
+        out += [("delete", n, 0) for n in reversed(range(i))] + [("insert", 0, n) for n in reversed(range(j))]
+    return out[::-1]
+
+
+def _distance(said: Sequence[str], heard: Sequence[str]) -> int:
+    return Levenshtein.distance(said, heard, weights=(GAP, GAP, SUBSTITUTION))
+
+
+def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:
+    """The alignment as sclite prints it: REF, HYP and Eval lines, folded at `width` columns.
+
+    Errors stand in capitals if the words have none otherwise; asterisks fill the side that lacks a word.
+
+    >>> from asr.scoring import score
+    >>> print(print_alignment(score("the cat sat", "cat sat down").utterances[0]))
+    id: (1)
+    Scores: (#C #S #D #I) 2 0 1 1
+    REF:  THE cat sat ****
+    HYP:  *** cat sat DOWN
+    Eval: D           I
+    """
+    u = utterance
+    correct = len(u.reference) - u.substitutions - u.deletions
+    head = f"id: ({u.id})\nScores: (#C #S #D #I) {correct} {u.substitutions} {u.deletions} {u.insertions}"
+    words = u.reference + u.hypothesis
+    capitals = words == tuple(word.lower() for word in words)
+    rows: list[list[str]] = [[], [], []]
+    lines: list[str] = []
+    used = 0
+    for said, heard in u.pairs():
+        mark = "D" if heard is None else "I" if said is None else "S" if said != heard else ""
+        if mark and capitals:
+            said, heard = said and said.upper(), heard and heard.upper()
+        columns = max(_columns(said or ""), _columns(heard or ""), 1)
+        if used and used + columns + 1 > width - 6:
+            lines += _lines(rows, folded=bool(lines))
+            rows, used = [[], [], []], 0
+        for row, cell in zip(rows, (said, heard, mark), strict=True):
+            shown = "*" * columns if cell is None else cell
+            row.append(shown + " " * (columns - _columns(shown)))
+        used += columns + 1
+    return "\n".join([head, *lines, *_lines(rows, folded=bool(lines))])
+
+
+def _lines(rows: list[list[str]], *, folded: bool) -> list[str]:
+    names = (">> REF:", ">> HYP:", ">> Eval:") if folded else ("REF: ", "HYP: ", "Eval:")
+    return [f"{name} {' '.join(row)}".rstrip() for name, row in zip(names, rows, strict=True)]
+
+
+def _columns(text: str) -> int:
+    """Columns of a terminal that the text takes."""
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
+    )
