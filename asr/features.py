@@ -169,7 +169,10 @@ class Features(nn.Module):
         inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
         samples_BT = torch.where(inside_BT, samples_BT, 0.0)
         half = self.fft_samples // 2
-        frames_BTW = functional.pad(samples_BT, (half, half)).unfold(1, self.fft_samples, self.hop_samples)
+        padded_BT = functional.pad(samples_BT, (half, half))
+        if torch.onnx.is_in_onnx_export():
+            return self._power_by_convolution(padded_BT) @ bank
+        frames_BTW = padded_BT.unfold(1, self.fft_samples, self.hop_samples)
         step = frames_BTW.shape[1]
         if samples_BT.device.type == "cpu":  # what stays in the cache is several times faster
             step = max(1, _FRAMES_IN_CACHE // len(samples_BT))
@@ -178,6 +181,15 @@ class Features(nn.Module):
             spectrum_BTK = torch.fft.rfft(block_BTW * self.window)
             mels.append((spectrum_BTK.real.square() + spectrum_BTK.imag.square()) @ bank)
         return torch.cat(mels, 1)
+
+    def _power_by_convolution(self, padded_BT: Tensor) -> Tensor:
+        """The power spectra (B, frames, bins) by the definition of the transform, which ONNX can express."""
+        place_W = torch.arange(self.fft_samples, device=padded_BT.device)
+        turns_KW = torch.outer(place_W[: self.fft_samples // 2 + 1], place_W) % self.fft_samples
+        angle_KW = turns_KW * (2 * math.pi / self.fft_samples)
+        waves_C1W = (torch.cat([angle_KW.cos(), angle_KW.sin()]) * self.window)[:, None]
+        parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
+        return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
 
     def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor) -> Tensor:
         if self.config.normalise == "none":

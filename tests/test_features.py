@@ -230,6 +230,14 @@ def test_fit_refuses_what_it_cannot_use() -> None:
         Features(FeaturesConfig(normalise="global")).fit([])
 
 
+def test_the_spectrum_by_convolution_is_the_same_for_export() -> None:
+    features, (samples_BT, _) = Features(), noise(8_000)
+    frames_BTW = torch.nn.functional.pad(samples_BT, (256, 256)).unfold(1, 512, 160) * features.window
+    power_BTK = features._power_by_convolution(torch.nn.functional.pad(samples_BT, (256, 256)))
+    expected_BTK = np.abs(np.fft.rfft(frames_BTW.double().numpy())) ** 2
+    np.testing.assert_allclose(power_BTK.numpy(), expected_BTK, rtol=1e-3, atol=1e-10)
+
+
 def test_frames_are_float32_and_equal_under_autocast() -> None:
     features, (samples_BT, lengths_B) = Features(), noise(8_000)
     plain_BTF, _ = features(samples_BT, lengths_B)
