@@ -6,6 +6,8 @@
 (True, 1)
 """
 
-from asr.scoring.word_errors import AlignedUtterance, Score, score
+from asr.scoring.alignment import AlignedUtterance, print_alignment
+from asr.scoring.significance import Comparison, compare, rank
+from asr.scoring.word_errors import Score, score
 
-__all__ = ["AlignedUtterance", "Score", "score"]
+__all__ = ["AlignedUtterance", "Comparison", "Score", "compare", "print_alignment", "rank", "score"]

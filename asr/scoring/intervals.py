@@ -28,17 +28,15 @@ def bootstrap_rates(
     """The pooled rate in each resample: float64 (10,000,); the same for the same input.
 
     Args:
-        errors_N: int, errors of each utterance; may be negative where they are differences of two systems.
+        errors_N: int, errors of each utterance.
         words_N: int, reference words of each utterance.
         blocks: name of the block (speaker) of each utterance; the blocks are then drawn as wholes.
     """
-    units_NK = np.stack([errors_N, words_N], axis=1)
-    if blocks is not None:
-        _, block_N = np.unique(np.asarray(blocks), return_inverse=True)
-        sums_BK = np.zeros((block_N.max() + 1, 2), dtype=units_NK.dtype)
-        np.add.at(sums_BK, block_N, units_NK)
-        units_NK = sums_BK
-    errors_R, words_R = _resample_sums(units_NK).T
+    return pooled(*resample_sums(np.stack([errors_N, words_N], axis=1), blocks=blocks).T)
+
+
+def pooled(errors_R: np.ndarray, words_R: np.ndarray) -> np.ndarray:
+    """Rates from sums of errors and of words."""
     return errors_R / np.maximum(words_R, 1)
 
 
@@ -54,17 +52,20 @@ def interval(values_R: np.ndarray, *, units: int) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def _resample_sums(units_NK: np.ndarray) -> np.ndarray:
-    """Sums over as many units as there are, drawn with replacement: (resamples, K)."""
-    rng = np.random.default_rng(_SEED)
-    count = len(units_NK)
-    kinds_GK, times_G = np.unique(units_NK, axis=0, return_counts=True)
+def resample_sums(values_NK: np.ndarray, *, blocks: Sequence[str] | None = None) -> np.ndarray:
+    """Sums over as many units as there are, drawn with replacement: (10,000, K), of the input's type."""
+    if blocks is not None:
+        names, block_N = np.unique(np.asarray(blocks), return_inverse=True)
+        sums_BK = np.zeros((len(names), values_NK.shape[1]), dtype=values_NK.dtype)
+        np.add.at(sums_BK, block_N, values_NK)
+        values_NK = sums_BK
+    rng, count = np.random.default_rng(_SEED), len(values_NK)
+    kinds_GK, times_G = np.unique(values_NK, axis=0, return_counts=True)
     if len(kinds_GK) <= max(count // 4, 16):
-        draws_RG = rng.multinomial(count, times_G / count, RESAMPLES)
-        return draws_RG @ kinds_GK
+        return rng.multinomial(count, times_G / count, RESAMPLES) @ kinds_GK
     step = max(1, 4_000_000 // count)
     parts = []
     for begin in range(0, RESAMPLES, step):
         picks_RN = rng.integers(0, count, (min(step, RESAMPLES - begin), count), dtype=np.int32)
-        parts.append(np.stack([column[picks_RN].sum(1) for column in units_NK.T], axis=1))
+        parts.append(np.stack([column[picks_RN].sum(1) for column in values_NK.T], axis=1))
     return np.concatenate(parts)

@@ -101,13 +101,17 @@ class Score:
     @cached_property
     def wer_interval(self) -> tuple[float, float] | None:
         """95 % bootstrap interval of the word error rate; None if there is but one utterance."""
-        units = len(set(self.blocks)) if self.blocks else self.sentences
-        return interval(bootstrap_rates(self.errors_N, self.words_N, blocks=self.blocks), units=units)
+        return interval(bootstrap_rates(self.errors_N, self.words_N, blocks=self.blocks), units=self.units)
 
     @property
     def interval_by(self) -> Literal["speaker", "utterance"]:
         """What the intervals resample: speakers if at least five are known, else utterances."""
         return "speaker" if self.blocks else "utterance"
+
+    @property
+    def units(self) -> int:
+        """How many speakers or utterances intervals resample."""
+        return len(set(self.blocks)) if self.blocks else self.sentences
 
     @cached_property
     def blocks(self) -> list[str] | None:
