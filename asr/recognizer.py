@@ -87,6 +87,7 @@ class Recognizer:
     lm: "NGramModel | None" = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
+    _decoders: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def build(
@@ -180,12 +181,11 @@ class Recognizer:
         } | {key: value for key, value in settings.items() if value is not None}
         if chosen.get("hotwords"):
             chosen.setdefault("hotword_weight", self.decoder.hotword_weight)
-        key = (name, *sorted((k, v if k != "lm" else id(v)) for k, v in chosen.items() if k != "hotwords"))
-        key += (str(chosen.get("hotwords")),)
-        if getattr(self, "_decoder_key", None) != key:
+        key = (name, *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))
+        if key not in self._decoders:
             make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
-            self._decoder, self._decoder_key = make(self.alphabet, **chosen), key
-        found: list[Hypothesis] = self._decoder.decode(log_probs_BTV, lengths_B)
+            self._decoders = {key: make(self.alphabet, **chosen)}
+        found: list[Hypothesis] = self._decoders[key].decode(log_probs_BTV, lengths_B)
         return found
 
     def transcribe(

@@ -4,7 +4,6 @@ Source: Graves et al. 2006, section 3.2 (best path decoding).
 """
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from asr.decoding.hypothesis import Hypothesis

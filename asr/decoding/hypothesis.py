@@ -1,6 +1,6 @@
-"""What a decoder returns: the tokens of one utterance, when they were said, and how sure it is."""
+"""What a decoder believes was said: tokens with their frames, and the words that they spell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from asr.text import Alphabet
@@ -8,7 +8,7 @@ from asr.text import Alphabet
 
 @dataclass(frozen=True)
 class Word:
-    """A word with the frames it covers (end exclusive) and the probability that it is right."""
+    """A word, its frames (end exclusive), and the probability that it is right."""
 
     text: str
     start_frame: int
@@ -18,46 +18,82 @@ class Word:
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One labelling of an utterance.
+    """A labelling of one utterance.
 
-    log_prob is what the decoder ranks by (natural log): `acoustic` plus `lm` (weights applied).
+    Attributes:
+        tokens: outputs 1 … V−1, in order.
+        frames: for each token its first frame and the frame after its last.
+        confidences: for each token the probability that it is right, in [0, 1].
+        log_prob: ln p(tokens | audio) as the decoder found it: for the best path the probability of that one
+            path, for a beam the sum over the paths that it kept.
+        score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`.
+        lm_log_prob: ln P(words) by the language model, </s> included, before its weight; 0 without one.
+        bonus: word bonuses and hotword bonuses together.
     """
 
     tokens: tuple[int, ...]
     frames: tuple[tuple[int, int], ...]
-    """Start and end (exclusive) of each token."""
     confidences: tuple[float, ...]
-    """Of each token, 0 to 1."""
     log_prob: float
-    acoustic: float
-    lm: float = 0.0
+    score: float
+    lm_log_prob: float = 0.0
+    bonus: float = 0.0
 
     def text(self, alphabet: Alphabet) -> str:
-        """The written hypothesis, with single spaces between words."""
-        text = alphabet.decode(self.tokens)
-        return " ".join(text.split()) if alphabet.space is not None or alphabet.is_subword else text
+        """The words in writing: separated by one space, or by nothing in a script without spaces.
+
+        >>> said = Hypothesis((1, 2, 1, 1, 3), ((0, 1),) * 5, (1.0,) * 5, -0.1, -0.1)
+        >>> said.text(Alphabet([" ", "a", "b"]))
+        'a b'
+        """
+        return write(self.tokens, alphabet)
 
     def words(self, alphabet: Alphabet) -> list[Word]:
-        """The words in order; in a script without spaces every symbol is one. Confidence: the least sure token's."""
+        """The words with their frames; a word is as sure as the least sure of its tokens.
+
+        >>> said = Hypothesis((2, 3, 1, 2), ((0, 1), (2, 4), (4, 5), (7, 8)), (0.9, 0.8, 0.7, 0.6), -1, -1)
+        >>> said.words(Alphabet([" ", "a", "b"]))
+        [Word(text='ab', start_frame=0, end_frame=4, confidence=0.8), Word(text='a', start_frame=7, end_frame=8, confidence=0.6)]
+        """  # noqa: E501
         return [
             Word(
-                alphabet.decode(self.tokens[i] for i in group),
-                self.frames[group[0]][0],
-                self.frames[group[-1]][1],
-                min(self.confidences[i] for i in group),
+                alphabet.decode(self.tokens[first:end]),
+                self.frames[first][0],
+                self.frames[end - 1][1],
+                min(self.confidences[first:end]),
             )
-            for group in self._groups(alphabet)
+            for first, end in word_slices(self.tokens, alphabet)
         ]
 
-    def _groups(self, alphabet: Alphabet) -> Iterator[list[int]]:
-        """Positions of the tokens of each word."""
-        group: list[int] = []
-        has_words = alphabet.space is not None or alphabet.is_subword
-        for i, token in enumerate(self.tokens):
-            if group and (token == alphabet.space or alphabet.word_starts[token] or not has_words):
-                yield group
-                group = []
-            if token != alphabet.space:
-                group.append(i)
-        if group:
-            yield group
+
+def write(tokens: Sequence[int], alphabet: Alphabet) -> str:
+    """The text of the tokens, without spaces at the ends or doubled ones inside.
+
+    >>> write([1, 2, 1, 1, 3], Alphabet([" ", "a", "b"]))
+    'a b'
+    """
+    text = alphabet.decode(tokens)
+    return text if alphabet.space is None and not alphabet.is_subword else " ".join(text.split(" ")).strip() \
+        if "  " not in text else " ".join(text.split())
+
+
+def word_slices(tokens: Sequence[int], alphabet: Alphabet) -> Iterator[tuple[int, int]]:
+    """For each word the first of its tokens and the one after its last; spaces belong to none.
+
+    Words stand between the alphabet's space symbols; with subwords, a unit with `▁` opens one; in a script
+    without spaces every symbol is one.
+
+    >>> list(word_slices([2, 3, 1, 1, 2], Alphabet([" ", "a", "b"])))
+    [(0, 2), (4, 5)]
+    """
+    space, every = alphabet.space, alphabet.space is None and not alphabet.is_subword
+    first = 0
+    for i, token in enumerate(tokens):
+        if (token == space or alphabet.word_starts[token] or every) and i > first:
+            if alphabet.decode(tokens[first:i]):
+                yield first, i
+            first = i
+        if token == space:
+            first = i + 1
+    if first < len(tokens) and alphabet.decode(tokens[first:]):
+        yield first, len(tokens)

@@ -11,7 +11,7 @@ import numpy as np
 from asr import audio, scoring
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.errors import AudioError, ScoringError
-from asr.jobs.console import counting, warn
+from asr.jobs.console import counting, output, say, warn
 from asr.recognizer import Recognizer, Transcript
 from asr.text import normalise
 
@@ -91,10 +91,36 @@ def _read(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
         return str(error)
 
 
+def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
+    """Print the scores, as a table or as one JSON object; write the page with every error if asked to."""
+    if report is not None:
+        scoring.write_report(evaluation.score, report)
+        say(f"report  {report}")
+    if as_json:
+        output.print_json(data=to_json(evaluation))
+        return
+    scoring.print_score(evaluation.score, output)
+    speed = evaluation.audio_s / evaluation.seconds
+    say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({speed:,.0f} × real time)")
+
+
+def to_json(evaluation: Evaluation) -> dict[str, Any]:
+    """The scores with the number of utterances that could not be read and the real-time factor."""
+    facts = {"failed": len(evaluation.failed), "rtf": evaluation.seconds / max(evaluation.audio_s, 1e-9)}
+    return {**evaluation.score.to_json(), **facts}
+
+
 def write_hypotheses(evaluation: Evaluation, path: Path) -> None:
     """One JSON line an utterance: id, reference, hypothesis, duration and words with times and confidence."""
     with path.open("w", encoding="utf-8") as file:
         for u, t in zip(evaluation.utterances, evaluation.transcripts, strict=True):
             words = [[w.text, w.start_s, w.end_s, w.confidence] for w in t.words]
-            line = {"id": u.id, "text": u.text, "pred_text": t.text, "duration": t.duration_s, "words": words}
+            line = {
+                "id": u.id,
+                "audio_filepath": str(u.audio_filepath),
+                "duration": t.duration_s,
+                "text": u.text,
+                "pred_text": t.text,
+                "words": words,
+            }
             file.write(json.dumps(line, ensure_ascii=False) + "\n")

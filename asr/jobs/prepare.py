@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import corpus
+from asr.corpus.manifest import Utterance
 from asr.corpus.packed import PackedCorpus, pack
 from asr.errors import CorpusError
 from asr.jobs.console import counting, say, warn
@@ -45,10 +46,10 @@ def prepare(recipe: Recipe) -> Prepared:
         splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
         return Prepared(folder, splits)
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
-    with counting(f"finding {recipe.data.source}") as progress:
-        found = corpus.prepare(recipe.data.source, root, progress=progress, **recipe.data.options)
-    if not found.get("train") and not any(found.values()):
-        raise CorpusError(f"{root}: no utterances of {recipe.data.source} in it")
+    found = _find(recipe.data.source, root, recipe.data.options)
+    for source, options in recipe.data.extra.items():
+        added = _find(source, Path(recipe.data.dir) / source, options or {})["train"]
+        found["train"] = [*found["train"], *added]
     summary: dict[str, Any] = {}
     for split, utterances in found.items():
         if not utterances:
@@ -69,10 +70,18 @@ def prepare(recipe: Recipe) -> Prepared:
     return Prepared(folder, tuple(summary))
 
 
+def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Utterance]]:
+    with counting(f"finding {source}") as progress:
+        found: dict[str, list[Utterance]] = corpus.prepare(source, root, progress=progress, **options)
+    if not any(found.values()):
+        raise CorpusError(f"{root}: no utterances of {source} in it")
+    return found
+
+
 def packed_folder(data: DataConfig, *, rate_hz: int) -> Path:
     """Where the packed corpus of these settings is kept: recipes that share a corpus share the folder."""
     root = str(Path(data.root).expanduser().resolve()) if data.root else None
-    facts = json.dumps([data.source, root, data.options, rate_hz], sort_keys=True)
+    facts = json.dumps([data.source, root, data.options, data.extra, rate_hz], sort_keys=True)
     return Path(data.dir) / f"{data.source}-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
 
 

@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ class Batch:
     """Some utterances, padded at the end.
 
     samples_BT are float32 in [-1, 1]; lengths_B count samples; targets_BS are padded with 0; `ids` names
-    each item; `draws` are the augmentation's random numbers (None: no augmentation).
+    each item; `draws` are the augmentation's random numbers, on the CPU (None: no augmentation).
     """
 
     samples_BT: Tensor
@@ -40,8 +40,7 @@ class Batch:
             name: getattr(self, name).pin_memory().to(device, non_blocking=True)
             for name in ("samples_BT", "lengths_B", "targets_BS", "target_lengths_B")
         }
-        draws = self.draws.to(device) if self.draws is not None else None
-        return Batch(**moved, ids=self.ids, draws=draws)
+        return Batch(**moved, ids=self.ids, draws=self.draws)
 
 
 def collate(
@@ -81,7 +80,7 @@ def collate(
     return Batch(torch.from_numpy(samples), lengths_B, targets_BS, target_lengths_B, names)
 
 
-def prefetch(make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3) -> Iterator[Batch]:
+def prefetch(make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3) -> Generator[Batch, None, None]:
     """The batches of the plan in order, made by one thread up to `ahead` before they are asked for.
 
     An exception in the thread is raised here; leaving the iterator early ends the thread.

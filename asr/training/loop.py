@@ -192,7 +192,7 @@ class Trainer:
             space=self.recognizer.alphabet.space,
             pauses=self._pauses,
         )
-        batch.draws = draw(self.augmentation_config, seed=self.seed, epoch=epoch, ids=batch.ids)
+        batch.draws = draw(self.augmentation_config, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
         return batch
 
     def _pauses(self, name: str, gaps: int) -> list[int]:
@@ -299,7 +299,8 @@ class Trainer:
             warp_B = None
             if batch.draws is not None:
                 samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, batch.draws)
-                warp_B = batch.draws.warp_B
+                if batch.draws.warp_B is not None:
+                    warp_B = batch.draws.warp_B.to(self.device)
             features_BTF, frames_B = self.recognizer.features(samples_BT, lengths_B, warp_B)
             if batch.draws is not None:
                 features_BTF = self.augmentation.features(features_BTF, frames_B, batch.draws)

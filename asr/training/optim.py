@@ -52,7 +52,7 @@ def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
     """The learning rate after `progress_epochs` epochs, a pure function of the settings.
 
     >>> config = TrainingConfig(epochs=10, learning_rate=1.0, warmup_epochs=2, schedule="linear")
-    >>> [learning_rate(config, p) for p in (0.5, 1.0, 2.0, 6.0, 10.0)]
+    >>> [round(learning_rate(config, p), 3) for p in (0.5, 1.0, 2.0, 6.0, 10.0)]
     [0.25, 0.5, 1.0, 0.505, 0.01]
     """
     warmup = config.warmup_epochs

@@ -1,0 +1,118 @@
+"""The espeak-ng synthesiser through ctypes: text in, samples out, the same for the same request.
+
+The library and its voices come with the package `espeakng-loader`; nothing is compiled or downloaded. The
+library is one global machine, so there is one `Espeak` in a process at a time.
+"""
+
+import _ctypes
+import ctypes
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from asr.errors import CorpusError
+
+_RETRIEVAL, _SYNCHRONOUS = 1, 2
+_DO_NOT_EXIT = 0x8000
+_UTF8 = 1
+_LONGEST_PATH = 120  # the library keeps its data path in 160 bytes, with more behind it
+
+_PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4, "gap": 7}
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """Who speaks and how."""
+
+    voice: str
+    """Accent and timbre, as `en-us+f3`."""
+    rate_wpm: int = 175
+    pitch: int = 50
+    pitch_range: int = 50
+    gap: int = 0
+    """Extra pause between words, in 10 ms at normal speed."""
+
+
+class Espeak:
+    """A running synthesiser, as a context manager.
+
+    Raises:
+        CorpusError: the package `espeakng-loader` is missing, or the library does not start.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ImportError as error:
+            raise CorpusError(
+                "speech is synthesised by espeak-ng, which is not installed: pip install 'asr[synth]'"
+            ) from error
+        self._path = espeakng_loader.get_library_path()
+        self._data = Path(espeakng_loader.get_data_path())
+        self._near = tempfile.TemporaryDirectory(prefix="espeak-")
+        self._parts: list[np.ndarray] = []
+        self._callback = _Callback(self._collect)
+        self.rate_hz = 0
+
+    def _collect(self, wave: "ctypes._Pointer[ctypes.c_short]", count: int, _: int) -> int:
+        if wave and count > 0:
+            self._parts.append(np.ctypeslib.as_array(wave, (count,)).copy())
+        return 0
+
+    def __enter__(self) -> "Espeak":
+        if len(str(self._data)) > _LONGEST_PATH:
+            link = Path(self._near.name) / "espeak-ng-data"
+            link.symlink_to(self._data)
+            self._data = link
+        self._start()
+        return self
+
+    def _start(self) -> None:
+        self._library = ctypes.CDLL(self._path)
+        self.rate_hz = self._library.espeak_Initialize(
+            _SYNCHRONOUS, 0, str(self._data).encode(), _DO_NOT_EXIT
+        )
+        if self.rate_hz <= 0:
+            raise CorpusError(f"espeak-ng does not start with the data in {self._data}; reinstall asr[synth]")
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+        self._near.cleanup()
+
+    def _stop(self) -> None:
+        self._library.espeak_Terminate()
+        _ctypes.dlclose(self._library._handle)
+
+    def speak(self, text: str, manner: Manner) -> np.ndarray:
+        """The spoken text, float32 in [-1, 1] at `rate_hz`; nothing said before has an influence.
+
+        Raises:
+            CorpusError: a voice that does not exist, or text that gives no sound.
+        """
+        self._stop()  # the library keeps phase, flutter and noise from one text to the next
+        self._start()
+        ctypes.CDLL(None).srand(1)
+        if self._library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
+            raise CorpusError(f"espeak-ng has no voice {manner.voice!r}")
+        for name, number in _PARAMETERS.items():
+            if (value := getattr(manner, name, None)) is not None:
+                self._library.espeak_SetParameter(number, int(value), 0)
+        self._parts = []
+        data = text.encode()
+        self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
+        self._library.espeak_Synchronize()
+        if not self._parts:
+            raise CorpusError(f"espeak-ng gives no sound for {text!r} with voice {manner.voice!r}")
+        return np.concatenate(self._parts).astype(np.float32) / 32768
+
+    def variants(self) -> list[str]:
+        """Names of the timbres that any accent can be spoken with."""
+        return sorted(p.name for p in (self._data / "voices" / "!v").iterdir())

@@ -1,0 +1,210 @@
+"""The command as people use it: recipes, overrides, odd files, errors without tracebacks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import tones
+
+from asr import cli, load
+from asr.jobs import recipe as recipes
+
+QUICK = [
+    "features.rate_hz=8000",
+    "features.bands=24",
+    "encoder.layers=1",
+    "encoder.width=48",
+    "encoder.factor=2",
+    "training.epochs=30",
+    "training.seconds_per_batch=8",
+    "training.learning_rate=1e-2",
+    "training.device=cpu",
+    "augmentation.time_masks=0",
+    "augmentation.frequency_masks=0",
+    "augmentation.noise=0",
+    "data.workers=1",
+]
+
+
+@pytest.fixture
+def asr(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["asr", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A bundle for the language of tones, trained through the job that `asr train` calls."""
+    from asr.jobs.prepare import prepare
+    from asr.jobs.train import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_manifest(folder / "train.jsonl", 120, seed=1)
+        recipe = recipes.compose([str(folder / "train.jsonl"), *QUICK, "name=tones"])
+        train(recipe, prepare(recipe))
+    return folder / "exp" / "tones" / "model"
+
+
+def write_manifest(
+    path: Path, count: int, *, seed: int, rate_hz: int = 8000, channels: int = 1, suffix: str = "wav"
+) -> Path:
+    from conftest import sentences
+
+    lines = []
+    for i, text in enumerate(sentences(count, seed=seed)):
+        wave = tones(text, rate_hz=rate_hz, seed=seed * 1000 + i)
+        file = path.with_name(f"{path.stem} {i}.{suffix}")
+        soundfile.write(file, np.stack([wave] * channels, 1), rate_hz)
+        lines.append({"audio_filepath": file.name, "duration": len(wave) / rate_hz, "text": text})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_help_imports_nothing_heavy():
+    heavy = "{'torch', 'numpy', 'numba', 'matplotlib', 'hydra', 'librosa'}"
+    code = f"import sys, asr.cli; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "suffix"),
+    [(8000, 1, "wav"), (48_000, 2, "mp3"), (16_000, 1, "flac"), (44_100, 1, "ogg")],
+)
+def test_one_model_evaluates_any_rate_channels_and_format(asr, trained, tmp_path, rate_hz, channels, suffix):
+    manifest = write_manifest(
+        tmp_path / "test.jsonl", 12, seed=9, rate_hz=rate_hz, channels=channels, suffix=suffix
+    )
+    status, out, _ = asr("evaluate", manifest, "--model", trained, "--json")
+    assert status == 0
+    score = json.loads(out)
+    assert score["sentences"] == 12
+    assert score["wer"] <= 0.1
+
+
+def test_transcribe_prints_one_line_a_file(asr, trained, tmp_path):
+    folder = tmp_path / "my recordings"
+    folder.mkdir()
+    for name, text in (("a.wav", "abc"), ("b.flac", "d ab")):
+        soundfile.write(folder / name, tones(text), 8000)
+    status, out, err = asr("transcribe", folder, "--model", trained)
+    assert (status, out) == (0, "abc\nd ab\n"), err
+
+
+def test_bad_files_are_listed_and_the_rest_goes_on(asr, trained, tmp_path):
+    soundfile.write(tmp_path / "good.wav", tones("abc"), 8000)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.wav").write_text("this is no sound")
+    status, out, err = asr(
+        "transcribe", tmp_path / "empty.wav", tmp_path / "good.wav", tmp_path / "text.wav", tmp_path / "none.wav",
+        "--model", trained,
+    )  # fmt: skip
+    assert status == 1
+    assert out == "abc\n"
+    for name in ("empty.wav", "text.wav", "none.wav"):
+        assert name in err
+    assert "Traceback" not in err
+
+
+def test_unreadable_utterances_are_counted_not_scored(asr, trained, tmp_path):
+    manifest = write_manifest(tmp_path / "test.jsonl", 5, seed=9)
+    (tmp_path / "test 2.wav").write_bytes(b"RIFF")
+    status, out, err = asr("evaluate", manifest, "--model", trained, "--json")
+    assert status == 1
+    assert json.loads(out)["sentences"] == 4
+    assert "test 2.wav" in err
+
+
+def test_run_goes_from_a_manifest_to_scores_and_a_second_run_does_nothing_again(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 60, seed=3)
+    words = ["run", "mine.jsonl", *QUICK, "training.epochs=2"]
+    status, out, err = asr(*words)
+    assert status == 0, err
+    folder = tmp_path / "exp" / "mine"
+    for name in (
+        "model/model.safetensors",
+        "results.json",
+        "report.html",
+        "curves.png",
+        "history.jsonl",
+        "recipe.json",
+    ):
+        assert (folder / name).is_file(), name
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    status, again, err = asr(*words)
+    assert status == 0
+    assert again == out
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()} == before
+    assert load(folder / "model").trained_on["recipe"] == "mine"
+
+
+def test_a_sweep_trains_each_value_in_its_own_folder(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
+    status, _, err = asr("train", "mine.jsonl", *QUICK, "training.epochs=1", "encoder.cell=gru,rnn", "-m")
+    assert status == 0, err
+    bundles = sorted(tmp_path.rglob("model.safetensors"))
+    assert sorted(load(b).encoder.config.cell for b in bundles) == ["gru", "rnn"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "digit"], "did you mean 'digits'?"),
+        (["run", "digits", "encoder.layer=3"], "did you mean 'encoder.layers'?"),
+        (["run", "digits", "encoder.cell=lstn"], "expected one of rnn, gru, lstm"),
+        (["run", "digits", "encoder.layers=many"], "many"),
+        (["run"], "Missing argument"),
+        (["run", "encoder.layers=3"], "no recipe given"),
+        (["run", "digits", "fsdd"], "one recipe is expected"),
+        (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
+        (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
+        (["train", "none.jsonl"], "no such manifest"),
+    ],
+)
+def test_mistakes_are_explained_without_a_traceback(asr, words, message):
+    status, out, err = asr(*words)
+    assert status in (1, 2)
+    assert message in err, err
+    assert "Traceback" not in err
+    assert out == ""
+
+
+def test_every_recipe_composes():
+    names = recipes.names()
+    assert {"digits", "fsdd", "folder"} <= set(names)
+    for name in names:
+        recipe = recipes.compose([name])
+        assert recipe.name == name
+        assert recipe.exp == f"exp/{name}"
+
+
+def test_configuration_files_state_differences_only():
+    for path in (recipes.home() / "conf").rglob("*.yaml"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 15, path
+
+
+def test_a_recipe_of_the_working_directory_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "mine.yaml").write_text("# @package _global_\nencoder:\n  layers: 2\n")
+    assert "mine" in recipes.names()
+    assert recipes.compose(["mine"]).encoder.layers == 2

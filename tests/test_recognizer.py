@@ -1,0 +1,139 @@
+"""The recogniser and its bundle."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import tones
+from safetensors.torch import save_file
+
+from asr import load
+from asr.encoder import EncoderConfig
+from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
+from asr.features import FeaturesConfig
+from asr.recognizer import Recognizer, calibrate
+from asr.text import Alphabet
+
+WAVES = [tones(text, seed=i) for i, text in enumerate(["abc", "d", "a bb cab dad"])]
+
+
+@pytest.fixture
+def model() -> Recognizer:
+    built = Recognizer.build(
+        Alphabet(list(" abcd")),
+        features=FeaturesConfig(rate_hz=8000, bands=24),
+        encoder=EncoderConfig(layers=2, width=16, factor=2),
+        seed=3,
+    )
+    return built.eval()
+
+
+def test_a_bundle_rebuilds_the_same_model(model, tmp_path):
+    model.trained_on = {"recipe": "tones", "seed": 3}
+    file = model.save(tmp_path / "model")
+    for place in (file, tmp_path / "model", str(tmp_path / "model")):
+        again = load(place)
+        assert again.alphabet == model.alphabet
+        assert again.trained_on == model.trained_on
+        assert torch.equal(again.log_probs(WAVES)[0], model.log_probs(WAVES)[0])
+
+
+def test_saving_twice_gives_the_same_bytes(model, tmp_path):
+    a, b = model.save(tmp_path / "a"), model.save(tmp_path / "b.safetensors")
+    assert a.read_bytes() == b.read_bytes()
+
+
+def test_subword_alphabets_travel_in_the_bundle(model, tmp_path):
+    model = Recognizer.build(
+        Alphabet.from_texts(["abba cab dad"] * 3, subwords=12),
+        features=FeaturesConfig(rate_hz=8000, bands=24),
+    )
+    model.save(tmp_path)
+    assert load(tmp_path).alphabet.encode("cab dad") == model.alphabet.encode("cab dad")
+
+
+def test_building_leaves_global_randomness_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    Recognizer.build(Alphabet(["a"]), encoder=EncoderConfig(layers=1, width=8))
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 100, 5000])
+def test_a_truncated_bundle_is_a_clear_error(model, tmp_path, cut):
+    file = model.save(tmp_path)
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(BundleError, match="truncated, or not a model"):
+        load(tmp_path)
+
+
+def test_a_foreign_file_is_a_clear_error(tmp_path):
+    file = tmp_path / "other.safetensors"
+    save_file({"w": torch.zeros(2)}, file)
+    with pytest.raises(BundleError, match="not a model of this toolkit"):
+        load(file)
+    with pytest.raises(BundleError, match="no model there"):
+        load(tmp_path / "nothing")
+
+
+def test_a_transcript_does_not_depend_on_the_batch(model):
+    together, lengths_B = model.log_probs(WAVES)
+    for i, wave in enumerate(WAVES):
+        alone, length_B = model.log_probs([wave])
+        assert int(length_B[0]) == int(lengths_B[i])
+        torch.testing.assert_close(alone[0], together[i, : int(length_B[0])], atol=1e-5, rtol=1e-5)
+    assert [t.text for t in model.transcribe_many(WAVES, batch_s=100)] == [
+        t.text for t in model.transcribe_many(WAVES, batch_s=0.1)
+    ]
+
+
+def test_words_lie_within_the_recording_and_in_order(model):
+    for wave, transcript in zip(WAVES, model.transcribe_many(WAVES), strict=True):
+        assert transcript.duration_s == pytest.approx(len(wave) / 8000)
+        times = [t for w in transcript.words for t in (w.start_s, w.end_s)]
+        assert times == sorted(times)
+        assert all(0 <= t <= transcript.duration_s for t in times)
+        assert all(0 <= w.confidence <= 1 for w in transcript.words)
+        assert " ".join(w.text for w in transcript.words) == transcript.text.strip()
+
+
+def test_probabilities_of_all_texts_sum_to_one(model):
+    frames = 3
+    wave = tones("a")[: frames * 2 * 80 - 81]
+    log_probs, length_B = model.log_probs([wave])
+    assert int(length_B[0]) == frames
+    symbols = " abcd"
+    texts = [""] + [x + y + z for x in ["", *symbols] for y in ["", *symbols] for z in symbols]
+    model.style = "none"
+    targets = {tuple(model.alphabet.encode(t)) for t in texts}
+    from asr.ctc import forward_backward
+
+    total = 0.0
+    for target in targets:
+        lattice = forward_backward(
+            log_probs.double(),
+            torch.tensor([target], dtype=torch.long).reshape(1, len(target)),
+            length_B,
+            torch.tensor([len(target)]),
+        )
+        total += math.exp(-float(lattice.nll_B[0]))
+    assert total == pytest.approx(1, abs=1e-9)
+    assert model.log_prob(wave, "ab") < 0
+
+
+def test_unknown_words_and_decoders_are_refused(model):
+    with pytest.raises(AlphabetError, match="'z'"):
+        model.log_prob(WAVES[0], "zab")
+    with pytest.raises(DecodingError, match="expected greedy, beam or pyctcdecode"):
+        model.transcribe(WAVES[0], decoder="magic")
+    with pytest.raises(AudioError, match="mono"):
+        model.transcribe(np.zeros((2, 100), np.float32))
+
+
+def test_calibration_keeps_certainty_and_order():
+    assert calibrate(0.3, 1.0) == 0.3
+    assert calibrate(0.5, 3.0) == pytest.approx(0.5)
+    assert calibrate(0.9, 2.0) == pytest.approx(0.75)  # log-odds ln 9 halved are ln 3
+    assert calibrate(0.0, 2.0) < calibrate(0.2, 2.0) < calibrate(1.0, 2.0) <= 1

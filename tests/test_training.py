@@ -1,0 +1,278 @@
+"""The loop: it learns, it continues to the same bits, it says what it leaves out."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asr.augmentation import AugmentationConfig
+from asr.corpus.manifest import read_manifest
+from asr.corpus.packed import PackedCorpus, pack
+from asr.encoder import EncoderConfig
+from asr.errors import CorpusError, TrainingError
+from asr.features import FeaturesConfig
+from asr.recognizer import Recognizer, load
+from asr.text import Alphabet
+from asr.training import Trainer, TrainingConfig, checkpoint, history
+from asr.training.loader import collate, prefetch
+from asr.training.optim import autocast_dtype, choose_device, learning_rate
+
+FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
+ENCODER = EncoderConfig(layers=1, width=32, factor=2, dropout=0.1)
+QUIET = AugmentationConfig(speed=(), pad_s=0, noise=0, warp=0, time_masks=0, frequency_masks=0)
+QUICK = TrainingConfig(
+    epochs=3, seconds_per_batch=8, learning_rate=5e-3, device="cpu", checkpoint_every_s=0.0
+)
+
+
+@pytest.fixture
+def corpus(tone_manifest, tmp_path):
+    def make(count: int = 24, *, seed: int = 0) -> PackedCorpus:
+        manifest = tone_manifest(f"corpus{seed}", count, seed=seed)
+        stem = tmp_path / f"packed{seed}"
+        pack(read_manifest(manifest), stem, rate_hz=8000, workers=1)
+        return PackedCorpus(stem)
+
+    return make
+
+
+def trainer(
+    train: PackedCorpus,
+    folder: Path,
+    *,
+    config: TrainingConfig = QUICK,
+    encoder: EncoderConfig = ENCODER,
+    augmentation: AugmentationConfig | None = None,
+    **rest: object,
+) -> Trainer:
+    recognizer = Recognizer.build(Alphabet(list(" abcd")), features=FEATURES, encoder=encoder, seed=7)
+    return Trainer(
+        recognizer,
+        train,
+        train,
+        config=config,
+        augmentation=augmentation or AugmentationConfig(),
+        seed=7,
+        folder=folder,
+        **rest,
+    )
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model" / "model.safetensors").read_bytes()
+
+
+def test_four_utterances_are_learnt_without_an_error(corpus, tmp_path):
+    four = corpus(4)
+    config = dataclasses.replace(QUICK, epochs=60, seconds_per_batch=1.5, learning_rate=1e-2, warmup_epochs=2)
+    trainer(four, tmp_path / "exp", config=config, augmentation=QUIET).run()
+    model = load(tmp_path / "exp" / "model")
+    found = [model.transcribe(four.samples(i).astype(np.float32) / 32768).text for i in range(4)]
+    assert found == [u.text for u in four.utterances]
+    assert model.trained_on["dev_wer"] == 0
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", [1, 3, 5, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment):
+    train = corpus()
+    trainer(train, tmp_path / "whole").run()
+
+    seen = 0
+
+    def die(kind: str, facts: dict[str, object]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == moment:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trainer(train, tmp_path / "parts", observer=die).run()
+    trainer(train, tmp_path / "parts").run()
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+    timeless = ("seconds", "audio_s_per_s")
+    records = [
+        [
+            {k: v for k, v in line.items() if k not in timeless}
+            for line in history.read(tmp_path / name / history.FILE)
+        ]
+        for name in ("whole", "parts")
+    ]
+    assert records[0] == records[1]
+
+
+SCRIPT = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[3])
+from test_training import trainer
+from asr.corpus.packed import PackedCorpus
+trainer(PackedCorpus(pathlib.Path(sys.argv[1])), pathlib.Path(sys.argv[2])).run()
+"""
+
+
+def test_sigkill_while_checkpoints_are_written_loses_nothing(corpus, tmp_path):
+    train = corpus()
+    trainer(train, tmp_path / "whole").run()
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "packed0"), str(tmp_path / "parts")]
+    command.append(str(Path(__file__).parent))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    deadline = time.monotonic() + 60
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert last.exists()
+    trainer(train, tmp_path / "parts").run()
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_finished_run_returns_at_once(corpus, tmp_path):
+    train = corpus()
+    trainer(train, tmp_path / "exp").run()
+    again = trainer(train, tmp_path / "exp", observer=lambda kind, facts: pytest.fail("it trained again"))
+    assert again.run().finished
+
+
+def test_other_settings_do_not_continue_a_run(corpus, tmp_path):
+    train = corpus()
+    trainer(train, tmp_path / "exp", identity={"layers": 1}).run()
+    with pytest.raises(TrainingError, match="other settings"):
+        trainer(train, tmp_path / "exp", identity={"layers": 2})
+
+
+def test_accumulated_batches_make_one_update(corpus, tmp_path):
+    train = corpus()
+    single = trainer(train, tmp_path / "a", config=dataclasses.replace(QUICK, epochs=1))
+    double = trainer(train, tmp_path / "b", config=dataclasses.replace(QUICK, epochs=1, accumulate=2))
+    assert double.run().updates == math.ceil(single.run().updates / 2)
+
+
+def test_utterances_that_cannot_be_learnt_from_are_listed(corpus, tmp_path):
+    train = corpus()
+    coarse = trainer(train, tmp_path / "exp", encoder=dataclasses.replace(ENCODER, factor=200))
+    long = [u.id for u in train.utterances if len(u.text) > 1]
+    assert coarse.train.left_out["infeasible"] == long  # one output cannot spell two letters
+    with pytest.raises(CorpusError, match=r"nothing is left.*'too short': 24"):
+        trainer(train, tmp_path / "exp", min_s=100)
+    durations = np.asarray(train.lengths_samples) / 8000
+    limit = float(np.median(durations))
+    some = trainer(train, tmp_path / "exp", max_s=limit)
+    assert len(some.train.left_out["too long"]) == int((durations > limit).sum())
+    assert len(some.train.kept) + len(some.train.left_out["too long"]) == 24
+
+
+def test_non_finite_steps_are_skipped_counted_and_then_given_up(corpus, tmp_path):
+    train = corpus()
+    told = []
+    sick = trainer(
+        train,
+        tmp_path / "exp",
+        config=dataclasses.replace(QUICK, give_up_after=2),
+        observer=lambda kind, facts: told.append(kind),
+    )
+    with torch.no_grad():
+        next(sick.recognizer.encoder.parameters()).fill_(math.nan)
+    with pytest.raises(TrainingError, match="2 updates in a row"):
+        sick.run()
+    assert told.count("skipped") == 2
+
+
+def test_joined_utterances_are_of_one_speaker_and_spell_both_texts(corpus, tmp_path):
+    train = corpus()
+    joined = trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, join=3))
+    items = [item for batch in joined.plan(1) for item in batch]
+    assert sorted(i for item in items for i in item) == list(range(24))
+    assert max(map(len, items)) > 1
+    for item in items:
+        assert len({train.utterances[i].speaker for i in item}) == 1
+    pair = next(item for item in items if len(item) > 1)
+    batch = collate(train, joined.train.targets, [pair], space=1)
+    spelled = joined.recognizer.alphabet.decode(batch.targets_BS[0].tolist())
+    assert spelled == " ".join(train.utterances[i].text for i in pair)
+    assert batch.lengths_B[0] == sum(train.lengths_samples[i] for i in pair)
+
+
+def test_the_history_survives_a_line_cut_in_the_middle(tmp_path):
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"kind": "step", "updates": 1}\n{"kind": "st')
+    assert history.read(file) == [{"kind": "step", "updates": 1}]
+    file.write_text('{"kind": "st\n{"kind": "step", "updates": 1}\n')
+    with pytest.raises(TrainingError, match="line 1"):
+        history.read(file)
+
+
+def test_curves_are_drawn(corpus, tmp_path):
+    trainer(corpus(), tmp_path / "exp", config=dataclasses.replace(QUICK, log_every=1)).run()
+    picture = history.plot(history.read(tmp_path / "exp" / history.FILE), tmp_path / "curves.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_mean_of_weights_is_exact():
+    states = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(5)},
+    ]
+    mean = checkpoint.average(states)
+    assert mean["w"].tolist() == [2.0, 4.0]
+    assert mean["n"] == 3
+
+
+def test_a_damaged_checkpoint_is_a_clear_error(tmp_path):
+    file = tmp_path / "last.pt"
+    file.write_bytes(b"PK not a checkpoint")
+    with pytest.raises(TrainingError, match="not a readable checkpoint"):
+        checkpoint.read(file)
+    assert checkpoint.read(tmp_path / "none.pt") is None
+
+
+def test_an_error_in_the_prefetch_thread_reaches_the_loop():
+    def make(n: int) -> int:
+        if n == 2:
+            raise ValueError("broken")
+        return n
+
+    got = []
+    with pytest.raises(ValueError, match="broken"):
+        for item in prefetch(make, [0, 1, 2, 3]):  # type: ignore[arg-type]
+            got.append(item)
+    assert got == [0, 1]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine", "exponential"])
+def test_every_schedule_warms_up_and_ends_low(schedule):
+    config = TrainingConfig(
+        epochs=20, schedule=schedule, learning_rate=1.0, warmup_epochs=2, final_share=0.05
+    )
+    rates = [learning_rate(config, p) for p in np.linspace(0.01, 20, 200)]
+    assert max(rates) == pytest.approx(1, abs=0.02)
+    assert np.all(np.diff(rates[:20]) >= 0)
+    assert np.all(np.diff(rates[21:]) <= 1e-12)
+    assert rates[-1] == pytest.approx(1.0 if schedule == "constant" else 0.05)
+
+
+def test_the_wanted_precision_is_kept():
+    cpu = choose_device("cpu")
+    assert autocast_dtype("float32", cpu) is None
+    assert autocast_dtype("bf16", cpu) is torch.bfloat16
+
+
+def test_bf16_trains(corpus, tmp_path):
+    run = trainer(corpus(), tmp_path / "exp", config=dataclasses.replace(QUICK, precision="bf16"))
+    run.run()
+    lines = [h for h in history.read(tmp_path / "exp" / history.FILE) if h["kind"] == "epoch"]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert json.loads(json.dumps(lines))  # every value is plain
