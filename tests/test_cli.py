@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import tones
+from tones import sentences, tones
 
 from asr import cli, load
 from asr.jobs import recipe as recipes
@@ -68,8 +68,6 @@ def trained(tmp_path_factory) -> Path:
 def write_manifest(
     path: Path, count: int, *, seed: int, rate_hz: int = 8000, channels: int = 1, suffix: str = "wav"
 ) -> Path:
-    from conftest import sentences
-
     lines = []
     for i, text in enumerate(sentences(count, seed=seed)):
         wave = tones(text, rate_hz=rate_hz, seed=seed * 1000 + i)
@@ -115,7 +113,7 @@ def test_bad_files_are_listed_and_the_rest_goes_on(asr, trained, tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is no sound")
     status, out, err = asr(
-        "transcribe", tmp_path / "empty.wav", tmp_path / "good.wav", tmp_path / "text.wav", tmp_path / "none.wav",
+        "transcribe", *(tmp_path / f"{n}.wav" for n in ("empty", "good", "text", "none")),
         "--model", trained,
     )  # fmt: skip
     assert status == 1

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import tones
 from safetensors.torch import save_file
+from tones import tones
 
 from asr import load
 from asr.encoder import EncoderConfig
@@ -119,7 +119,7 @@ def test_probabilities_of_all_texts_sum_to_one(model):
             torch.tensor([len(target)]),
         )
         total += math.exp(-float(lattice.nll_B[0]))
-    assert total == pytest.approx(1, abs=1e-9)
+    assert total == pytest.approx(1, abs=1e-6)  # of float32 log-probabilities
     assert model.log_prob(wave, "ab") < 0
 
 
