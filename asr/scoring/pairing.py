@@ -1,0 +1,226 @@
+"""References and hypotheses from files, put together: by id wherever there are ids, by line otherwise.
+
+Conventions. Ids must be the same on both sides; what only one side has is listed and refused. A hypothesis in
+CTM is cut at the segments of an STM reference as NIST's sclite does: a word belongs to the first segment of
+its recording and channel that ends after the word's middle, and to the last if none does. Words in segments
+that are marked `ignore_time_segment_in_scoring` are left out and counted in the notes.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+from asr.errors import ScoringError
+from asr.scoring import transcripts
+from asr.scoring.transcripts import IGNORED, Entry, Format
+from asr.scoring.word_errors import some
+
+_ENOUGH_LINES = 20
+"""With so many lines, first words that are all different and the same in both files are ids."""
+
+_WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
+_CODE = re.compile(r"(?=\S*\d)(?=\S*[^\W\d]|\S*[-_])\S+")
+
+
+@dataclass
+class Paired:
+    """A reference and one or more hypotheses of the same utterances, in the order of the reference."""
+
+    references: list[str]
+    hypotheses: list[list[str]]
+    """For each hypothesis file, a text an utterance."""
+    ids: list[str] | None
+    """None if utterances are paired by line."""
+    speakers: list[str | None] | None
+    durations_s: list[float | None] | None
+    confidences: list[list[tuple[float, ...] | None]]
+    """For each hypothesis file, of each utterance if known."""
+    audio: dict[str, Path] = field(default_factory=dict)
+    """Recordings that are known, by id."""
+    formats: list[Format] = field(default_factory=list)
+    """Of the reference and of each hypothesis."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out, and why."""
+
+
+def read(
+    reference: Path,
+    *hypotheses: Path,
+    formats: Sequence[Format] | Format | None = None,
+    utt2spk: Path | None = None,
+) -> Paired:
+    """The utterances of a reference file with those of the hypothesis files.
+
+    Args:
+        reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`.
+        formats: one for all files or one a file; guessed if not given.
+        utt2spk: lines of id and speaker, if the files do not name speakers.
+
+    Raises:
+        ScoringError: a file or line that is wrong, ids that do not match, different numbers of lines.
+    """
+    paths = (reference, *hypotheses)
+    lines = [transcripts.read_lines(path) for path in paths]
+    kinds = _formats(paths, lines, formats)
+    files = [
+        transcripts.parse(path, text, kind, is_hypothesis=n > 0)
+        for n, (path, text, kind) in enumerate(zip(paths, lines, kinds, strict=True))
+    ]
+    notes: list[str] = []
+    said = _utterances(files[0]) if kinds[0] == "ctm" else files[0]
+    heard = [
+        _cut(said, words, path, notes)
+        if (kinds[0], kind) == ("stm", "ctm")
+        else _utterances(words)
+        if kind == "ctm"
+        else words
+        for path, words, kind in zip(hypotheses, files[1:], kinds[1:], strict=True)
+    ]
+    counted = [n for n, entry in enumerate(said) if entry.text.strip().lower() != IGNORED]
+    if len(counted) < len(said):
+        notes.append(f"left out, as {IGNORED}: segments of {reference}: {len(said) - len(counted)}")
+    heard = [_match(said, entries, reference, path) for path, entries in zip(hypotheses, heard, strict=True)]
+    said = [said[n] for n in counted]
+    heard = [[entries[n] for n in counted] for entries in heard]
+    paired = _collect(said, heard, kinds, notes)
+    if utt2spk is not None:
+        paired.speakers = _speakers(utt2spk, paired.ids)
+    return paired
+
+
+def _collect(said: list[Entry], heard: list[list[Entry]], kinds: list[Format], notes: list[str]) -> Paired:
+    sides = list(zip(said, *heard, strict=True))
+    speakers = [next((e.speaker for e in side if e.speaker is not None), None) for side in sides]
+    durations_s = [next((e.duration_s for e in side if e.duration_s is not None), None) for side in sides]
+    recordings = [next((e.audio for e in side if e.audio is not None), None) for side in sides]
+    ids = [entry.id for entry in said if entry.id is not None]
+    return Paired(
+        references=[entry.text for entry in said],
+        hypotheses=[[entry.text for entry in entries] for entries in heard],
+        ids=ids or None,
+        speakers=speakers if any(speakers) else None,
+        durations_s=durations_s if any(durations_s) else None,
+        confidences=[[entry.confidences for entry in entries] for entries in heard],
+        audio={name: path for name, path in zip(ids, recordings, strict=False) if path is not None},
+        formats=kinds,
+        notes=notes,
+    )
+
+
+def _formats(
+    paths: Sequence[Path], lines: Sequence[Sequence[str]], given: Sequence[Format] | Format | None
+) -> list[Format]:
+    if isinstance(given, str):
+        return [given] * len(paths)
+    if given is not None:
+        if len(given) != len(paths):
+            raise ScoringError(f"{len(given)} formats for {len(paths)} files: expected one, or one a file")
+        return list(given)
+    guessed = [transcripts.guess_format(path, text) for path, text in zip(paths, lines, strict=True)]
+    open_files = [n for n, kind in enumerate(guessed) if kind is None]
+    if not open_files:
+        return [kind for kind in guessed if kind is not None]
+    firsts = [[line.split()[0] for line in lines[n] if line.strip()] for n in open_files]
+    kind: Format = "kaldi" if _are_ids(firsts) else "plain"
+    codes = [len(words) > 1 and all(map(_CODE.fullmatch, words)) for words in firsts]
+    if kind == "plain" and any(codes) and not all(codes):
+        path = paths[open_files[codes.index(True)]]
+        raise ScoringError(
+            f"the lines of {path} seem to begin with ids, those of the other file do not; "
+            "give both ids, or say that both are plain text (format plain)"
+        )
+    return [kind if guess is None else guess for guess in guessed]
+
+
+def _are_ids(firsts: Sequence[Sequence[str]]) -> bool:
+    """Whether the first words of each file's lines are ids rather than spoken."""
+    if not all(words and len(set(words)) == len(words) for words in firsts):
+        return False
+    if all(_CODE.fullmatch(word) for words in firsts for word in words):
+        return True
+    shared = set(firsts[0]).intersection(*firsts[1:])
+    if len(firsts) > 1 and shared and all(_WORD_WITH_DIGIT.fullmatch(w) for words in firsts for w in words):
+        return True
+    return len(firsts) > 1 and len(shared) >= _ENOUGH_LINES and all(set(words) == shared for words in firsts)
+
+
+def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: Path) -> list[Entry]:
+    """The hypothesis' entries in the order of the reference's."""
+    named = [{e.id: e for e in side if e.id is not None} for side in (said, heard)]
+    if not named[0] and not named[1]:
+        if len(said) != len(heard):
+            raise ScoringError(
+                f"{reference} has {len(said)} lines, {hypothesis} has {len(heard)}: without ids they are "
+                "paired line by line; give both as many lines, or ids (Kaldi's `id text`, trn or JSONL)"
+            )
+        return heard
+    for side, path, entries in ((said, reference, named[0]), (heard, hypothesis, named[1])):
+        if len(entries) < len(side):
+            nameless = next(entry for entry in side if entry.id is None)
+            raise ScoringError(
+                f"{nameless.place}: no id, but the other file has ids; "
+                f"give {path} ids too: pairing by line could pair the wrong utterances"
+            )
+    only = [[name for name in one if name not in other] for one, other in (named, named[::-1])]
+    if only[0] or only[1]:
+        raise ScoringError(
+            f"ids do not match. Only in {reference}: {some(only[0]) if only[0] else 'none'}. "
+            f"Only in {hypothesis}: {some(only[1]) if only[1] else 'none'}"
+        )
+    return [named[1][name] for name in named[0]]
+
+
+def _utterances(words: list[Entry]) -> list[Entry]:
+    """The words of a CTM as one utterance a recording (and channel, where one has several)."""
+    grouped = dict(transcripts.group_words(words))
+    files = [file for file, _ in grouped]
+    return [
+        transcripts.join_words(
+            spoken, place=spoken[0].place, id=file if files.count(file) == 1 else f"{file}:{channel}"
+        )
+        for (file, channel), spoken in grouped.items()
+    ]
+
+
+def _cut(segments: list[Entry], words: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
+    """The words of a CTM as one utterance a segment of the STM."""
+    recordings: dict[tuple[str, str] | None, list[int]] = {}
+    for n in sorted(range(len(segments)), key=lambda n: segments[n].start_s):
+        recordings.setdefault(segments[n].recording, []).append(n)
+    found: list[list[Entry]] = [[] for _ in segments]
+    for recording, spoken in transcripts.group_words(words):
+        if recording not in recordings:
+            raise ScoringError(
+                f"{spoken[0].place}: recording {recording[0]!r}, channel {recording[1]!r} is not in the "
+                f"reference, which has {some(sorted(' '.join(r) for r in recordings if r))}"
+            )
+        places = recordings[recording]
+        latest_s = list(
+            accumulate((segments[n].start_s + (segments[n].duration_s or 0) for n in places), max)
+        )
+        for word in spoken:
+            first = bisect_right(latest_s, word.start_s + (word.duration_s or 0) / 2)
+            found[places[min(first, len(places) - 1)]].append(word)
+    ignored = sum(len(f) for f, s in zip(found, segments, strict=True) if s.text.strip().lower() == IGNORED)
+    if ignored:
+        notes.append(f"left out, in such segments: words of {path}: {ignored}")
+    return [
+        transcripts.join_words(spoken, place=spoken[0].place if spoken else str(path), id=segment.id)
+        for spoken, segment in zip(found, segments, strict=True)
+    ]
+
+
+def _speakers(path: Path, ids: Sequence[str] | None) -> list[str | None]:
+    """The speaker of each utterance, as a file of `id speaker` lines says."""
+    if ids is None:
+        raise ScoringError(f"{path} names speakers by id, but the transcripts have no ids")
+    known: Mapping[str | None, str] = {
+        entry.id: entry.text.strip()
+        for entry in transcripts.parse(path, transcripts.read_lines(path), "kaldi")
+    }
+    if missing := [name for name in ids if not known.get(name)]:
+        raise ScoringError(f"{path} names no speaker for {some(missing)}")
+    return [known[name] for name in ids]

@@ -1,0 +1,189 @@
+"""Transcripts in files: every format read and paired, bad input refused with its place."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asr.errors import ScoringError
+from asr.scoring import pairing, score
+from asr.scoring.transcripts import guess_format, parse
+
+
+Write = Callable[[str, str | bytes], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def make(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return make
+
+
+def test_plain_text_is_paired_line_by_line_and_empty_lines_count(write: Write) -> None:
+    found = pairing.read(write("ref", "the cat\n\na dog\n"), write("hyp", "the bat\nx\na dog"))
+    assert found.formats == ["plain", "plain"]
+    assert (found.references, found.hypotheses) == (["the cat", "", "a dog"], [["the bat", "x", "a dog"]])
+    assert found.ids is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"),
+    [
+        ("utt-1 the cat\nutt-2 a dog\nutt-3\n", "utt-3 x\nutt-1 the bat\n\nutt-2 a dog\n"),  # Kaldi
+        ("utt-1\tthe cat\nutt-2\ta dog\nutt-3\n", "utt-3\tx\nutt-1\tthe bat\nutt-2\ta dog\n"),
+        ("the cat (utt-1)\na dog (utt-2)\n(utt-3)\n", "x (utt-3)\nthe bat (utt-1)\na dog (utt-2)\n"),  # trn
+        (
+            '{"id": "utt-1", "text": "the cat"}\n{"audio_filepath": "a/utt-2.wav", "text": "a dog"}\n'
+            '{"id": "utt-3", "text": ""}\n',
+            '{"id": "utt-3", "pred_text": "x"}\n{"id": "utt-1", "text": "no", "pred_text": "the bat"}\n'
+            '{"audio_filepath": "b/utt-2.flac", "text": "a dog"}\n',
+        ),
+        ("utt-1 the cat\nutt-2 a dog\nutt-3\n", "x (utt-3)\nthe bat (utt-1)\na dog (utt-2)\n"),  # mixed
+    ],
+)
+def test_utterances_with_ids_are_paired_by_id_in_any_order(
+    write: Write, reference: str, hypothesis: str
+) -> None:
+    found = pairing.read(write("ref", reference), write("hyp", hypothesis))
+    assert found.ids == ["utt-1", "utt-2", "utt-3"]
+    assert found.references == ["the cat", "a dog", ""]
+    assert found.hypotheses == [["the bat", "a dog", "x"]]
+
+
+def test_numbers_are_ids_if_both_sides_share_them_and_words_are_not(write: Write) -> None:
+    assert pairing.read(write("r", "001 a\n002 b\n"), write("h", "002 b\n001 a\n")).ids == ["001", "002"]
+    assert pairing.read(write("r", "the cat\na dog\n"), write("h", "the bat\na dog\n")).ids is None
+    assert pairing.read(write("r", "1 apple\ntwo pears\n"), write("h", "1 apple\ntwo bears\n")).ids is None
+    letters = [f"{a}{b}" for a in "abcde" for b in "fghij"]
+    lines = [f"{name} word\n" for name in letters]
+    assert pairing.read(write("r", "".join(lines)), write("h", "".join(lines[::-1]))).ids == letters
+
+
+def test_a_stated_format_is_not_guessed(write: Write) -> None:
+    texts = write("r", "utt-1 a\nutt-2 b\n"), write("h", "utt-1 a\nutt-2 c\n")
+    assert pairing.read(*texts, formats="plain").references == ["utt-1 a", "utt-2 b"]
+    one = write("r", "one a\ntwo b\n"), write("h", "two c\none a\n")
+    assert pairing.read(*one, formats="kaldi").hypotheses == [["a", "c"]]
+
+
+STM = """;; a comment
+f1 A ann 0.00 2.00 <o,f0,female> hello there world
+f1 A inter 2.00 3.00 <o> ignore_time_segment_in_scoring
+f1 A bob 3.00 5.00 <o,f0,male> good { morning / day } to you
+f2 1 ann 1.00 4.00 last one
+"""
+
+
+def test_a_ctm_is_cut_at_the_segments_of_an_stm_as_sclite_cuts_it(write: Write) -> None:
+    # sclite 2.4.10 prints for these files: "hello there WORLD/WORD", "EARLY last one LATE" (two insertions),
+    # "good day to you OUTSIDE" (one insertion); the ignored segment takes "noise" with it.
+    ctm = """;; a comment
+f1 A 0.10 0.30 hello 0.9
+f1 A 0.90 0.30 word 0.4
+f1 A 0.50 0.30 there 0.8
+f1 A 2.20 0.30 noise 0.4
+f1 A 2.90 0.25 good 0.4
+f1 A 3.50 0.30 day 0.4
+f1 A 3.90 0.30 to 0.4
+f1 A 4.20 0.30 you 0.4
+f1 A 6.20 0.30 outside 0.4
+f2 1 0.20 0.30 early 0.4
+f2 1 1.20 0.30 last 0.4
+f2 1 1.60 0.30 one 0.4
+f2 1 9.60 0.30 late 0.4
+"""
+    found = pairing.read(write("r.stm", STM), write("h.ctm", ctm))
+    assert found.hypotheses == [["hello there word", "good day to you outside", "early last one late"]]
+    assert found.speakers == ["ann", "bob", "ann"]
+    assert found.durations_s == [2.0, 2.0, 3.0]
+    assert found.confidences[0][0] == (0.9, 0.8, 0.4)
+    assert [note[-5:] for note in found.notes] == ["tm: 1", "tm: 1"]
+    counts = [
+        (u.substitutions, u.deletions, u.insertions)
+        for u in score(found.references, *found.hypotheses).utterances
+    ]
+    assert counts == [(1, 0, 0), (0, 0, 1), (0, 0, 2)]
+
+
+def test_words_between_segments_go_to_the_next_as_sclite_sends_them(write: Write) -> None:
+    # Seen in sclite 2.4.10: "a" / "X Y Z b", and with overlapping segments "a X Y" / "Z".
+    gap = pairing.read(
+        write("r.stm", "f A s 0 2 a\nf A s 4 6 b\n"),
+        write("h.ctm", "f A 0.5 .2 a\nf A 2.0 .2 x\nf A 2.4 .2 y\nf A 3.6 .2 z\nf A 4.5 .2 b\n"),
+    )
+    assert gap.hypotheses == [["a", "x y z b"]]
+    overlap = pairing.read(
+        write("r.stm", "f A s 0 2 a\nf A q 1 3 b\n"),
+        write("h.ctm", "f A 0.5 .2 a\nf A 1.2 .2 x\nf A 1.8 .2 y\nf A 2.6 .2 z\n"),
+    )
+    assert overlap.hypotheses == [["a x y", "z"]]
+
+
+def test_a_segment_without_words_is_deleted_and_ctm_alone_is_an_utterance_a_recording(write: Write) -> None:
+    found = pairing.read(write("r.stm", STM), write("h.ctm", "f2 1 1.2 .3 last\n"))
+    assert found.hypotheses == [["", "", "last"]]
+    kaldi = write("r", "f1 a b\nf2 c\n"), write("h.ctm", "f2 1 0 1 c\nf1 1 2 1 b\nf1 1 0 1 a\n")
+    assert pairing.read(*kaldi).hypotheses == [["a b", "c"]]
+
+
+def test_what_manifests_know_comes_along(write: Write, tmp_path: Path) -> None:
+    line = {"audio_filepath": "a.wav", "text": "yes no", "speaker": "ann", "duration": 1.5}
+    words = {"id": "a", "pred_text": "yes no", "words": [["yes", 0, 1, 0.9], ["no", 1, 2, 0.5]]}
+    found = pairing.read(write("r.jsonl", json.dumps(line)), write("h.jsonl", json.dumps(words)))
+    assert (found.speakers, found.durations_s, found.confidences) == (["ann"], [1.5], [[(0.9, 0.5)]])
+    assert found.audio == {"a": tmp_path / "a.wav"}
+
+
+def test_speakers_can_come_from_a_file(write: Write) -> None:
+    files = write("r", "u-1 a\nu-2 b\n"), write("h", "u-1 a\nu-2 b\n")
+    assert pairing.read(*files, utt2spk=write("s", "u-1 ann\nu-2 bob\n")).speakers == ["ann", "bob"]
+    with pytest.raises(ScoringError, match="names no speaker for 'u-2'"):
+        pairing.read(*files, utt2spk=write("s", "u-1 ann\n"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "message"),
+    [
+        (("r", "a\nb\n"), ("h", "a\n"), r"r has 2 lines, .*h has 1"),
+        (("r", "u1 a\nu2 b\n"), ("h", "u1 a\nu3 b\n"), r"Only in .*r: 'u2'. Only in .*h: 'u3'"),
+        (("r", "u1 a\nu2 b\n"), ("h", "hello\nworld\n"), "seem to begin with ids"),
+        (("r", "x (u1)\ny (u2)\n"), ("h", "hello\nworld\n"), r"h, line 1: no id, but the other file has ids"),
+        (("r", "x (u1)\ny (u1)\n"), ("h", "x (u1)\n"), r"r, line 2: id 'u1' stands already at .*r, line 1"),
+        (("r", b"caf\xc3\xa9\ncaf\xe9\n"), ("h", "a\nb\n"), r"r, line 2: byte 0xe9 is not UTF-8"),
+        (
+            ("r.jsonl", '{"text": "a"}\n{"txt": "b"}\n'),
+            ("h", "a\nb\n"),
+            r"line 2: expected text; the keys are txt",
+        ),
+        (("r.jsonl", '{"text": "a"}\n{oops\n'), ("h", "a\nb\n"), r"line 2: not JSON"),
+        (("r.trn", "a (u1)\nb\n"), ("h.trn", "a (u1)\n"), r"line 2: expected an id in parentheses"),
+        (("r.stm", "f A s 0\n"), ("h.ctm", ""), r"line 1: expected file, channel, speaker"),
+        (("r.stm", "f A s 5 2 a\n"), ("h.ctm", ""), r"line 1: ends at 2.0 s before"),
+        (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "g A 0 1 a\n"), r"line 1: recording 'g'.*'f A'"),
+        (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "f A zero 1 a\n"), r"line 1: 'zero' is no number"),
+    ],
+)
+def test_bad_input_is_refused_with_its_place(
+    write: Write, reference: tuple[str, str], hypothesis: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(ScoringError, match=message):
+        pairing.read(write(*reference), write(*hypothesis))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match="nowhere: No such file"):
+        pairing.read(tmp_path / "nowhere", tmp_path / "nowhere")
+
+
+def test_formats_are_known_by_suffix_and_by_contents() -> None:
+    assert guess_format(Path("x.STM"), []) == "stm"
+    assert guess_format(Path("x.txt"), ["a (u)", "", "(v)"]) == "trn"
+    assert guess_format(Path("x.json"), ['{"text": "a"}']) == "jsonl"
+    assert guess_format(Path("text"), ["u a"]) is None
+    with pytest.raises(ScoringError, match="expected one of plain, kaldi"):
+        parse(Path("x"), [], "srt")  # type: ignore[arg-type]
