@@ -1,46 +1,62 @@
-"""Greedy decoding: the most probable output of every frame, repeats merged, blanks removed.
+"""The labelling of the most probable path: the best output of every frame, repeats and blanks taken out.
 
-Source: Graves et al. 2006, section 3.2 (best path decoding).
+Source: Graves et al. 2006, section 3.2 ("best path decoding").
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from torch import Tensor
 
+from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
-from asr.text import BLANK
 
 
-def greedy(log_probs_BTV: Tensor, lengths_B: Tensor) -> list[Hypothesis]:
-    """The best path of every utterance.
+def greedy(log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hypothesis]:
+    """The best path of each utterance, on whatever device the log-probabilities are.
+
+    A token's frames are those of its run on the path; its confidence is the highest probability that it
+    has there. `log_prob` and `score` are the log-probability of the path.
 
     Args:
         log_probs_BTV: natural logs, blank at 0.
-        lengths_B: frames of each utterance; what stands behind is ignored.
+        lengths_B: frames of each utterance; what lies behind them is not looked at.
 
-    Returns:
-        One hypothesis each; `log_prob` is that of the path, a token's confidence its highest probability.
+    Raises:
+        DecodingError: wrong shapes or lengths, NaN, or values that are not normalised log-probabilities.
 
-    >>> log_probs = torch.tensor([[[0.1, 0.9], [0.2, 0.8], [0.9, 0.1], [0.3, 0.7]]]).log()
-    >>> [(h.tokens, h.frames) for h in greedy(log_probs, torch.tensor([4]))]
-    [((1, 1), ((0, 2), (3, 4)))]
+    >>> import torch
+    >>> probs = torch.tensor([[[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.2, 0.8]]])
+    >>> [said] = greedy(probs.log(), [4])
+    >>> said.tokens, said.frames, [round(c, 2) for c in said.confidences]
+    ((1, 1), ((0, 1), (2, 4)), [0.9, 0.8])
     """
-    best_BT, label_BT = (t.cpu().numpy() for t in log_probs_BTV.detach().float().max(-1))
-    return [
-        _collapse(best[:length], label[:length])
-        for best, label, length in zip(best_BT, label_BT, lengths_B.tolist(), strict=True)
-    ]
+    log_probs_BTV, lengths = check(log_probs_BTV, lengths_B)
+    batch, frames, _ = log_probs_BTV.shape
+    if not batch * frames:
+        return [Hypothesis((), (), (), 0.0, 0.0)] * batch
+    best = log_probs_BTV.max(-1)
+    inside_BT = np.arange(frames) < np.array(lengths)[:, None]
+    # behind each utterance stands one blank, so that no run reaches into the next row
+    path_BT = np.zeros((batch, frames + 1), np.int64)
+    path_BT[:, :-1] = best.indices.cpu().numpy() * inside_BT
+    value_BT = np.zeros((batch, frames + 1))
+    value_BT[:, :-1] = np.where(inside_BT, best.values.double().cpu().numpy(), 0.0)
 
-
-def _collapse(best_T: np.ndarray, label_T: np.ndarray) -> Hypothesis:
-    """Runs of one label become one token; runs of blanks vanish."""
-    log_prob = float(best_T.sum(dtype=np.float64))
-    starts = np.flatnonzero(np.diff(label_T, prepend=-1))
-    ends = np.append(starts[1:], len(label_T))
-    runs = [(s, e) for s, e in zip(starts.tolist(), ends.tolist(), strict=True) if label_T[s] != BLANK]
-    return Hypothesis(
-        tokens=tuple(int(label_T[s]) for s, _ in runs),
-        frames=tuple(runs),
-        confidences=tuple(float(np.exp(best_T[s:e].max())) for s, e in runs),
-        log_prob=log_prob,
-        acoustic=log_prob,
-    )
+    path, value = path_BT.reshape(-1), value_BT.reshape(-1)
+    starts = np.flatnonzero(np.diff(path, prepend=0))
+    peaks = np.exp(np.maximum.reduceat(value, starts)) if len(starts) else value[:0]
+    ends = np.append(starts[1:], len(path))
+    spoken = path[starts] > 0
+    starts, ends, peaks = starts[spoken], ends[spoken], peaks[spoken]
+    borders = np.searchsorted(starts, np.arange(batch + 1) * (frames + 1))
+    log_prob_B = value_BT.sum(1)
+    found = []
+    for i in range(batch):
+        here, offset = slice(borders[i], borders[i + 1]), i * (frames + 1)
+        tokens = tuple(path[starts[here]].tolist())
+        spans = zip((starts[here] - offset).tolist(), (ends[here] - offset).tolist(), strict=True)
+        confidences = tuple(np.minimum(peaks[here], 1.0).tolist())
+        log_prob = float(log_prob_B[i])
+        found.append(Hypothesis(tokens, tuple(spans), confidences, log_prob, log_prob))
+    return found

@@ -73,8 +73,7 @@ def write(tokens: Sequence[int], alphabet: Alphabet) -> str:
     'a b'
     """
     text = alphabet.decode(tokens)
-    return text if alphabet.space is None and not alphabet.is_subword else " ".join(text.split(" ")).strip() \
-        if "  " not in text else " ".join(text.split())
+    return text if alphabet.space is None and not alphabet.is_subword else " ".join(text.split())
 
 
 def word_slices(tokens: Sequence[int], alphabet: Alphabet) -> Iterator[tuple[int, int]]:
