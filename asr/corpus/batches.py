@@ -1,6 +1,6 @@
 """The batch plan of an epoch: a pure function of lengths, seed and epoch.
 
-Utterances of similar length share a batch. Lengths are sorted after a random change of up to 5 %, so that
+Utterances of similar length share a batch. Lengths are sorted after a random change of up to 3 %, so that
 batches differ from epoch to epoch while little is padded, cut where `items × longest` would exceed the
 bound, and the batches are shuffled. With several ranks, batch k of the plan goes to rank k mod world_size;
 the last batches are split so that every rank has the same number, and nothing is left out or repeated. One
@@ -13,7 +13,7 @@ import numpy as np
 
 from asr.errors import CorpusError
 
-JITTER = 0.05
+JITTER = 0.03
 """Largest relative change of a length before sorting."""
 
 Item = tuple[int, ...]
@@ -40,7 +40,8 @@ def plan(
     Args:
         lengths_samples: length of each utterance.
         seed, epoch: all that chance depends on.
-        seconds_per_batch: bound of items × longest item; a longer item is a batch of its own.
+        seconds_per_batch: bound of items × longest item. A longer item is a batch of its own; where nearly
+            all are, and the ranks need the same number, two of the shortest may share one.
         rate_hz: samples per second.
         rank, world_size: which of how many processes asks; only these arguments may differ between them.
         ascending: short batches first, as in a first epoch.
@@ -65,7 +66,7 @@ def plan(
     batches = _cut([items[k] for k in np.argsort(keys, kind="stable")], lengths, budget)
     if shuffle and not ascending:
         batches = [batches[k] for k in np.argsort(rng.random(len(batches)), kind="stable")]
-    return _even(batches, world_size)[rank::world_size]
+    return _even(batches, lengths, world_size)[rank::world_size]
 
 
 def padding_share(lengths_samples: Sequence[int] | np.ndarray, batches: Sequence[Sequence[Item]]) -> float:
@@ -148,7 +149,7 @@ def _cut(items: list[Item], lengths: np.ndarray, budget: float) -> list[list[Ite
     return [*batches, batch] if batch else batches
 
 
-def _even(batches: list[list[Item]], world_size: int) -> list[list[Item]]:
+def _even(batches: list[list[Item]], lengths: np.ndarray, world_size: int) -> list[list[Item]]:
     """The same items in a multiple of `world_size` batches: those at the end are halved if need be."""
     batches = list(batches)
     while surplus := len(batches) % world_size:
@@ -157,9 +158,25 @@ def _even(batches: list[list[Item]], world_size: int) -> list[list[Item]]:
         if len(batches[k]) < 2:  # nothing to split at the end: take the last batch that can be split
             k = next((k for k in reversed(range(len(batches))) if len(batches[k]) > 1), -1)
         if k < 0:
-            raise CorpusError(
-                f"{len(batches)} utterances cannot be shared by {world_size} ranks; start fewer processes"
-            )
+            return _squeeze(batches, lengths, world_size)
         half = len(batches[k]) // 2
         batches[k : k + 1] = [batches[k][:half], batches[k][half:]]
     return batches
+
+
+def _squeeze(batches: list[list[Item]], lengths: np.ndarray, world_size: int) -> list[list[Item]]:
+    """Batches of single items, some of which take in a second one: the shortest, as this breaks the bound."""
+    surplus = len(batches) % world_size
+    if len(batches) < world_size:
+        raise CorpusError(
+            f"{len(batches)} utterances cannot be shared by {world_size} ranks; start fewer processes"
+        )
+    by_length = sorted(range(len(batches)), key=lambda k: int(lengths[list(batches[k][0])].sum()))
+    shortest = by_length[: 2 * surplus]
+    partner = dict(zip(shortest[::2], shortest[1::2], strict=True))
+    taken = set(partner.values())
+    return [
+        batch + batches[partner[k]] if k in partner else batch
+        for k, batch in enumerate(batches)
+        if k not in taken
+    ]

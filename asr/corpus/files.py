@@ -23,7 +23,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         CorpusError: the disk is full, or the folder cannot be written to.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    # In JSON, which is all that is written, the escape of a stray byte of a file name is right as it stands.
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
     try:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -139,6 +139,8 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
 
 def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
     """The utterances, each without an id ("") named by its file: as much of the path as makes it unique."""
+    if all(u.id for u in utterances):
+        return utterances
     ids = [u.id or u.audio_filepath.stem for u in utterances]
     for parts in range(2, 1 + max((len(u.audio_filepath.parts) for u in utterances), default=0)):
         repeated = {name for name, count in Counter(ids).items() if count > 1}
@@ -156,8 +158,8 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
 def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
     try:
         fields = json.loads(line)
-        if b"\\ud" in line:  # half of a surrogate pair is no text that could ever be written
-            json.dumps(fields, ensure_ascii=False).encode()
+        if b"\\ud" in line and isinstance(fields, dict):  # half of a surrogate pair is no text
+            str(fields.get("text")).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error
     if not isinstance(fields, dict):

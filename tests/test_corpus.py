@@ -1,0 +1,265 @@
+"""Manifests and tables: what is read is what was written, and what is wrong is named with its line."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asr.corpus.manifest import Utterance, read_manifest, validate, write_manifest
+from asr.corpus.split import hold_out
+from asr.corpus.tables import read_table
+from asr.errors import ConfigError, CorpusError, ManifestError
+
+
+def wav(path, duration_s=0.5, rate_hz=8000):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(round(duration_s * rate_hz), np.int16), rate_hz)
+    return path
+
+
+def manifest(tmp_path, *lines):
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines), encoding="utf-8")
+    return path
+
+
+def test_a_relative_path_is_relative_to_the_manifest(tmp_path, monkeypatch):
+    (tmp_path / "deep").mkdir()
+    path = manifest(tmp_path / "deep", {"audio_filepath": "../clips/a.wav", "text": "x", "duration": 1})
+    monkeypatch.chdir("/")
+    assert read_manifest(path)[0].audio_filepath.resolve() == (tmp_path / "clips" / "a.wav").resolve()
+    monkeypatch.chdir(tmp_path)
+    assert read_manifest("deep/m.jsonl")[0].audio_filepath.is_absolute()
+
+
+def test_an_absolute_path_stays(tmp_path):
+    path = manifest(tmp_path, {"audio_filepath": "/elsewhere/a.wav", "text": "x", "duration": 1})
+    assert read_manifest(path)[0].audio_filepath == Path("/elsewhere/a.wav")
+
+
+def test_a_missing_duration_is_read_from_the_header_and_0_where_there_is_none(tmp_path):
+    wav(tmp_path / "a.wav", 0.75)
+    path = manifest(
+        tmp_path, {"audio_filepath": "a.wav", "text": "x"}, {"audio_filepath": "none.wav", "text": "x"}
+    )
+    assert [u.duration_s for u in read_manifest(path)] == [0.75, 0.0]
+
+
+def test_names_of_files_become_ids_as_short_as_they_are_unique(tmp_path):
+    names = ["x/a.wav", "y/a.wav", "y/b.c.wav", "z/y/a.wav"]
+    path = manifest(tmp_path, *({"audio_filepath": n, "text": "t", "duration": 1} for n in names))
+    assert [u.id for u in read_manifest(path)][1:] == [f"{tmp_path.name}/y/a", "b.c", "z/y/a"]
+    assert read_manifest(path)[0].id == "x/a"
+
+
+def test_byte_order_marks_empty_lines_and_carriage_returns_are_no_lines(tmp_path):
+    line = '{"audio_filepath": "a.wav", "text": "größe", "duration": 1, "id": 7, "speaker": 3}'
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n   \n".encode())
+    (u,) = read_manifest(path)
+    assert (u.id, u.text, u.speaker) == ("7", "größe", "3")
+
+
+WRONG = {
+    "not json": "not JSON",
+    '{"audio_filepath": "a.wav", "text": "half': "not JSON",
+    "[1, 2]": "expected a JSON object",
+    '{"text": "x"}': "audio_filepath must be a text; the keys are text",
+    '{"audio_filepath": "a.wav", "transcript": "x"}': "text must be a text; the keys are audio_filepath, tr",
+    '{"audio_filepath": "a.wav", "text": 5}': "text must be a text",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": "3 s"}': "number of seconds",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": true}': "number of seconds",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": -1}': "impossible",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": NaN}': "impossible",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": 2.5}': "cut them",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "speaker": [1]}': "speaker must be",
+    '{"audio_filepath": "a.wav", "text": "\\ud800", "duration": 1}': "UTF-8",
+    "[" * 100_000: "not JSON",
+}
+
+
+@pytest.mark.parametrize("line", WRONG, ids=lambda line: line[:60])
+def test_a_wrong_line_is_quoted_with_file_and_number(tmp_path, line):
+    path = manifest(tmp_path, {"audio_filepath": "a.wav", "text": "x", "duration": 1}, "", line)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(path)
+    message = str(caught.value)
+    assert f"{path}, line 3: " in message and WRONG[line] in message and line[:30] in message
+    assert len(message) < 600
+
+
+def test_bytes_that_are_no_utf8_are_an_error_with_their_line(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes('{"audio_filepath": "a.wav", "text": "größe"}'.encode("latin-1"))
+    with pytest.raises(ManifestError, match="line 1: not JSON in UTF-8"):
+        read_manifest(path)
+
+
+@pytest.mark.parametrize("name", ["nowhere.jsonl", "."])
+def test_a_manifest_that_is_not_there_is_an_error(tmp_path, name):
+    with pytest.raises(ManifestError, match="expected a JSONL manifest"):
+        read_manifest(tmp_path / name)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.lists(st.tuples(TEXTS, st.floats(0, 1e6), st.none() | TEXTS.filter(bool)), max_size=5))
+def test_what_is_written_is_read_again(tmp_path_factory, rows):
+    folder = tmp_path_factory.mktemp("m")
+    utterances = [
+        Utterance(f"u{i}", folder / f"{i}.wav" if i % 2 else Path(f"/far/{i}.wav"), seconds, text, speaker)
+        for i, (text, seconds, speaker) in enumerate(rows)
+    ]
+    write_manifest(folder / "m.jsonl", utterances)
+    assert read_manifest(folder / "m.jsonl") == utterances
+    assert list(folder.iterdir()) == [folder / "m.jsonl"]
+
+
+def test_a_folder_with_its_manifest_can_be_moved(tmp_path):
+    wav(tmp_path / "old" / "clips" / "a.wav")
+    u = Utterance("a", tmp_path / "old" / "clips" / "a.wav", 0.5, "x")
+    write_manifest(tmp_path / "old" / "m.jsonl", [u])
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert read_manifest(tmp_path / "new" / "m.jsonl")[0].audio_filepath.is_file()
+
+
+def test_a_manifest_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "m.jsonl"
+    write_manifest(path, [Utterance("a", Path("/a.wav"), 1.0, "x")])
+    before = path.read_bytes()
+
+    def broken():
+        yield Utterance("b", Path("/b.wav"), 1.0, "y")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(path, broken())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_name_that_is_no_utf8_survives(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.wav"))
+    path.write_bytes(wav(tmp_path / "a.wav").read_bytes())
+    write_manifest(tmp_path / "m.jsonl", [Utterance("a", path, 0.5, "x")])
+    (u,) = read_manifest(tmp_path / "m.jsonl")
+    assert u.audio_filepath == path and validate([u], open_files=True) == []
+
+
+def test_validation_lists_every_problem_in_order(tmp_path):
+    good = wav(tmp_path / "a.wav")
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no sound")
+    us = [
+        Utterance("a", good, 0.5, "x"),
+        Utterance("a", good, 0.5, "y"),
+        Utterance("b", good, 0.5, "  "),
+        Utterance("c", tmp_path / "none.wav", 0.5, "z"),
+        Utterance("d", bad, 0.5, "z"),
+    ]
+    assert [(p.id, p.kind) for p in validate(us)] == [
+        ("a", "duplicate id"),
+        ("b", "empty transcript"),
+        ("c", "missing"),
+    ]
+    assert [p.kind for p in validate(us, open_files=True)][3:] == ["unreadable"]
+
+
+TABLES = {
+    "a.csv": 'path,text,speaker\nc/a.wav,"one, two",ann\n',
+    "b.csv": "File;Transcript;Client_ID\nc/a.wav;one, two;ann\n",
+    "c.tsv": "client_id\tpath\tsentence\textra\nann\ta.wav\tone, two\t\n",
+    "d.csv": "speaker|wav|transcription\nann|c/a.wav|one, two\n",
+    "e.csv": '\ufeffaudio_filepath,sentence,speaker_id\r\nc/a.wav,"one, two",ann\r\n\r\n',
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_of_many_dialects_give_the_same_utterance(tmp_path, name):
+    wav(tmp_path / "clips" / "a.wav")
+    (tmp_path / "c").symlink_to(tmp_path / "clips")
+    (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
+    (u,) = read_table(tmp_path / name)
+    assert (u.id, u.text, u.speaker) == ("a", "one, two", "ann")
+    assert u.audio_filepath.is_file()
+
+
+def test_a_quote_in_a_tsv_is_a_quote_and_a_line_separator_is_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('path\tsentence\na.wav\t"Yes\u2028he said\n', encoding="utf-8")
+    assert read_table(tmp_path / "a.tsv")[0].text == '"Yes\u2028he said'
+
+
+WRONG_TABLES = {
+    "name,words\na,b\n": r"line 1: the columns are name, words; one of audio_filepath, path",
+    "path,words\na,b\n": r"line 1: .* one of text, transcript",
+    "path,text\na.wav,one, two\n": r"line 2: 3 fields, expected 2 \(path, text\): a\.wav,one, two",
+    "path,text\na.wav,x\nb.wav\n": r"line 3: 1 fields",
+    'path,text\na.wav,"never closed\n': r"line 2: unexpected end of data",
+    "": r"line 1: the columns are none",
+}
+
+
+@pytest.mark.parametrize("content", WRONG_TABLES)
+def test_a_wrong_table_is_quoted_with_file_and_line(tmp_path, content):
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(ManifestError, match=WRONG_TABLES[content]):
+        read_table(tmp_path / "a.csv")
+
+
+def test_a_table_that_is_not_there_or_no_text_is_an_error(tmp_path):
+    with pytest.raises(ManifestError, match="expected a table"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "a.csv").write_bytes(b"path,text\na.wav,gr\xf6\xdfe\n")
+    with pytest.raises(ManifestError, match="not text in UTF-8"):
+        read_table(tmp_path / "a.csv")
+
+
+def utterances(count, speakers=0):
+    return [
+        Utterance(f"u{i}", Path(f"/{i}.wav"), 1.0, "x", f"s{i % speakers}" if speakers else None)
+        for i in range(count)
+    ]
+
+
+@given(st.integers(3, 60), st.integers(0, 12), st.integers(0, 5), st.randoms())
+def test_held_out_splits_are_whole_disjoint_and_independent_of_order(count, speakers, seed, random):
+    us = utterances(count, speakers)
+    try:
+        found = hold_out(us, {"dev": 0.1, "test": 0.2}, seed=seed)
+    except CorpusError:
+        assert min(speakers, count) >= 5 or count < 3
+        return
+    assert sorted(u.id for split in found.values() for u in split) == sorted(u.id for u in us)
+    assert all(found.values())
+    if min(speakers, count) >= 5:
+        of = {name: {u.speaker for u in split} for name, split in found.items()}
+        assert not of["train"] & of["dev"] and not of["train"] & of["test"] and not of["dev"] & of["test"]
+    else:
+        assert len(found["dev"]) == max(1, round(0.1 * count))
+    shuffled = list(us)
+    random.shuffle(shuffled)
+    again = hold_out(shuffled, {"dev": 0.1, "test": 0.2}, seed=seed)
+    assert {n: {u.id for u in s} for n, s in again.items()} == {
+        n: {u.id for u in s} for n, s in found.items()
+    }
+
+
+def test_another_seed_holds_out_others():
+    us = utterances(100)
+    assert hold_out(us, {"dev": 0.1}, seed=0)["dev"] != hold_out(us, {"dev": 0.1}, seed=1)["dev"]
+
+
+def test_impossible_fractions_are_errors():
+    for fractions in ({"dev": 0.5, "test": 0.5}, {"dev": -0.1}, {"dev": 2}):
+        with pytest.raises(ConfigError, match="expected shares"):
+            hold_out(utterances(10), fractions)
+    with pytest.raises(CorpusError, match="too few"):
+        hold_out(utterances(2), {"dev": 0.1, "test": 0.1})
+    with pytest.raises(CorpusError, match="10 utterances have no speaker"):
+        hold_out(utterances(10), {"dev": 0.1}, by="speaker")
