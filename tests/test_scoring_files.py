@@ -10,7 +10,6 @@ from asr.errors import ScoringError
 from asr.scoring import pairing, score
 from asr.scoring.transcripts import guess_format, parse
 
-
 Write = Callable[[str, str | bytes], Path]
 
 

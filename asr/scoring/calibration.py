@@ -1,0 +1,148 @@
+"""Confidences that mean what they say: of the words said to be 90 % sure, nine in ten are right.
+
+A word's confidence c becomes σ(slope · logit(c) + bias). The slope is one over the temperature; the bias lets
+all confidences be too high or too low together. Both are fitted on a development set by maximum likelihood,
+with a prior around no change that matters only for few words.
+
+The expected calibration error is the mean distance between confidence and share of right words in ten bins of
+equal width, weighted by their words.
+
+Source: Platt 1999 (slope and bias); Guo et al. 2017, "On calibration of modern neural networks" (temperature,
+expected calibration error).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from asr.errors import ScoringError
+from asr.scoring.word_errors import Score
+
+BINS = 10
+_LEAST = 1e-6
+"""Confidences are kept this far from 0 and 1, whose logits are infinite."""
+_PRIOR = 1.0
+"""Weight of the prior: as that of a few words."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a raw confidence into a calibrated one; without arguments it changes nothing.
+
+    >>> Calibration(slope=0.5)(0.99).round(3)
+    0.909
+    """
+
+    slope: float = 1.0
+    bias: float = 0.0
+
+    @property
+    def temperature(self) -> float:
+        """One over the slope: above 1, the raw confidences are too sure."""
+        return 1 / self.slope if self.slope else float("inf")
+
+    def __call__(self, confidences: float | Sequence[float] | np.ndarray) -> np.ndarray:
+        """Calibrated confidences, 0 … 1, of the same shape; float64."""
+        return _sigmoid(self.slope * _logit(confidences) + self.bias)
+
+    def to_json(self) -> dict[str, float]:
+        """For the bundle: `Calibration(**fields)` reads it back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Words of similar confidence."""
+
+    low: float
+    high: float
+    words: int
+    confidence: float
+    """Their mean confidence."""
+    accuracy: float
+    """The share of them that is right."""
+
+
+def judged_words(score: Score) -> tuple[np.ndarray, np.ndarray]:
+    """Confidences of hypothesis words and whether each is right: float64 (W,) and bool (W,)."""
+    confidences: list[float] = []
+    right: list[bool] = []
+    for u in score.utterances:
+        if u.confidences is not None:
+            wrong = {j for kind, _, j in u.edits if kind != "delete"}
+            confidences += u.confidences
+            right += [j not in wrong for j in range(len(u.hypothesis))]
+    return np.array(confidences, dtype=np.float64), np.array(right, dtype=bool)
+
+
+def fit(confidences_W: np.ndarray, right_W: np.ndarray) -> Calibration:
+    """The calibration under which the words' being right or wrong is likeliest.
+
+    Args:
+        confidences_W: raw confidences of words, 0 … 1.
+        right_W: bool, whether each is right.
+
+    Raises:
+        ScoringError: no words.
+    """
+    if not len(confidences_W):
+        raise ScoringError("no words with confidences to calibrate on")
+    x_W, y_W = _logit(confidences_W), np.asarray(right_W, dtype=np.float64)
+    design_WK = np.stack([x_W, np.ones_like(x_W)], axis=1)
+    slope, bias = _newton(design_WK, y_W, prior_K=np.array([1.0, 0.0]))
+    if slope < 0:  # surer words are wrong more often: only the overall share can be told
+        slope, (bias,) = 0.0, _newton(design_WK[:, 1:], y_W, prior_K=np.zeros(1))
+    return Calibration(float(slope), float(bias))
+
+
+def reliability(confidences_W: np.ndarray, right_W: np.ndarray) -> list[Bin]:
+    """Words in ten bins of equal width by confidence; bins without words are left out."""
+    place_W = np.minimum((np.asarray(confidences_W) * BINS).astype(int), BINS - 1)
+    return [
+        Bin(
+            n / BINS,
+            (n + 1) / BINS,
+            int(inside_W.sum()),
+            float(confidences_W[inside_W].mean()),
+            float(right_W[inside_W].mean()),
+        )
+        for n in range(BINS)
+        if (inside_W := place_W == n).any()
+    ]
+
+
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean distance between confidence and accuracy over the words of the bins, 0 … 1."""
+    words = sum(b.words for b in bins)
+    return sum(b.words * abs(b.confidence - b.accuracy) for b in bins) / max(words, 1)
+
+
+def _newton(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:
+    """The weights of least penalised logistic loss, which is convex; halves steps that overshoot."""
+
+    def loss(weights_K: np.ndarray) -> float:
+        z_W = design_WK @ weights_K
+        return float(np.logaddexp(0, z_W).sum() - y_W @ z_W + _PRIOR / 2 * ((weights_K - prior_K) ** 2).sum())
+
+    weights_K = prior_K.copy()
+    for _ in range(100):
+        p_W = _sigmoid(design_WK @ weights_K)
+        gradient_K = design_WK.T @ (p_W - y_W) + _PRIOR * (weights_K - prior_K)
+        hessian_KK = (design_WK.T * (p_W * (1 - p_W))) @ design_WK + _PRIOR * np.eye(len(prior_K))
+        step_K = np.linalg.solve(hessian_KK, gradient_K)
+        while loss(weights_K - step_K) > loss(weights_K) and np.abs(step_K).max() > 1e-12:
+            step_K = step_K / 2
+        weights_K = weights_K - step_K
+        if np.abs(step_K).max() < 1e-9:
+            break
+    return weights_K
+
+
+def _logit(confidences: float | Sequence[float] | np.ndarray) -> np.ndarray:
+    p = np.clip(np.asarray(confidences, dtype=np.float64), _LEAST, 1 - _LEAST)
+    return np.log(p) - np.log1p(-p)
+
+
+def _sigmoid(z: np.ndarray) -> np.ndarray:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * z)))
