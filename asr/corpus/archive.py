@@ -75,6 +75,8 @@ def _entries(path: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Non
             if not (member.isfile() or member.isdir()):
                 raise DownloadError(f"{path} holds a link or a device, {member.name!r}: refused")
             yield member.name, archive.extractfile(member)
+        while archive.fileobj and archive.fileobj.read(1 << 20):
+            pass  # the checksum of a compressed stream stands behind the last entry
 
 
 def _checked(path: Path, name: str) -> Path:

@@ -175,6 +175,8 @@ class _Part:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.facts = json.loads(self._note.read_text(encoding="utf-8"))
             same = self.facts["url"] == self.url
@@ -274,7 +276,6 @@ def _transfer(part: _Part, progress: Progress | None, timeout_s: float) -> None:
     with urllib.request.urlopen(part.request(), timeout=timeout_s) as response:
         total = part.begin(response)
         with explained(part.path):
-            part.path.parent.mkdir(parents=True, exist_ok=True)
             file = part.path.open("ab")
         with file:
             while chunk := response.read1(CHUNK_BYTES):
