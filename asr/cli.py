@@ -28,6 +28,13 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder 
 Decoder = Annotated[
     str | None, typer.Option(help="greedy, beam or pyctcdecode; the bundle's own choice if not given.")
 ]
+Lm = Annotated[str | None, typer.Option(help="ARPA language model in place of the bundle's.")]
+BeamWidth = Annotated[int | None, typer.Option("--beam_width", "--beam-width", min=1)]
+Hotwords = Annotated[
+    list[str] | None,
+    typer.Option("--hotwords", help="A word or phrase to listen for; may be repeated."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
 _state = {"debug": False}
@@ -81,14 +88,15 @@ def transcribe(
     audio: Annotated[list[str], typer.Argument(help="Files, folders, or - for standard input.")],
     model: Model,
     decoder: Decoder = None,
+    lm: Lm = None,
+    beam_width: BeamWidth = None,
+    hotwords: Hotwords = None,
     device: Device = "cpu",
 ) -> None:
     """Print what is said in each recording, one line a file."""
     from asr.jobs.transcribe import transcribe as job
-    from asr.recognizer import load
 
-    failed = job(load(model, device=device), audio, decoder=decoder)
-    if failed:
+    if job(_load(model, device, lm), audio, decoder=decoder, beam_width=beam_width, hotwords=hotwords):
         raise typer.Exit(1)
 
 
@@ -97,18 +105,100 @@ def evaluate(
     manifest: Annotated[Path, typer.Argument(help="JSONL with audio_filepath, duration, text.")],
     model: Model,
     decoder: Decoder = None,
+    lm: Lm = None,
+    beam_width: BeamWidth = None,
+    hotwords: Hotwords = None,
     device: Device = "cpu",
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Word error rate of a bundle on a manifest, with its interval and its errors."""
     from asr.jobs import evaluate as jobs
-    from asr.recognizer import load
 
-    done = jobs.evaluate(load(model, device=device), manifest, decoder=decoder)
+    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    done = jobs.evaluate(_load(model, device, lm), manifest, **settings)
     jobs.show(done, as_json=json, report=report)
     if done.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def tune(
+    manifest: Annotated[Path, typer.Argument(help="JSONL of the development set.")],
+    model: Model,
+    lm: Lm = None,
+    picture: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the surface (PNG).")] = None,
+) -> None:
+    """Search the weights of the language model on a development set and store the best in the bundle."""
+    from asr.jobs.tune import tune_bundle
+
+    tune_bundle(model, manifest, lm=lm, picture=picture)
+
+
+@app.command()
+def align(
+    audio: Annotated[str, typer.Argument(help="A recording.")],
+    text: Annotated[str, typer.Argument(help="What is said in it: the text, or a file with it.")],
+    model: Model,
+    output_format: Annotated[
+        str, typer.Option("--output_format", "-f", help="ctm, json or textgrid.")
+    ] = "ctm",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write there, not to the terminal.")
+    ] = None,
+) -> None:
+    """When each word of a known text is said."""
+    from asr.jobs import align as jobs
+
+    words, duration_s = jobs.align_words(_load(model, "cpu", None), audio, jobs.read_text(text))
+    rendered = jobs.render(words, name=Path(audio).stem, duration_s=duration_s, form=output_format)
+    if output is None:
+        typer.echo(rendered)
+    else:
+        output.write_text(rendered + "\n", encoding="utf-8")
+
+
+language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)
+app.add_typer(language_model, name="lm")
+
+
+@language_model.command("train")
+def lm_train(
+    text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ARPA file; .gz compresses it.")],
+    order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
+    cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
+    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+) -> None:
+    """Train an interpolated modified Kneser-Ney model."""
+    from asr.jobs.language_model import train as job
+
+    job(text, output, order=order, cutoffs=cutoffs, style=style)
+
+
+@language_model.command("perplexity")
+def lm_perplexity(
+    model: Annotated[Path, typer.Argument(help="ARPA file.")],
+    text: Annotated[str, typer.Argument(help="A sentence a line, or -.")],
+    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+    json: Json = False,
+) -> None:
+    """How well a model predicts a text."""
+    from asr.jobs.language_model import perplexity as job
+
+    job(model, text, style=style, as_json=json)
+
+
+def _load(model: str, device: str, lm: str | None) -> Any:
+    """The recogniser, with another language model if one is given."""
+    from asr.recognizer import load
+
+    recognizer = load(model, device=device)
+    if lm is not None:
+        from asr.lm import load as load_lm
+
+        recognizer.lm = load_lm(lm)
+    return recognizer
 
 
 def main() -> None:

@@ -1,16 +1,21 @@
-"""`asr run`: prepare → train → evaluate, each stage only if it is not done yet."""
+"""`asr run`: prepare → train → language model and tuning → evaluate; each stage only if it is not done yet."""
 
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
-from asr import recognizer, scoring
+from asr import lm, recognizer, scoring
 from asr.jobs.console import output, say
-from asr.jobs.evaluate import Evaluation, evaluate, write_hypotheses
+from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import train
+from asr.jobs.tune import plot, tell, tune
+from asr.text import normalise
 
 RESULTS = "results.json"
 
@@ -20,61 +25,69 @@ def run(recipe: Recipe) -> Path:
     prepared = prepare(recipe)
     bundle = train(recipe, prepared)
     folder = Path(recipe.exp)
-    results = _results(folder, bundle)
-    for split in _scored(prepared):
+    if recipe.lm.order and not (folder / "tuning.json").is_file():
+        _tune(recipe, prepared, bundle, folder)
+    results = _known_results(folder, bundle)
+    for split in (s for s in prepared.splits if s != "train"):
         if split not in results:
             results[split] = _evaluate(prepared, split, bundle, folder)
-            (folder / RESULTS).write_text(
-                json.dumps({"bundle": _stamp(bundle), "splits": results}, indent=2) + "\n"
-            )
+            text = json.dumps({"bundle": _stamp(bundle), "splits": results}, indent=2)
+            (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
     _print(results, recipe.name)
     say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {folder / 'report.html'}")
     return folder
 
 
-def _scored(prepared: Prepared) -> list[str]:
-    return [split for split in prepared.splits if split != "train"]
+def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
+    """Train the language model of the recipe, put it into the bundle, and tune its weights on `dev`."""
+    model = recognizer.load(bundle)
+    model.lm = lm.train(_sentences(recipe, prepared), order=recipe.lm.order)
+    say(f"language model of order {model.lm.order} with {len(model.lm.vocabulary):,} words")
+    tuning = tune(model, prepared.open("dev").utterances)
+    tell(tuning)
+    model.save(bundle)
+    plot(tuning, folder / "tuning.png")
+    trials = [[t.alpha, t.beta, t.wer, t.cer] for t in tuning.trials]
+    facts = {"greedy_wer": tuning.greedy_wer, "trials_alpha_beta_wer_cer": trials}
+    (folder / "tuning.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+
+def _sentences(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
+    for u in prepared.open("train").utterances:
+        yield normalise(u.text, recipe.data.style)
+    for line in lm.read_sentences(recipe.lm.text):
+        yield normalise(line, recipe.data.style)
 
 
 def _stamp(bundle: Path) -> str:
-    import hashlib
-
     return hashlib.sha256((bundle / recognizer.FILE).read_bytes()).hexdigest()
 
 
-def _results(folder: Path, bundle: Path) -> dict[str, dict[str, object]]:
+def _known_results(folder: Path, bundle: Path) -> dict[str, dict[str, Any]]:
     """Scores already computed with this very bundle."""
     file = folder / RESULTS
     if file.is_file():
-        saved = json.loads(file.read_text())
+        saved = json.loads(file.read_text(encoding="utf-8"))
         if saved["bundle"] == _stamp(bundle):
             return dict(saved["splits"])
     return {}
 
 
-def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dict[str, object]:
-    model = recognizer.load(bundle)
-    evaluation: Evaluation = evaluate(model, prepared.open(split).utterances)
-    write_hypotheses(evaluation, folder / f"{split}.hypotheses.jsonl")
-    scoring.write_report(
-        evaluation.score, folder / ("report.html" if split == "test" else f"report-{split}.html")
-    )
-    return evaluation.score.to_json() | {"failed": len(evaluation.failed)}
+def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dict[str, Any]:
+    done = evaluate(recognizer.load(bundle), prepared.open(split).utterances)
+    write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
+    page = folder / ("report.html" if split == "test" else f"report-{split}.html")
+    scoring.write_report(done.score, page, title=f"{folder.name}: {split}", history=folder / "history.jsonl")
+    return to_json(done)
 
 
-def _print(results: dict[str, dict[str, object]], name: str) -> None:
+def _print(results: dict[str, dict[str, Any]], name: str) -> None:
     table = Table(title=f"{name}: word error rate")
     for column in ("split", "utterances", "words", "WER", "95 % interval", "CER", "sub", "del", "ins"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, r in results.items():
-        low, high = r["wer_interval"]  # type: ignore[misc]
-        table.add_row(
-            split,
-            f"{r['sentences']}",
-            f"{r['words']}",
-            f"{r['wer']:.2%}",
-            f"{low:.2%} – {high:.2%}",
-            f"{r['cer']:.2%}",
-            *(f"{r[k]}" for k in ("substitutions", "deletions", "insertions")),
-        )
+        interval = " – ".join(f"{rate:.2%}" for rate in r["wer_interval"])
+        counts = (str(r[k]) for k in ("substitutions", "deletions", "insertions"))
+        rates = (f"{r['wer']:.2%}", interval, f"{r['cer']:.2%}")
+        table.add_row(split, f"{r['sentences']:,}", f"{r['words']:,}", *rates, *counts)
     output.print(table)

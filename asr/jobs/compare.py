@@ -1,0 +1,53 @@
+"""`asr compare`: two files of hypotheses for the same references → whether one is really better."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asr.jobs.console import output
+from asr.jobs.score import tell
+from asr.scoring import Comparison, compare, pairing, score, tables
+from asr.scoring.alignment import Alignment
+from asr.scoring.styles import Style
+from asr.scoring.transcripts import Format
+
+
+def compare_files(
+    reference: Path,
+    hypothesis_a: Path,
+    hypothesis_b: Path,
+    *,
+    style: Style = "none",
+    alignment: Alignment = "minimal",
+    formats: Sequence[Format] | Format | None = None,
+    utt2spk: Path | None = None,
+) -> Comparison:
+    """Both scores side by side, with the tests of their difference; arguments as for `score_files`.
+
+    Raises:
+        ScoringError: a file or line that is wrong, or files that do not belong together.
+    """
+    paired = pairing.read(reference, hypothesis_a, hypothesis_b, formats=formats, utt2spk=utt2spk)
+    tell(paired)
+    a, b = (
+        score(
+            paired.references,
+            hypotheses,
+            ids=paired.ids,
+            speakers=paired.speakers,
+            durations_s=paired.durations_s,
+            style=style,
+            alignment=alignment,
+        )
+        for hypotheses in paired.hypotheses
+    )
+    return compare(a, b)
+
+
+def show_comparison(
+    found: Comparison, *, as_json: bool = False, differing: int = 3, names: Sequence[str] = ("A", "B")
+) -> None:
+    """Print a comparison, as tables with the utterances that differ most, or as one JSON object."""
+    if as_json:
+        output.print_json(data=found.to_json())
+    else:
+        tables.print_comparison(found, output, differing=differing, names=names)

@@ -1,0 +1,124 @@
+"""`asr score`: references and hypotheses in files → rates, counts and errors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.errors import ScoringError
+from asr.jobs.console import output, say, warn
+from asr.scoring import Score, breakdown, pairing, score, tables
+from asr.scoring.alignment import Alignment
+from asr.scoring.breakdown import Recall
+from asr.scoring.styles import Style, word_splitter
+from asr.scoring.transcripts import Format
+
+
+def score_files(
+    reference: Path,
+    hypothesis: Path,
+    *,
+    style: Style = "none",
+    alignment: Alignment = "minimal",
+    formats: Sequence[Format] | Format | None = None,
+    utt2spk: Path | None = None,
+    report: Path | None = None,
+) -> Score:
+    """The score of a file of hypotheses; what was left out, and which formats were read, goes to the console.
+
+    Args:
+        reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
+        style: normalisation of both sides.
+        alignment: `minimal` or `sclite`.
+        formats: one for both or one for each; guessed if not given.
+        utt2spk: lines of id and speaker.
+        report: write a page with every error there.
+
+    Raises:
+        ScoringError: a file or line that is wrong, or files that do not belong together.
+    """
+    paired = pairing.read(reference, hypothesis, formats=formats, utt2spk=utt2spk)
+    tell(paired)
+    found = score(
+        paired.references,
+        paired.hypotheses[0],
+        ids=paired.ids,
+        speakers=paired.speakers,
+        durations_s=paired.durations_s,
+        confidences=paired.confidences[0] if style != "english" else None,
+        style=style,
+        alignment=alignment,
+    )
+    if report is not None:
+        from asr.scoring.report import write_report
+
+        write_report(found, report, title=hypothesis.name, audio=paired.audio)
+        say(f"report  {report}")
+    return found
+
+
+def show_score(
+    found: Score,
+    *,
+    as_json: bool = False,
+    worst: int = 3,
+    hotwords: Sequence[str] = (),
+    vocabulary: Path | None = None,
+) -> None:
+    """Print a score, as tables or as one JSON object.
+
+    Args:
+        found: from `score_files`.
+        as_json: print one JSON object instead.
+        worst: utterances to show with their alignment; 0 leaves out the details.
+        hotwords: words or phrases whose recall is wanted.
+        vocabulary: a text whose words are known to the model, for the recall of all others.
+    """
+    recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
+    if as_json:
+        output.print_json(data=to_json(found, recalls))
+    else:
+        tables.print_score(found, output, worst=worst, recalls=recalls)
+
+
+def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | None = None) -> list[Recall]:
+    """Recall of hotwords, and of words that a text does not contain, in the normalisation of the score."""
+    split = word_splitter(found.style)
+    recalls = breakdown.hotwords(found, [" ".join(split(phrase)) for phrase in hotwords])
+    if vocabulary is not None:
+        try:
+            known = frozenset(split(vocabulary.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ScoringError(
+                f"{vocabulary}: {error}; expected a text or a list of words, in UTF-8"
+            ) from error
+        recalls.append(breakdown.out_of_vocabulary(found, known))
+    return recalls
+
+
+def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
+    """The numbers of the score, of its groups, and the recalls."""
+    groups = {
+        "speakers": breakdown.by_speaker(found),
+        "lengths": breakdown.by_length(found),
+        "durations": breakdown.by_duration(found),
+    }
+    keys = ("wer", "substitutions", "deletions", "insertions", "words", "sentences")
+    return {
+        **found.to_json(),
+        **{
+            kind: {group.name: {key: getattr(group.score, key) for key in keys} for group in members}
+            for kind, members in groups.items()
+        },
+        "recall": {
+            r.name: {"spoken": r.spoken, "recognised": r.recognised, "false_alarms": r.false_alarms}
+            for r in recalls
+        },
+    }
+
+
+def tell(paired: pairing.Paired) -> None:
+    """Say how the files were read, and what was left out."""
+    how = "line by line" if paired.ids is None else "by id"
+    say(f"[dim]read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}[/]")
+    for note in paired.notes:
+        warn(note)
