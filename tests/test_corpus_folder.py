@@ -1,0 +1,157 @@
+"""One's own recordings, however they are laid out."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from asr import corpus
+from asr.corpus.packed import pack
+from asr.errors import ConfigError, CorpusError
+
+
+def wav(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(800, 500, np.int16), 8000)
+    return path
+
+
+def text(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def jsonl(path, names, speakers=None):
+    lines = [{"audio_filepath": n, "text": f"text of {n}", "duration": 1} for n in names]
+    for line, speaker in zip(lines, speakers or [], strict=False):
+        line["speaker"] = speaker
+    return text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def texts(found):
+    return {u.id: u.text for split in found.values() for u in split}
+
+
+def sizes(found):
+    return {name: len(split) for name, split in found.items()}
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".lab"])
+def test_a_text_beside_each_recording(tmp_path, suffix):
+    for i in range(10):
+        wav(tmp_path / f"s{i % 2}" / f"clip {i}.flac")
+        text(tmp_path / f"s{i % 2}" / f"clip {i}{suffix}", f"\ufeffgood\n morning {i}\n")
+    found = corpus.prepare("folder", tmp_path)
+    assert sizes(found) == {"train": 8, "dev": 1, "test": 1}
+    assert texts(found) == {f"clip {i}": f"good morning {i}" for i in range(10)}
+    assert all(u.speaker is None for u in found["train"])
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", "|", "  \t "])
+@pytest.mark.parametrize("named", ["{}", "{}.wav", "deep/{}", "deep/{}.wav"])
+def test_a_list_of_texts(tmp_path, separator, named):
+    for i in range(10):
+        wav(tmp_path / "deep" / f"c{i}.wav")
+    lines = [f"{named.format(f'c{i}')}{separator}good morning | {i}\n" for i in range(10)]
+    text(tmp_path / "transcripts.txt", "".join(lines))
+    text(tmp_path / "README.txt", "These are my recordings.\n")
+    assert texts(corpus.prepare("folder", tmp_path)) == {f"c{i}": f"good morning | {i}" for i in range(10)}
+
+
+def test_files_of_the_same_name_in_two_folders_keep_their_own_texts(tmp_path):
+    for speaker in ("ann", "bob"):
+        lines = []
+        for i in range(5):
+            wav(tmp_path / speaker / f"{i}.wav")
+            lines.append(f"{i} {speaker} says {i}\n")
+        text(tmp_path / speaker / "list.trans.txt", "".join(lines))
+    found = corpus.prepare("folder", tmp_path, speaker_folders=True)
+    assert texts(found) == {f"{s}/{i}": f"{s} says {i}" for s in ("ann", "bob") for i in range(5)}
+    assert all(u.speaker in u.text for split in found.values() for u in split)
+
+
+def test_recordings_without_text_are_reported_by_packing(tmp_path):
+    for i in range(10):
+        wav(tmp_path / f"{i}.wav")
+        if i != 3:
+            text(tmp_path / f"{i}.txt", "yes")
+    found = corpus.prepare("folder", tmp_path, fractions={})
+    report = pack(found["train"], tmp_path / "out" / "train", rate_hz=8000)
+    assert (report.packed, [(p.id, p.kind) for p in report.left_out]) == (9, [("3", "empty transcript")])
+
+
+def test_a_manifest_is_split_by_speaker_where_speakers_are_known(tmp_path):
+    path = jsonl(tmp_path / "all.jsonl", [f"{i}.wav" for i in range(40)], [f"s{i % 8}" for i in range(40)])
+    found = corpus.prepare("folder", path)
+    assert sizes(found) == {"train": 30, "dev": 5, "test": 5}
+    assert len({u.speaker for u in found["dev"]}) == len({u.speaker for u in found["test"]}) == 1
+    assert corpus.prepare("folder", path) == found
+    found = corpus.prepare("folder", path, by="utterance", fractions={"dev": 0.25})
+    assert sizes(found) == {"train": 30, "dev": 10}
+
+
+def test_a_folder_with_one_manifest_is_that_manifest(tmp_path):
+    jsonl(tmp_path / "anything.jsonl", [f"clips/{i}.wav" for i in range(10)])
+    wav(tmp_path / "clips" / "unlisted.wav")
+    assert len(texts(corpus.prepare("folder", tmp_path))) == 10
+
+
+def test_manifests_named_like_splits_are_the_splits(tmp_path):
+    jsonl(tmp_path / "train.jsonl", [f"{i}.wav" for i in range(20)])
+    text(tmp_path / "valid.csv", "path,text\nv.wav,hello\n")
+    text(tmp_path / "test.tsv", "path\ttext\nt.wav\thello\n")
+    found = corpus.prepare("folder", tmp_path)
+    assert sizes(found) == {"train": 20, "dev": 1, "test": 1}
+
+
+def test_folders_named_like_splits_are_the_splits_and_dev_is_made_if_missing(tmp_path):
+    for split, count in (("train", 10), ("test", 4)):
+        for i in range(count):
+            wav(tmp_path / split / f"{split}{i}.wav")
+            text(tmp_path / split / f"{split}{i}.txt", "yes")
+    assert sizes(corpus.prepare("folder", tmp_path)) == {"train": 9, "test": 4, "dev": 1}
+    assert sizes(corpus.prepare("folder", tmp_path, fractions={"dev": 0})) == {"train": 10, "test": 4}
+
+
+def test_splits_can_be_put_together_by_configuration(tmp_path):
+    jsonl(tmp_path / "a.jsonl", [f"a{i}.wav" for i in range(5)])
+    text(tmp_path / "b.csv", "path,text\nb0.wav,hello\nb1.wav,hello\n")
+    wav(tmp_path / "c" / "c0.wav")
+    text(tmp_path / "c" / "c0.txt", "hello")
+    found = corpus.prepare("folder", tmp_path, splits={"train": ["a.jsonl", "b.csv"], "dev": "c"})
+    assert sizes(found) == {"train": 7, "dev": 1}
+    with pytest.raises(CorpusError, match=r"none\.jsonl does not exist"):
+        corpus.prepare("folder", tmp_path, splits={"train": "none.jsonl"})
+
+
+def test_what_cannot_be_understood_is_an_error_that_says_why(tmp_path):
+    with pytest.raises(CorpusError, match="does not exist; a manifest or a folder"):
+        corpus.prepare("folder", tmp_path / "none")
+    with pytest.raises(ConfigError, match=r"expected a folder or a file that ends in \.jsonl"):
+        corpus.prepare("folder", text(tmp_path / "a.xlsx", ""))
+    empty = tmp_path / "empty"
+    text(empty / "a.m4a", "")
+    with pytest.raises(CorpusError, match=r"has no recordings .*; its 1 m4a, mp4 or similar files must be"):
+        corpus.prepare("folder", empty)
+    silent = tmp_path / "silent"
+    wav(silent / "a.wav")
+    with pytest.raises(
+        CorpusError, match=r"1 recordings but no texts: expected NAME\.txt beside each NAME\.wav"
+    ):
+        corpus.prepare("folder", silent)
+    several = tmp_path / "several"
+    jsonl(several / "a.jsonl", ["a.wav"])
+    jsonl(several / "b.jsonl", ["b.wav"])
+    with pytest.raises(ConfigError, match=r"several manifests \(a\.jsonl, b\.jsonl\)"):
+        corpus.prepare("folder", several)
+    jsonl(several / "train.jsonl", ["a.wav"])
+    jsonl(several / "training.jsonl", ["b.wav"])
+    with pytest.raises(ConfigError, match=r"train\.jsonl and training\.jsonl could both be train"):
+        corpus.prepare("folder", several)
+    latin = tmp_path / "latin"
+    wav(latin / "a.wav")
+    (latin / "a.txt").write_bytes(b"gr\xf6\xdfe")
+    with pytest.raises(CorpusError, match=r"a\.txt is not text in UTF-8"):
+        corpus.prepare("folder", latin)
