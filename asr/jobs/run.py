@@ -1,4 +1,4 @@
-"""`asr run`: prepare → train → language model and tuning → evaluate; each stage only if it is not done yet."""
+"""`asr run`: prepare → train → language model and tuning → evaluate; stages already done are skipped."""
 
 import hashlib
 import json
