@@ -54,7 +54,7 @@ class Espeak:
             ) from error
         self._path = espeakng_loader.get_library_path()
         self._data = Path(espeakng_loader.get_data_path())
-        self._near = tempfile.TemporaryDirectory(prefix="espeak-")
+        self._near: tempfile.TemporaryDirectory[str] | None = None
         self._parts: list[np.ndarray] = []
         self._callback = _Callback(self._collect)
         self.rate_hz = 0
@@ -66,6 +66,7 @@ class Espeak:
 
     def __enter__(self) -> "Espeak":
         if len(str(self._data)) > _LONGEST_PATH:
+            self._near = tempfile.TemporaryDirectory(prefix="espeak-")
             link = Path(self._near.name) / "espeak-ng-data"
             link.symlink_to(self._data)
             self._data = link
@@ -85,11 +86,23 @@ class Espeak:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
-        self._near.cleanup()
+        if self._near is not None:
+            self._near.cleanup()
 
     def _stop(self) -> None:
         self._library.espeak_Terminate()
         _ctypes.dlclose(self._library._handle)
+
+    def _restart(self) -> None:
+        """Forget what was said before.
+
+        Of a text, the phase of the voice remains, in variables that only unloading the library clears. Breath
+        and rough voices draw random numbers, seeded with the time of day at each start.
+        """
+        self._stop()
+        self._start()
+        self._library.espeak_ng_SetRandSeed(1)
+        ctypes.CDLL(None).srand(1)
 
     def speak(self, text: str, manner: Manner) -> np.ndarray:
         """The spoken text, float32 in [-1, 1] at `rate_hz`; nothing said before has an influence.
@@ -97,10 +110,10 @@ class Espeak:
         Raises:
             CorpusError: a voice that does not exist, or text that gives no sound.
         """
-        self._stop()  # the library keeps phase, flutter and noise from one text to the next
-        self._start()
-        ctypes.CDLL(None).srand(1)
-        if self._library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
+        self._restart()
+        timbre = manner.voice.partition("+")[2]
+        unknown = timbre and timbre not in self.variants()  # which the library would take for none at all
+        if unknown or self._library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
             raise CorpusError(f"espeak-ng has no voice {manner.voice!r}")
         for name, number in _PARAMETERS.items():
             if (value := getattr(manner, name, None)) is not None:
@@ -109,7 +122,7 @@ class Espeak:
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
-        if not self._parts:
+        if not any(part.any() for part in self._parts):
             raise CorpusError(f"espeak-ng gives no sound for {text!r} with voice {manner.voice!r}")
         return np.concatenate(self._parts).astype(np.float32) / 32768
 
