@@ -13,7 +13,8 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -92,10 +93,11 @@ def pack(
             entries = _entries(
                 utterances, resumed, rate_hz=rate_hz, workers=workers, min_s=min_s, max_s=max_s
             )
-            for done_count, (entry, pcm) in enumerate(entries, resumed + 1):
-                journal.add(entry, pcm)
-                if progress and (done_count % 16 == 0 or done_count == len(utterances)):
-                    progress(done_count, len(utterances))
+            with closing(entries):
+                for done_count, (entry, pcm) in enumerate(entries, resumed + 1):
+                    journal.add(entry, pcm)
+                    if progress and (done_count % 16 == 0 or done_count == len(utterances)):
+                        progress(done_count, len(utterances))
         return _finish(utterances, journal, rate_hz=rate_hz, resumed=resumed)
 
 
@@ -148,7 +150,7 @@ class PackedCorpus:
 
 def _entries(
     utterances: Sequence[Utterance], first: int, *, rate_hz: int, workers: int, min_s: float, max_s: float
-) -> Iterator[tuple[Entry, bytes]]:
+) -> Generator[tuple[Entry, bytes]]:
     """A journal entry and the samples of each utterance from `first` on."""
     seen: set[str] = set()
     problems = [find_problem(u, seen) for u in utterances]
