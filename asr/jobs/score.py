@@ -44,7 +44,7 @@ def score_files(
         ids=paired.ids,
         speakers=paired.speakers,
         durations_s=paired.durations_s,
-        confidences=paired.confidences[0] if style != "english" else None,
+        confidences=_confidences(paired, style),
         style=style,
         alignment=alignment,
     )
@@ -114,6 +114,18 @@ def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
             for r in recalls
         },
     }
+
+
+def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...] | None]:
+    """Confidences of each hypothesis whose words the normalisation leaves as many as they are."""
+    split = word_splitter(style)
+    kept = [
+        confidences if confidences is None or len(split(text)) == len(confidences) else None
+        for text, confidences in zip(paired.hypotheses[0], paired.confidences[0], strict=True)
+    ]
+    if lost := sum(a is not b for a, b in zip(kept, paired.confidences[0], strict=True)):
+        warn(f"{lost} utterances have no confidences: normalisation {style!r} joins or splits their words")
+    return kept
 
 
 def tell(paired: pairing.Paired) -> None:

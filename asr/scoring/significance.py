@@ -91,6 +91,11 @@ class Comparison:
         """Whether MAPSSWE finds a difference at the level of 5 %."""
         return self.matched_pairs.p < 1 - CONFIDENCE
 
+    @property
+    def signature(self) -> str:
+        """Every choice that the numbers depend on."""
+        return f"{self.a.signature}|test:mapsswe"
+
     @cached_property
     def differing(self) -> list[tuple[AlignedUtterance, AlignedUtterance]]:
         """Utterances on which the systems wrote different words, the largest difference in errors first."""
@@ -109,7 +114,7 @@ class Comparison:
             "matched_pairs": vars(self.matched_pairs),
             "mcnemar": vars(self.mcnemar),
             "differing": len(self.differing),
-            "signature": f"{self.a.signature}|test:mapsswe",
+            "signature": self.signature,
         }
 
 

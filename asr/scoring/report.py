@@ -1,0 +1,236 @@
+"""One self-contained page with everything about a score: it opens from disk, without any network.
+
+The numbers and pictures are plain HTML and SVG; the list of utterances is data that a script in the page
+sorts, filters and searches. Recordings are linked relative to the page and stay where they are.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+from asr.errors import ScoringError
+from asr.scoring import breakdown, charts
+from asr.scoring.alignment import AlignedUtterance
+from asr.scoring.breakdown import Recall
+from asr.scoring.calibration import expected_calibration_error, judged_words, reliability
+from asr.scoring.intervals import CONFIDENCE, RESAMPLES
+from asr.scoring.word_errors import Score
+
+_MOST_WORDS = 100
+"""Rows of the lists of confusions, missed and made-up words."""
+
+
+def write_report(
+    score: Score,
+    path: Path,
+    *,
+    title: str | None = None,
+    audio: Mapping[str, Path] | None = None,
+    history: Path | None = None,
+    facts: Mapping[str, str] | None = None,
+    recalls: Sequence[Recall] = (),
+) -> None:
+    """Write the page; the file appears when it is complete.
+
+    Args:
+        score: what the page shows.
+        path: of the page, HTML.
+        title: of the page.
+        audio: recordings by utterance id; those that exist can be played.
+        history: JSON lines of a training run, for its curves; a last line that was cut off is left out.
+        facts: what else to say about the system, name → value.
+        recalls: of words out of the vocabulary and of hotwords.
+
+    Raises:
+        ScoringError: the page cannot be written, or the history cannot be read.
+    """
+    page = files("asr.scoring") / "page"
+    parts = {name: (page / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
+    text = Template(parts["html"]).substitute(
+        title=escape(title or "Word errors"),
+        facts=_facts(score, facts or {}),
+        headline=_headline(score),
+        cards=_cards(score, recalls, _read_history(history) if history else []),
+        alignment=escape(score.alignment),
+        interval_note=f"Intervals are {CONFIDENCE:.0%} bootstrap intervals from {RESAMPLES:,} resamples of "
+        f"{'speakers' if score.blocks else 'utterances'}.",
+        signature=escape(score.signature),
+        css=parts["css"],
+        js=parts["js"],
+        data=_data(score, audio or {}, Path(path).parent),
+    )
+    partial = Path(path).with_name(f".{Path(path).name}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ScoringError(f"{path}: {error.strerror}; the report cannot be written there") from error
+
+
+def _facts(score: Score, facts: Mapping[str, str]) -> str:
+    said = [f"{score.sentences:,} utterances", f"{score.words:,} words"]
+    if score.duration_s:
+        said.append(_duration(score.duration_s))
+    if speakers := len({u.speaker for u in score.utterances if u.speaker is not None}):
+        said.append(f"{speakers:,} speakers")
+    said += [f"{name} {value}" for name, value in facts.items()]
+    return "".join(f"<span>{escape(fact)}</span>" for fact in said)
+
+
+def _headline(score: Score) -> str:
+    s = score
+    kinds = [
+        ("ok", "recognised", s.correct),
+        ("sub", "substituted", s.substitutions),
+        ("del", "deleted", s.deletions),
+        ("ins", "inserted", s.insertions),
+    ]
+    stack = "".join(f'<i class="{kind}" style="flex:{n} 0 0"></i>' for kind, _, n in kinds if n)
+    legend = "".join(
+        f'<span><i class="{kind}"></i><b>{n:,}</b> {name} ({n / max(s.words, 1):.1%})</span>'
+        for kind, name, n in kinds
+    )
+    numbers = [(f"{s.cer:.2%}", "character errors"), (f"{s.ser:.1%}", "sentences with errors")]
+    numbers.append((f"{s.errors:,}", "word errors"))
+    confidences_W, right_W = judged_words(s)
+    if len(confidences_W):
+        error = expected_calibration_error(reliability(confidences_W, right_W))
+        numbers.append((f"{error:.1%}", "calibration error"))
+    if s.real_time_factor:
+        numbers.append((f"{s.real_time_factor:.3g}", "real-time factor"))
+    shown = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for value, name in numbers)
+    return (
+        f'<div><div class="wer-name">Word error rate</div><div class="wer">{100 * s.wer:.2f}'
+        f'<small>%</small></div>{_interval(s)}</div><div><div class="stack">{stack}</div>'
+        f'<div class="legend">{legend}</div><div class="numbers">{shown}</div></div>'
+    )
+
+
+def _interval(score: Score) -> str:
+    if score.wer_interval is None:
+        return ""
+    low, high = score.wer_interval
+    end = max(1.25 * high, 1.25 * score.wer, 0.01)
+    within = f"left:{100 * low / end:.2f}%;width:{100 * (high - low) / end:.2f}%"
+    return (
+        f'<div class="wer-interval">{low:.2%} to {high:.2%} ({CONFIDENCE:.0%} interval)</div>'
+        f'<div class="range"><b style="{within}"></b><i style="left:{100 * score.wer / end:.2f}%"></i></div>'
+        f'<div class="ends"><span>0</span><span>{end:.1%}</span></div>'
+    )
+
+
+def _cards(score: Score, recalls: Sequence[Recall], history: list[dict[str, Any]]) -> str:
+    cards = []
+    if len(speakers := breakdown.by_speaker(score)) > 1:
+        note = "Worst first; the line is the interval over the speaker's utterances."
+        cards.append(_card("Speakers", note, charts.bars(speakers, find="speaker:")))
+    groups = [breakdown.by_length(score), breakdown.by_duration(score)]
+    if shown := "".join(charts.bars(g) for g in groups if len(g) > 1):
+        cards.append(
+            _card("Length", "By words of the reference and by seconds.", f'<div class="groups">{shown}</div>')
+        )
+    confidences_W, right_W = judged_words(score)
+    if len(confidences_W):
+        bins = reliability(confidences_W, right_W)
+        note = (
+            f"Share of right words against the confidence they were given; on the dashed line they agree. "
+            f"Expected calibration error {expected_calibration_error(bins):.1%} over {len(right_W):,} words."
+        )
+        cards.append(_card("Calibration", note, charts.calibration(bins)))
+    if recalls:
+        cards.append(_card("Recall", "Of the words that were asked for.", _recalls(recalls)))
+    if curves := charts.training(history):
+        cards.append(_card("Training", "", f'<div class="curves">{curves}</div>', wide=True))
+    if score.errors:
+        note = "Click one to see where it happened."
+        cards.append(_card("Commonest errors", note, _errors(score), wide=True))
+    return "\n".join(cards)
+
+
+def _card(title: str, note: str, body: str, *, wide: bool = False) -> str:
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<section class="card{" wide" if wide else ""}"><h2>{escape(title)}</h2>{said}{body}</section>'
+
+
+def _errors(score: Score) -> str:
+    errors = breakdown.word_errors(score)
+    confusions = [(f"{said}→{heard}", f"{said} → {heard}", n) for (said, heard), n in errors.confusions]
+    columns = (
+        ("Taken for another", confusions),
+        ("Missed", [(f"−{word}", word, n) for word, n in errors.deleted]),
+        ("Made up", [(f"+{word}", word, n) for word, n in errors.inserted]),
+    )
+    out = []
+    for title, words in columns:
+        rows = "".join(
+            f'<li><button type="button" data-find="{escape(find)}">{escape(shown)}</button>'
+            f"<span>{count:,}</span></li>"
+            for find, shown, count in words[:_MOST_WORDS]
+        )
+        head = f"{title} ({sum(count for _, _, count in words):,})"
+        out.append(f'<div><h3>{head}</h3><ul class="words">{rows or "<li>none</li>"}</ul></div>')
+    return f'<div class="trio">{"".join(out)}</div>'
+
+
+def _recalls(recalls: Sequence[Recall]) -> str:
+    rows = "".join(
+        f"<li>{escape(r.name)}<span>{'–' if r.recall is None else f'{r.recall:.0%}'} "
+        f"({r.recognised:,} of {r.spoken:,}; {r.false_alarms:,} false)</span></li>"
+        for r in recalls
+    )
+    return f'<ul class="words">{rows}</ul>'
+
+
+def _data(score: Score, audio: Mapping[str, Path], folder: Path) -> str:
+    utterances = [_utterance(u, audio.get(u.id), folder) for u in score.utterances]
+    text = json.dumps({"utterances": utterances}, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")  # "</script>" in a transcript must not end the data
+
+
+def _utterance(u: AlignedUtterance, audio: Path | None, folder: Path) -> dict[str, Any]:
+    return {
+        "id": u.id,
+        "speaker": u.speaker,
+        "s": None if u.duration_s is None else round(u.duration_s, 2),
+        "n": len(u.reference),
+        "S": u.substitutions,
+        "D": u.deletions,
+        "I": u.insertions,
+        "t": [said if said == heard else (said, heard) for said, heard in u.pairs()],
+        "c": None if u.confidences is None else [round(c, 3) for c in u.confidences],
+        "a": None if audio is None or not audio.is_file() else _link(audio, folder),
+    }
+
+
+def _link(audio: Path, folder: Path) -> str:
+    try:
+        return quote(Path(os.path.relpath(audio, folder)).as_posix())
+    except ValueError:  # another drive
+        return audio.resolve().as_uri()
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ScoringError(f"{path}: {error.strerror}; expected the history of a training run") from error
+    out = []
+    for number, line in enumerate(lines, 1):
+        try:
+            out.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ScoringError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
+    return out
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s of audio"
+    return f"{seconds / 60:.0f} min of audio" if seconds < 7200 else f"{seconds / 3600:.1f} h of audio"

@@ -1,0 +1,113 @@
+"""Scores, comparisons and rankings on the terminal and as JSON, from files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from asr.errors import ScoringError
+from asr.jobs.compare import compare_files, show_comparison
+from asr.jobs.score import score_files, show_score
+from asr.scoring import print_score, rank, ranking_table, score
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def files(folder: Path) -> tuple[Path, Path, Path]:
+    texts = {
+        "ref.trn": "the cat sat (ann-1)\na dog runs (bob-1)\nyes [sic] (bob-2)\n",
+        "a.trn": "the bat sat (ann-1)\na runs (bob-1)\nyes [sic] (bob-2)\n",
+        "b.trn": "yes [sic] (bob-2)\na dog runs (bob-1)\nthe cat sat down (ann-1)\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "ref.trn", folder / "a.trn", folder / "b.trn"
+
+
+def test_a_score_is_printed_with_its_signature_and_its_worst_utterances(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, hypothesis, _ = files(tmp_path)
+    show_score(score_files(reference, hypothesis), worst=1, hotwords=["cat", "dog runs"])
+    printed = capsys.readouterr()
+    for text in ("25.00%", "REF:  the CAT sat", "HYP:  the BAT sat", "cat → bat", "style:none|align:minimal"):
+        assert text in printed.out
+    assert "read as trn, trn; 3 utterances paired by id" in printed.err
+
+
+def test_a_score_as_json_is_one_object_alone_on_standard_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference, hypothesis, _ = files(tmp_path)
+    (tmp_path / "spk").write_text("ann-1 ann\nbob-1 bob\nbob-2 bob\n", encoding="utf-8")
+    (tmp_path / "known.txt").write_text("the cat sat a runs yes [sic]", encoding="utf-8")
+    found = score_files(reference, hypothesis, utt2spk=tmp_path / "spk", alignment="sclite")
+    show_score(found, as_json=True, hotwords=["dog"], vocabulary=tmp_path / "known.txt")
+    data = json.loads(capsys.readouterr().out)
+    assert (data["wer"], data["substitutions"], data["deletions"], data["insertions"]) == (0.25, 1, 1, 0)
+    assert (data["correct"], data["words"], data["sentences"]) == (6, 8, 3)
+    bob = data["speakers"]["bob"]
+    assert (bob["wer"], bob["deletions"], bob["words"], bob["sentences"]) == (0.2, 1, 5, 2)
+    assert data["recall"]["dog"] == {"spoken": 1, "recognised": 0, "false_alarms": 0}
+    assert data["recall"]["out of vocabulary"]["spoken"] == 1
+
+
+def test_a_score_can_leave_a_report(tmp_path: Path) -> None:
+    reference, hypothesis, _ = files(tmp_path)
+    score_files(reference, hypothesis, report=tmp_path / "report.html")
+    assert "a.trn" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_confidences_of_words_that_normalisation_splits_are_left_out_and_said_to_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"id": "1", "pred_text": "a b", "words": [["a", 0, 1, 0.9], ["b", 1, 2, 0.8]]},
+        {"id": "2", "pred_text": "c/d", "words": [["c/d", 0, 1, 0.7]]},
+    ]
+    hypothesis, reference = tmp_path / "h.jsonl", tmp_path / "r.jsonl"
+    hypothesis.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    reference.write_text('{"id": "1", "text": "a b"}\n{"id": "2", "text": "c d"}', encoding="utf-8")
+    found = score_files(reference, hypothesis, style="basic")
+    assert [u.confidences for u in found.utterances] == [(0.9, 0.8), None]
+    assert "1 utterances have no confidences" in capsys.readouterr().err
+
+
+def test_a_comparison_is_printed_with_its_tests_and_where_systems_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = compare_files(*files(tmp_path))
+    show_comparison(found, names=("old", "new"))
+    printed = capsys.readouterr().out
+    for text in ("new against old", "-12.50 points", "matched pairs", "McNemar", "2 of 3 utterances differ"):
+        assert text in printed
+    assert "not told apart" in printed and "test:mapsswe" in printed
+    show_comparison(found, as_json=True)
+    data = json.loads(capsys.readouterr().out)
+    assert data["difference"] == -0.125 and data["differing"] == 2
+
+
+def test_markup_in_transcripts_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(width=120)
+    print_score(score(["[red]a[/] b"], ["[bold] b"], ids=["[x]"], speakers=["[y]"]), console)
+    printed = capsys.readouterr().out
+    assert "id: ([x])" in printed and "[red]a[/] → [bold]" in printed
+
+
+def test_a_ranking_names_those_that_are_really_worse(capsys: pytest.CaptureFixture[str]) -> None:
+    said = ["a b c"] * 50
+    systems = {"bad": score(said, ["a x c"] * 50), "good": score(said, said)}
+    Console(width=120).print(ranking_table(rank(systems), facts={"rate": {"good": "0.1"}}))
+    lines = capsys.readouterr().out.splitlines()
+    first, second = (next(line for line in lines if name in line) for name in ("good", "bad"))
+    assert [cell.strip() for cell in first.split("│")[1:4]] == ["1", "good", "0.1"]
+    assert first.split("│")[6].strip() == "2" and second.split("│")[6].strip() == "none"
+
+
+def test_an_unreadable_vocabulary_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ScoringError, match=r"nowhere.*expected a text"):
+        show_score(score("a", "a"), vocabulary=tmp_path / "nowhere")
