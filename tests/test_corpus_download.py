@@ -221,7 +221,7 @@ def test_a_server_that_is_not_there_is_an_error(tmp_path):
 
 def test_a_server_that_falls_silent_is_asked_again(server, tmp_path):
     server.script = ["silence", "good"]
-    path = download([server.url], tmp_path / "a", checksum=SHA256, wait_s=0.001, timeout_s=0.2)
+    path = download([server.url], tmp_path / "a", checksum=SHA256, wait_s=0.001, timeout_s=0.5)
     server.wait.set()
     assert path.read_bytes() == CONTENT
 
