@@ -18,6 +18,7 @@ ROOMS = (
     "corpus",
     "features",
     "augmentation",
+    "subsampling",
     "encoder",
     "ctc",
     "lm",
