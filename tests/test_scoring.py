@@ -97,7 +97,7 @@ def test_counts_and_rates_equal_jiwer_on_random_pairs() -> None:
 words = st.lists(st.sampled_from(["a", "b", "c", "à", "世"]), max_size=7).map(" ".join)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(words, words, st.sampled_from(["minimal", "sclite"]))
 def test_alignments_rebuild_both_sides_and_insertions_less_deletions_are_the_difference_in_length(
     reference: str, hypothesis: str, alignment: str
@@ -111,7 +111,7 @@ def test_alignments_rebuild_both_sides_and_insertions_less_deletions_are_the_dif
     assert (found.wer == 0) == (reference == hypothesis)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(words, words)
 def test_sclite_alignment_costs_what_the_full_table_says(reference: str, hypothesis: str) -> None:
     said, heard = reference.split(), hypothesis.split()
@@ -145,7 +145,7 @@ def test_the_best_of_a_million_million_wordings_is_found() -> None:
     assert score(places, heard.replace("c", "x")).substitutions == 20
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.sampled_from(["a", "{ a / b }", "{ b c / @ }", "{ { a / c } b / c }"]), max_size=5), words)
 def test_the_chosen_wording_is_the_best_of_all(places: list[str], heard: str) -> None:
     wordings = {
@@ -281,13 +281,13 @@ def test_intervals_hold_the_truth_nineteen_times_of_twenty(units: int) -> None:
     from asr.scoring.intervals import bootstrap_rates, interval
 
     rng = np.random.default_rng(0)
-    held, trials = 0, 250
+    held, trials = 0, 150
     for _ in range(trials):
         words_N = rng.integers(5, 21, units)
         errors_N = rng.binomial(words_N, rng.beta(2, 18, units))
         low, high = interval(bootstrap_rates(errors_N, words_N), units=units) or (0, 0)
         held += low <= 0.1 <= high
-    assert 0.90 <= held / trials <= 0.985
+    assert 0.89 <= held / trials <= 0.99
 
 
 def test_both_ways_of_resampling_agree() -> None:
@@ -308,6 +308,13 @@ def test_both_ways_of_resampling_agree() -> None:
 def test_real_time_factor_needs_both_times() -> None:
     assert score(["a", "b"], ["a", "b"], durations_s=[4.0, 6.0], processing_s=1.0).real_time_factor == 0.1
     assert score(["a", "b"], ["a", "b"], durations_s=[4.0, None], processing_s=1.0).real_time_factor is None
+
+
+def test_a_score_shows_its_numbers_and_prints_with_its_signature() -> None:
+    found = score(["a b", "c d"], ["a", "c d"])
+    assert repr(found) == "Score(wer=0.25, substitutions=0, deletions=1, insertions=0, words=4, sentences=2)"
+    assert str(found).startswith("WER 25.00% (0 S, 1 D, 0 I of 4 words, 95% interval ")
+    assert str(found).endswith(found.signature)
 
 
 def test_numbers_travel_as_json() -> None:

@@ -96,9 +96,9 @@ def test_mcnemar_counts_utterances_that_one_system_alone_has_right() -> None:
 
 
 def test_equal_systems_are_called_different_one_time_in_twenty() -> None:
-    # Systems of equal quality on utterances of different difficulty; 200 trials, standard error 1.5 %.
+    # Systems of equal quality on utterances of different difficulty; 120 trials, standard error 2 %.
     rng = np.random.default_rng(0)
-    trials, alarms = 200, np.zeros(3)
+    trials, alarms = 120, np.zeros(3)
     for _ in range(trials):
         difficulty_N = rng.beta(2, 12, 60)
         lengths_N = rng.integers(3, 15, 60)
@@ -111,9 +111,9 @@ def test_equal_systems_are_called_different_one_time_in_twenty() -> None:
         low, high = found.difference_interval or (0, 0)
         alarms += [found.matched_pairs.p < 0.05, not low <= 0 <= high, found.mcnemar.p < 0.05]
     matched_pairs, bootstrap, exact = alarms / trials
-    assert 0.015 <= matched_pairs <= 0.09
-    assert 0.015 <= bootstrap <= 0.09
-    assert exact <= 0.08  # an exact test on counts keeps below its level
+    assert 0.005 <= matched_pairs <= 0.11
+    assert 0.005 <= bootstrap <= 0.11
+    assert exact <= 0.1  # an exact test on counts keeps below its level
 
 
 def test_a_real_difference_is_found_and_its_interval_holds_it() -> None:

@@ -35,7 +35,7 @@ FEWEST_SPEAKERS = 5
 """From so many speakers on, intervals resample speakers; fewer blocks say too little about others."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """Counts and rates of a set of utterances; everything is read off their alignments."""
 
@@ -152,6 +152,18 @@ class Score:
             f"style:{self.style}|align:{self.alignment}|pool:words|empty-ref:errors/1|"
             f"interval:{CONFIDENCE:.0%}-{self.interval_by}-bootstrap-{RESAMPLES}|asr:{__version__}"
         )
+
+    def __str__(self) -> str:
+        interval = ""
+        if self.wer_interval:
+            low, high = self.wer_interval
+            interval = f", {CONFIDENCE:.0%} interval {low:.2%} to {high:.2%}"
+        counts = f"{self.substitutions} S, {self.deletions} D, {self.insertions} I of {self.words} words"
+        return f"WER {self.wer:.2%} ({counts}{interval}) {self.signature}"
+
+    def __repr__(self) -> str:
+        names = ("wer", "substitutions", "deletions", "insertions", "words", "sentences")
+        return f"Score({', '.join(f'{name}={getattr(self, name)}' for name in names)})"
 
     def to_json(self) -> dict[str, Any]:
         """The numbers, for `--json`; `wer_interval` is (low, high) or None."""
