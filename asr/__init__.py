@@ -16,7 +16,7 @@ _HOMES = {
     "Alphabet": "asr.text",
     "AsrError": "asr.errors",
     "Recognizer": "asr.recognizer",
-    "Transcript": "asr.recognizer",
+    "Transcript": "asr.transcript",
     "load": "asr.recognizer",
     "score": "asr.scoring",
 }
@@ -25,10 +25,10 @@ _ROOMS = ("ctc", "decoding", "lab", "lm", "scoring", "corpus", "training", "serv
 if TYPE_CHECKING:
     from asr.errors import AsrError as AsrError
     from asr.recognizer import Recognizer as Recognizer
-    from asr.recognizer import Transcript as Transcript
     from asr.recognizer import load as load
     from asr.scoring import score as score
     from asr.text import Alphabet as Alphabet
+    from asr.transcript import Transcript as Transcript
 
 __all__ = ["Alphabet", "AsrError", "Recognizer", "Transcript", "__version__", "load", "score"]
 

@@ -15,7 +15,9 @@ from asr import audio, bundle
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
 from asr.features import Features, FeaturesConfig
+from asr.scoring.calibration import Calibration
 from asr.text import Alphabet, Style, normalise
+from asr.transcript import Segment, Transcript, Word
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -39,40 +41,9 @@ class DecoderConfig:
     """Bonus for every word."""
     hotword_weight: float = 4.0
     """Natural-log bonus of a recognised hotword."""
-    temperature: float = 1.0
-    """Confidences are sharpened or softened by this exponent, fitted on the development set."""
-
-
-@dataclass(frozen=True)
-class Word:
-    """A recognised word, when it was said, and the probability that it is right."""
-
-    text: str
-    start_s: float
-    end_s: float
-    confidence: float
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of speech that was decoded as one."""
-
-    text: str
-    start_s: float
-    end_s: float
-    words: tuple[Word, ...] = ()
-
-
-@dataclass(frozen=True)
-class Transcript:
-    """What was said in one recording."""
-
-    text: str
-    words: tuple[Word, ...] = ()
-    segments: tuple[Segment, ...] = ()
-    duration_s: float = 0.0
-    log_prob: float = 0.0
-    """Natural log of the probability of the text under the acoustic model, as the decoder found it."""
+    confidence_slope: float = 1.0
+    confidence_bias: float = 0.0
+    """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
 
 
 @dataclass
@@ -239,12 +210,13 @@ class Recognizer:
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis with frames turned into seconds and confidences calibrated."""
+        calibrated = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
         words = tuple(
             Word(
                 w.text,
                 round(min(w.start_frame * self.frame_s, duration_s), 3),
                 round(min(w.end_frame * self.frame_s, duration_s), 3),
-                round(calibrate(w.confidence, self.decoder.temperature), 4),
+                round(float(calibrated(w.confidence)), 4),
             )
             for w in hypothesis.words(self.alphabet)
         )
@@ -300,14 +272,6 @@ class Recognizer:
         }
         bundle.write(file, tensors, header)
         return file
-
-
-def calibrate(confidence: float, temperature: float) -> float:
-    """The confidence with its log-odds divided by the temperature; 1 changes nothing."""
-    if temperature == 1.0:
-        return confidence
-    p = min(max(confidence, 1e-9), 1 - 1e-9)
-    return float(1 / (1 + ((1 - p) / p) ** (1 / temperature)))
 
 
 def load(path: str | Path, *, device: str = "cpu") -> Recognizer:

@@ -12,7 +12,7 @@ from asr import load
 from asr.encoder import EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
 from asr.features import FeaturesConfig
-from asr.recognizer import Recognizer, calibrate
+from asr.recognizer import Recognizer
 from asr.text import Alphabet
 
 WAVES = [tones(text, seed=i) for i, text in enumerate(["abc", "d", "a bb cab dad"])]
@@ -132,8 +132,9 @@ def test_unknown_words_and_decoders_are_refused(model):
         model.transcribe(np.zeros((2, 100), np.float32))
 
 
-def test_calibration_keeps_certainty_and_order():
-    assert calibrate(0.3, 1.0) == 0.3
-    assert calibrate(0.5, 3.0) == pytest.approx(0.5)
-    assert calibrate(0.9, 2.0) == pytest.approx(0.75)  # log-odds ln 9 halved are ln 3
-    assert calibrate(0.0, 2.0) < calibrate(0.2, 2.0) < calibrate(1.0, 2.0) <= 1
+def test_confidences_are_calibrated_as_the_settings_say(model):
+    raw = [w.confidence for t in model.transcribe_many(WAVES) for w in t.words]
+    model.decoder.confidence_slope = 0.5
+    softer = [w.confidence for t in model.transcribe_many(WAVES) for w in t.words]
+    expected = [1 / (1 + ((1 - c) / c) ** 0.5) for c in raw]  # the log-odds halved
+    assert softer == pytest.approx(expected, abs=1e-3)

@@ -24,6 +24,7 @@ ROOMS = (
     "lm",
     "decoding",
     "scoring",
+    "transcript",
     "bundle",
     "recognizer",
     "training",

@@ -7,7 +7,8 @@ from pathlib import Path
 from asr import audio
 from asr.ctc import WordSpan, align, group_words
 from asr.errors import ConfigError
-from asr.recognizer import Recognizer, Word
+from asr.recognizer import Recognizer
+from asr.transcript import Word
 
 
 def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[list[Word], float]:

@@ -12,8 +12,9 @@ from asr import audio, scoring
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.errors import AudioError, ScoringError
 from asr.jobs.console import counting, output, say, warn
-from asr.recognizer import Recognizer, Transcript
+from asr.recognizer import Recognizer
 from asr.text import normalise
+from asr.transcript import Transcript
 
 
 @dataclass(frozen=True)
