@@ -335,12 +335,10 @@ def _check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
     shares = ("reverb", "noise", "telephone", "time_mask_share", "frequency_mask_share")
     amounts = ("pad_s", "trim_s", "gain_db", "time_masks", "frequency_masks")
-    for name in shares:
-        if not 0 <= getattr(config, name) <= 1:
-            raise ConfigError(f"augmentation.{name}={getattr(config, name)}: expected a share from 0 to 1")
-    for name in amounts:
-        if getattr(config, name) < 0:
-            raise ConfigError(f"augmentation.{name}={getattr(config, name)}: expected 0 (off) or more")
+    if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
+        raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")
+    if low := [name for name in amounts if getattr(config, name) < 0]:
+        raise ConfigError(f"augmentation.{low[0]}={getattr(config, low[0])}: expected 0 (off) or more")
     for factor in config.speed:
         if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
             raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
