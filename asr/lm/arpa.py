@@ -139,29 +139,30 @@ class _Trie:
         """log10 probabilities (R,), word ids (R, n) and back-offs (R,) of the next `wanted` lines."""
         begin = self.lines.number + 1
         lines = self.lines.take(wanted)
-        rows = list(map(bytes.split, lines))
-        fields = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        short = np.flatnonzero(fields == n + 1)
-        wrong = (fields != n + 1) & (fields != n + 1 + has_backoffs)
-        if len(at := np.flatnonzero(wrong)):
-            self._blame_row(lines[at[0]], begin + int(at[0]), n, count)
+        width = n + 1 + has_backoffs
+        flat = _fields_if_complete(lines, width) or self._fields(lines, begin, n, count, width=width)
         if len(lines) < wanted:
             self.lines.fail(f"the file ends before all of {count} {n}-grams were read; it was cut")
-        if has_backoffs:
-            for i in short:
-                rows[i].append(b"0")
-        width = n + 1 + has_backoffs
-        flat = list(chain.from_iterable(rows))
         probs = self._numbers(flat[::width], lines, begin, highest=0.0)
         backoffs = self._numbers(flat[n + 1 :: width], lines, begin) if has_backoffs else np.zeros_like(probs)
         if n == 1:
             self._learn_words(flat[1::width], lines, begin)
-        ids = np.empty((len(rows), n), dtype=np.int32)
+        ids = np.empty((len(lines), n), dtype=np.int32)
         for k in range(n):
             ids[:, k] = [self.ids.get(word, -1) for word in flat[1 + k :: width]]
         if len(at := np.flatnonzero((ids < 0).any(axis=1))):
             self.lines.fail("a word that is not among the 1-grams", lines[at[0]], number=begin + int(at[0]))
         return probs, ids, backoffs
+
+    def _fields(self, lines: list[bytes], begin: int, n: int, count: int, *, width: int) -> list[bytes]:
+        """All fields, line after line; a back-off weight that is left out becomes 0."""
+        rows = list(map(bytes.split, lines))
+        for i, row in enumerate(rows):
+            if len(row) == n + 1 < width:
+                row.append(b"0")
+            if len(row) != width:
+                self._blame_row(lines[i], begin + i, n, count)
+        return list(chain.from_iterable(rows))
 
     def _blame_row(self, line: bytes, number: int, n: int, count: int) -> NoReturn:
         if not line.strip() or line.startswith(b"\\"):
@@ -179,7 +180,7 @@ class _Trie:
     ) -> np.ndarray:
         """The column as float32, finite and not above `highest`."""
         try:
-            values = np.array(list(map(float, column)))
+            values = np.fromiter(map(float, column), dtype=np.float64, count=len(column))
         except ValueError:
             values = np.array([_float_or_nan(text) for text in column])
         if len(at := np.flatnonzero(~(np.isfinite(values) & (values <= highest)))):
@@ -241,6 +242,15 @@ class _Trie:
         return words
 
 
+def _fields_if_complete(lines: list[bytes], width: int) -> list[bytes]:
+    """All fields if each line has `width` of them, else none; all lines are split at once."""
+    flat = b"".join(lines).replace(b"\n", b" \0 ").split()
+    if len(flat) != len(lines) * (width + 1) or set(flat[width :: width + 1]) != {b"\0"}:
+        return []
+    del flat[width :: width + 1]
+    return flat
+
+
 def _float_or_nan(text: bytes) -> float:
     try:
         return float(text)
@@ -249,7 +259,11 @@ def _float_or_nan(text: bytes) -> float:
 
 
 def write(model: NGramModel, path: str | Path) -> None:
-    """Write the model as ARPA, compressed by the suffix of the name; the file appears when it is complete."""
+    """Write the model as ARPA, compressed by the suffix of the name; the file appears when it is complete.
+
+    Raises:
+        LanguageModelError: a path that cannot be written.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".part")
     try:
@@ -257,6 +271,8 @@ def write(model: NGramModel, path: str | Path) -> None:
             for block in _blocks(model):
                 file.write(block.encode())
         partial.replace(path)
+    except OSError as error:
+        raise LanguageModelError(f"{path}: the language model cannot be written ({error})") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -64,9 +64,9 @@ def train(sentences: Iterable[str], order: int = 4, *, cutoffs: Sequence[int] = 
         sentences: one sentence a string, words separated by white space; an empty string is a sentence
             without words. Normalise them like the transcripts (`asr.text.normalise`).
         order: longest n-gram, 1 to 6.
-        cutoffs: n-grams of order i that occur cutoffs[i − 1] times or less are left out; the last value stands
-            for all higher orders. The first must be 0 and the values must not fall: (0, 0, 1) drops the
-            trigrams and longer n-grams that occur once.
+        cutoffs: n-grams of order i that occur cutoffs[i − 1] times or less are left out; the last value
+            stands for all higher orders. The first must be 0 and the values must not fall: (0, 0, 1) drops
+            the trigrams and longer n-grams that occur once.
 
     Raises:
         LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings.

@@ -239,7 +239,12 @@ class NGramModel:
         fields = {name: np.concatenate([[0], arrays[name]]) for name in expected[2:]}
         short = len(fields["words"]) - len(fields["backoffs"])
         fields["backoffs"] = np.pad(fields["backoffs"], (0, max(short, 0)))
-        vocabulary = arrays["vocabulary"].tobytes().decode().split("\n")
+        try:
+            vocabulary = arrays["vocabulary"].tobytes().decode().split("\n")
+        except UnicodeDecodeError as error:
+            raise LanguageModelError(
+                f"the vocabulary is not UTF-8 ({error}); the arrays are damaged"
+            ) from error
         return cls(vocabulary, arrays["counts"].tolist(), **fields)
 
 
@@ -255,9 +260,9 @@ def _check(model: NGramModel) -> None:
         raise LanguageModelError(
             f"the vocabulary lacks {', '.join(absent)}; every model needs <unk>, <s>, </s>"
         )
-    if len(model._ids) != len(model.vocabulary) or model.counts[0] != len(model.vocabulary):
+    if not len(model._ids) == len(model.vocabulary) == sum(model.counts[:1]):
         raise LanguageModelError(
-            f"{len(model.vocabulary)} words, {len(model._ids)} of them distinct, {model.counts[0]} unigrams: "
+            f"{len(model.vocabulary)} words, {len(model._ids)} of them distinct, counts {model.counts}: "
             "expected one unigram for each distinct word"
         )
     nodes = int(model.bases[-1])
