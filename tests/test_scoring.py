@@ -208,6 +208,7 @@ def test_a_missing_english_normaliser_is_explained(monkeypatch: pytest.MonkeyPat
     [
         ({"hypotheses": ["a"]}, "2 references but 1 hypotheses"),
         ({"ids": ["u", "u"]}, "'u'"),
+        ({"hypotheses": ["a", None]}, "utterance '2': 'b' and None: expected two texts"),
         ({"ids": ["u"]}, "1 ids"),
         ({"speakers": ["s"]}, "1 speakers"),
         ({"confidences": [[0.5, 0.5], [0.5]]}, "utterance '1': 2 confidences, 1 words"),
@@ -273,6 +274,12 @@ def test_intervals_resample_speakers_when_enough_are_known() -> None:
 
 def test_one_utterance_has_no_interval() -> None:
     assert score("a b", "a").wer_interval is None
+
+
+def test_a_set_without_errors_is_not_taken_for_a_system_without_errors() -> None:
+    # 60 independent words come out right with probability (1 − p)^60 = 0.025 at the upper end.
+    low, high = score(["a b c"] * 20, ["a b c"] * 20).wer_interval or (1, 1)
+    assert (low, (1 - high) ** 60) == (0, pytest.approx(0.025))
 
 
 @pytest.mark.parametrize("units", [8, 60])

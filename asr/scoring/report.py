@@ -22,6 +22,10 @@ from asr.scoring.calibration import expected_calibration_error, judged_words, re
 from asr.scoring.intervals import CONFIDENCE, RESAMPLES
 from asr.scoring.word_errors import Score
 
+_ALIGNMENTS = {
+    "minimal": "Words are set against each other with as few edits as possible.",
+    "sclite": "Words are set against each other as NIST's sclite does it.",
+}
 _MOST_WORDS = 100
 """Rows of the lists of confusions, missed and made-up words."""
 
@@ -57,7 +61,7 @@ def write_report(
         facts=_facts(score, facts or {}),
         headline=_headline(score),
         cards=_cards(score, recalls, _read_history(history) if history else []),
-        alignment=escape(score.alignment),
+        alignment=_ALIGNMENTS[score.alignment],
         interval_note=f"Intervals are {CONFIDENCE:.0%} bootstrap intervals from {RESAMPLES:,} resamples of "
         f"{'speakers' if score.blocks else 'utterances'}.",
         signature=escape(score.signature),
@@ -130,11 +134,11 @@ def _cards(score: Score, recalls: Sequence[Recall], history: list[dict[str, Any]
     if len(speakers := breakdown.by_speaker(score)) > 1:
         note = "Worst first; the line is the interval over the speaker's utterances."
         cards.append(_card("Speakers", note, charts.bars(speakers, find="speaker:")))
-    groups = [breakdown.by_length(score), breakdown.by_duration(score)]
-    if shown := "".join(charts.bars(g) for g in groups if len(g) > 1):
-        cards.append(
-            _card("Length", "By words of the reference and by seconds.", f'<div class="groups">{shown}</div>')
-        )
+    lengths, durations = breakdown.by_length(score), breakdown.by_duration(score)
+    if len(lengths) > 1 or len(durations) > 1:
+        note = f"By words of the reference{' and by seconds' if durations else ''}."
+        shown = "".join(charts.bars(groups) for groups in (lengths, durations) if groups)
+        cards.append(_card("Length", note, f'<div class="groups">{shown}</div>'))
     confidences_W, right_W = judged_words(score)
     if len(confidences_W):
         bins = reliability(confidences_W, right_W)

@@ -45,7 +45,7 @@ def print_score(
     for utterance in breakdown.worst(score, worst):
         console.print()
         print_utterance(utterance, console)
-    console.print(f"[dim]{escape(score.signature)}[/]")
+    console.print(f"[dim]{escape(score.signature)}[/]", soft_wrap=True)
 
 
 def print_utterance(utterance: AlignedUtterance, console: Console) -> None:
@@ -81,7 +81,7 @@ def print_comparison(
         for name, utterance in zip(names, pair, strict=True):
             console.print(f"\n[bold]{escape(name)}[/]")
             print_utterance(utterance, console)
-    console.print(f"[dim]{escape(c.signature)}[/]")
+    console.print(f"[dim]{escape(c.signature)}[/]", soft_wrap=True)
 
 
 def ranking_table(

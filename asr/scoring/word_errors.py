@@ -14,6 +14,7 @@ Conventions.
 * Alternatives in a reference, `{ a / b }`: see `asr.scoring.alternatives`.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,13 @@ class Score:
 
     @cached_property
     def wer_interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the word error rate; None if there is but one utterance."""
+        """95 % bootstrap interval of the word error rate; None if there is but one utterance.
+
+        Without any error there is nothing to resample; the upper end is then the rate of independent word
+        errors under which so many words come out right one time in forty, 1 − 0.025^(1/words).
+        """
+        if not self.errors and self.words and self.sentences > 1:
+            return 0.0, -math.expm1(math.log((1 - CONFIDENCE) / 2) / self.words)
         return interval(bootstrap_rates(self.errors_N, self.words_N, blocks=self.blocks), units=self.units)
 
     @property
@@ -214,6 +221,10 @@ def score(
     split, find = word_splitter(style), aligner(alignment)
     utterances = []
     for n, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
+        if not (isinstance(reference, str) and isinstance(hypothesis, str)):
+            raise ScoringError(
+                f"utterance {names[n]!r}: {reference!r} and {hypothesis!r}: expected two texts"
+            )
         heard = split(hypothesis)
         said = _said(reference, heard, split, alignment) if "{" in reference else split(reference)
         edits = find(said, heard)
