@@ -56,7 +56,7 @@ kaukovalta, whose echo or formants make a nearest neighbour among sixteen ordina
 fifth of their digits for other ones."""
 _HELD_OUT = {"test": 12, "dev": 8}
 _LARGEST_HELD_OUT = 3  # timbres of a family: a larger one would be most of a split
-_EDITION = 2  # to be raised when the same options begin to give other recordings
+EDITION = 2  # to be raised when the same options begin to give other recordings
 _CHUNK = 16
 
 
@@ -109,7 +109,7 @@ def prepare(
         if not isinstance(value, int) or value < least[name]:
             raise ConfigError(f"synthetic: {name}={value!r}: expected a whole number from {least[name]}")
     texts = _read(sentences)
-    facts = json.dumps([longest, texts, seed, rate_hz, ACCENTS, FAMILIES, _EDITION])
+    facts = json.dumps([longest, texts, seed, rate_hz, ACCENTS, FAMILIES, EDITION])
     folder = (root / hashlib.sha256(facts.encode()).hexdigest()[:10]).absolute()
     wanted = [
         _request(folder / split, number, seed=seed, longest=longest, texts=texts)

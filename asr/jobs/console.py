@@ -32,12 +32,12 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def counting(title: str, unit: str = "files") -> Iterator[Callable[[int, int], None]]:
-    """A bar that a job moves by calling it with (done, total)."""
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True
-    ) as bar:
+def counting(title: str, unit: str | None = "files") -> Iterator[Callable[[int, int], None]]:
+    """A bar that a job moves by calling it with (done, total); without a unit it shows the share done."""
+    shown = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TaskProgressColumn(),)
+    columns = (TextColumn("[bold]{task.description}"), BarColumn(), *shown, TimeElapsedColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
@@ -55,6 +55,7 @@ class TrainingBar:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._bar.add_task("training", total=epochs, epoch=1, loss=float("nan"), speed=0.0)
         self._head = False

@@ -3,12 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from asr import corpus
 from asr.corpus.manifest import Utterance
-from asr.corpus.packed import PackedCorpus, pack
+from asr.corpus.packed import PackedCorpus, PackReport, pack
 from asr.errors import CorpusError
 from asr.jobs.console import counting, say, warn
 from asr.jobs.recipe import DataConfig, Recipe
@@ -42,7 +43,7 @@ def prepare(recipe: Recipe) -> Prepared:
         CorpusError: the original corpus is missing or damaged, or nothing of it can be used.
     """
     folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
-    if (folder / DONE).is_file():
+    if (folder / DONE).is_file() and recipe.data.source != "folder":  # one's own recordings may have changed
         splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
         return Prepared(folder, splits)
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
@@ -55,7 +56,7 @@ def prepare(recipe: Recipe) -> Prepared:
         if not utterances:
             warn(f"{split}: no utterances")
             continue
-        with counting(f"packing {split}") as progress:
+        with counting(f"packing {split}", "utterances") as progress:
             report = pack(
                 utterances,
                 folder / split,
@@ -71,7 +72,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Utterance]]:
-    with counting(f"finding {source}") as progress:
+    with counting(f"finding {source}", unit=None) as progress:
         found: dict[str, list[Utterance]] = corpus.prepare(source, root, progress=progress, **options)
     if not any(found.values()):
         raise CorpusError(f"{root}: no utterances of {source} in it")
@@ -81,19 +82,22 @@ def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Ut
 def packed_folder(data: DataConfig, *, rate_hz: int) -> Path:
     """Where the packed corpus of these settings is kept: recipes that share a corpus share the folder."""
     root = str(Path(data.root).expanduser().resolve()) if data.root else None
-    facts = json.dumps([data.source, root, data.options, data.extra, rate_hz], sort_keys=True)
+    sources = [corpus.SOURCES[s] for s in (data.source, *data.extra) if s in corpus.SOURCES]
+    editions = [getattr(import_module(source), "EDITION", 1) for source in sources]
+    facts = json.dumps([data.source, root, data.options, data.extra, rate_hz, editions], sort_keys=True)
     return Path(data.dir) / f"{data.source}-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
 
 
-def _summarise(stem: Path, report: Any) -> dict[str, Any]:
+def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
     packed = PackedCorpus(stem)
     hours = float(packed.lengths_samples.sum()) / packed.rate_hz / 3600
     speakers = {u.speaker for u in packed.utterances if u.speaker}
-    left_out = len(report.left_out)
     say(f"  {stem.name}: {len(packed):,} utterances, {hours:.2f} h, {len(speakers)} speakers")
-    if left_out:
-        warn(f"{stem.name}: {left_out} utterances left out, listed with the reasons in {report.path}")
-    return {"utterances": len(packed), "hours": hours, "speakers": len(speakers), "left_out": left_out}
+    if report.left_out:
+        why = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
+        warn(f"{stem.name}: {len(report.left_out)} utterances left out ({why}), listed in {report.path}")
+    facts = {"utterances": len(packed), "hours": hours, "speakers": len(speakers)}
+    return {**facts, "left_out": report.counts}
 
 
 def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfig) -> None:
