@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -15,6 +16,7 @@ from asr import audio, bundle
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
 from asr.features import Features, FeaturesConfig
+from asr.pipeline import Pipeline
 from asr.scoring.calibration import Calibration
 from asr.text import Alphabet, Style, normalise
 from asr.transcript import Segment, Transcript, Word
@@ -182,31 +184,59 @@ class Recognizer:
         batch_s: float = 160.0,
         **settings: Any,
     ) -> Iterator[Transcript]:
-        """The transcripts of many recordings in their order, in batches of up to `batch_s` seconds."""
-        batch: list[np.ndarray] = []
-        for source in sources:
-            samples = self._samples(source)
-            longest = max([len(samples), *map(len, batch)])
-            if batch and longest * (len(batch) + 1) > batch_s * self.rate_hz:
-                yield from self._transcribe_batch(batch, decoder, settings)
-                batch = []
-            batch.append(samples)
-        if batch:
-            yield from self._transcribe_batch(batch, decoder, settings)
+        """The transcripts of many recordings in their order, in batches of up to `batch_s` seconds.
+
+        Memory is constant: long recordings are cut at pauses, or into overlapping windows (`segmentation`).
+
+        Raises:
+            AudioError: at the first source that cannot be read.
+        """
+        for outcome in self.outcomes(sources, decoder=decoder, batch_s=batch_s, **settings):
+            if isinstance(outcome, AudioError):
+                raise outcome
+            yield outcome
+
+    def outcomes(
+        self,
+        sources: Iterable[Source],
+        *,
+        decoder: DecoderName | None = None,
+        batch_s: float = 160.0,
+        on_segment: Callable[[int, Segment], None] | None = None,
+        **settings: Any,
+    ) -> Iterator[Transcript | AudioError]:
+        """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
+
+        Args:
+            on_segment: told (number of the source, segment) as soon as a segment is known.
+        """
+        space = self.alphabet.space
+        return Pipeline(
+            self,
+            partial(self.decode, decoder=decoder, **settings),
+            self._blocks,
+            joint="" if space is None and not self.alphabet.is_subword else " ",
+            silent=(0,) if space is None else (0, space),
+            batch_s=batch_s,
+            on_segment=on_segment,
+        ).run(sources)
+
+    def _blocks(self, source: Source) -> Iterable[np.ndarray]:
+        return (
+            [self._samples(source)] if isinstance(source, np.ndarray) else audio.stream(source, self.rate_hz)
+        )
 
     def _samples(self, source: Source) -> np.ndarray:
-        if isinstance(source, np.ndarray):
-            if source.ndim != 1 or len(source) == 0:
-                raise AudioError(f"samples of shape {source.shape}: expected one non-empty dimension, mono")
-            return source.astype(np.float32, copy=False)
-        return audio.read(source, self.rate_hz)
-
-    def _transcribe_batch(
-        self, batch: list[np.ndarray], decoder: DecoderName | None, settings: dict[str, Any]
-    ) -> Iterator[Transcript]:
-        hypotheses = self.decode(*self.log_probs(batch), decoder=decoder, **settings)
-        for samples, hypothesis in zip(batch, hypotheses, strict=True):
-            yield self.transcript(hypothesis, len(samples) / self.rate_hz)
+        if not isinstance(source, np.ndarray):
+            return audio.read(source, self.rate_hz)
+        if source.ndim != 1 or len(source) == 0 or not np.issubdtype(source.dtype, np.floating):
+            raise AudioError(
+                f"{source.dtype} samples of shape {source.shape}: expected floating-point numbers in [-1, 1] "
+                "in one non-empty dimension, mono"
+            )
+        if not np.isfinite(source).all():
+            raise AudioError("the samples hold values that are not numbers (NaN or infinite)")
+        return source.astype(np.float32, copy=False)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis with frames turned into seconds and confidences calibrated."""

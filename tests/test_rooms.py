@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
     "audio",
+    "segmentation",
     "text",
     "corpus",
     "features",
@@ -25,6 +26,7 @@ ROOMS = (
     "decoding",
     "scoring",
     "transcript",
+    "pipeline",
     "bundle",
     "recognizer",
     "training",

@@ -1,0 +1,229 @@
+"""Recordings of any number and length → transcripts, in full batches and constant memory.
+
+Pieces of all recordings (see `asr.segmentation`) are pooled, sorted by length and recognised in batches. The
+log-probabilities of pieces that overlap are joined frame by frame into a stretch, which is decoded as one; a
+stretch that nothing ends is cut where the model itself hears nothing.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.errors import AudioError
+from asr.segmentation import Piece, pieces
+from asr.transcript import Segment, Transcript, Word
+
+if TYPE_CHECKING:
+    from asr.decoding import Hypothesis
+
+POOL_BATCHES = 4
+"""Batches that pieces are sorted over: similar lengths meet, and memory stays small."""
+LONGEST_STRETCH_S = 60.0
+"""From here on a stretch without an end is decoded up to its longest silence."""
+
+T = TypeVar("T")
+
+
+class Model(Protocol):
+    """What a pipeline needs of a recogniser."""
+
+    @property
+    def rate_hz(self) -> int: ...
+    @property
+    def frame_s(self) -> float: ...
+    def log_probs(self, samples: list[np.ndarray]) -> tuple[Tensor, Tensor]: ...
+    def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
+
+
+@dataclass
+class Stretch:
+    """Log-probabilities that are decoded as one, and where they start."""
+
+    recording: "Recording"
+    start_s: float
+    log_probs_TV: Tensor
+
+
+@dataclass
+class Recording:
+    """What is known so far of one recording."""
+
+    name: int
+    samples: int = 0
+    segments: list[Segment] = field(default_factory=list)
+    log_prob: float = 0.0
+    open_start: int = 0
+    """Output of the recording where the open stretch starts."""
+    open_parts: list[Tensor] = field(default_factory=list)
+    read: bool = False
+    waiting: int = 0
+    """Pieces that are not recognised yet."""
+    error: AudioError | None = None
+
+
+@dataclass
+class Pipeline(Generic[T]):
+    """Turns sources into transcripts.
+
+    Args:
+        model: gives log-probabilities and transcripts.
+        decode: log_probs_BTV, lengths_B → hypotheses.
+        joint: what stands between the texts of two segments; a space, but nothing in a script without spaces.
+        silent: outputs that are no sound: the blank and the space.
+        batch_s: seconds of sound, padding included, in a batch.
+        on_segment: told (number of the source, segment) as soon as a segment is known.
+    """
+
+    model: Model
+    decode: Callable[[Tensor, Tensor], "list[Hypothesis]"]
+    open_blocks: Callable[[T], Iterable[np.ndarray]]
+    joint: str = " "
+    silent: tuple[int, ...] = (0,)
+    batch_s: float = 160.0
+    on_segment: Callable[[int, Segment], None] | None = None
+
+    def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:
+        """For each source, in order, its transcript, or why it cannot be read."""
+        queue: deque[Recording] = deque()
+        pool: list[tuple[Recording, Piece]] = []
+        # the first batch is small, so that the first words come soon
+        limit_s, most_s = min(self.batch_s, 30.0), self.batch_s * POOL_BATCHES
+        for number, source in enumerate(sources):
+            recording = Recording(number)
+            queue.append(recording)
+            for piece in self._pieces(source, recording):
+                pool.append((recording, piece))
+                if sum(len(p.samples) for _, p in pool) >= limit_s * self.model.rate_hz:
+                    self._recognise(pool)
+                    pool.clear()
+                    limit_s = min(2 * limit_s, most_s)
+                    yield from self._finished(queue)
+        self._recognise(pool)
+        yield from self._finished(queue)
+
+    def _pieces(self, source: T, recording: Recording) -> Iterator[Piece]:
+        step_samples = round(self.model.frame_s * self.model.rate_hz)
+        try:
+            for piece in pieces(
+                self.open_blocks(source), rate_hz=self.model.rate_hz, step_samples=step_samples
+            ):
+                recording.samples = piece.start_samples + len(piece.samples)
+                recording.waiting += 1
+                yield piece
+        except AudioError as error:
+            recording.error = error
+        recording.read = True
+
+    def _finished(self, queue: deque[Recording]) -> Iterator[Transcript | AudioError]:
+        while queue and queue[0].read and not queue[0].waiting:
+            recording = queue.popleft()
+            if recording.error is not None:
+                yield recording.error
+                continue
+            said = recording.segments
+            yield Transcript(
+                self.joint.join(segment.text for segment in said),
+                tuple(word for segment in said for word in segment.words),
+                tuple(said),
+                recording.samples / self.model.rate_hz,
+                recording.log_prob,
+            )
+
+    def _recognise(self, pool: list[tuple[Recording, Piece]]) -> None:
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(pool)), key=lambda i: len(pool[i][1].samples))
+        for batch in self._batches(order, lambda i: len(pool[i][1].samples) / self.model.rate_hz):
+            log_probs_BTV, lengths_B = self.model.log_probs([pool[i][1].samples for i in batch])
+            for row, length, i in zip(log_probs_BTV, lengths_B.tolist(), batch, strict=True):
+                piece = pool[i][1]
+                found[i] = row[piece.skip_outputs : min(length, piece.end_output or length)].clone()
+        stretches = [
+            stretch
+            for i, (recording, piece) in enumerate(pool)
+            for stretch in self._stretches(recording, piece, found.pop(i))
+        ]
+        self._decode(stretches)
+
+    def _stretches(self, recording: Recording, piece: Piece, log_probs_TV: Tensor) -> Iterator[Stretch]:
+        """The stretches that a piece ends, or that are long enough to be cut."""
+        recording.waiting -= 1
+        if not recording.open_parts:
+            step_samples = round(self.model.frame_s * self.model.rate_hz)
+            recording.open_start = piece.start_samples // step_samples + piece.skip_outputs
+        recording.open_parts.append(log_probs_TV)
+        outputs = sum(map(len, recording.open_parts))
+        start_s = recording.open_start * self.model.frame_s
+        if piece.closes:
+            yield Stretch(recording, start_s, torch.cat(recording.open_parts))
+            recording.open_parts = []
+        elif outputs * self.model.frame_s > LONGEST_STRETCH_S:
+            whole_TV = torch.cat(recording.open_parts)
+            cut = quietest_output(whole_TV, self.silent)
+            yield Stretch(recording, start_s, whole_TV[:cut])
+            recording.open_parts = [whole_TV[cut:].clone()]
+            recording.open_start += cut
+
+    def _decode(self, stretches: list[Stretch]) -> None:
+        told: dict[int, tuple[Segment | None, float]] = {}
+        order = sorted(range(len(stretches)), key=lambda i: len(stretches[i].log_probs_TV))
+        for batch in self._batches(order, lambda i: len(stretches[i].log_probs_TV) * self.model.frame_s):
+            rows = [stretches[i].log_probs_TV for i in batch]
+            lengths_B = torch.tensor([len(row) for row in rows])
+            log_probs_BTV = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            for i, hypothesis in zip(batch, self.decode(log_probs_BTV, lengths_B), strict=True):
+                told[i] = self._segment(stretches[i], hypothesis), hypothesis.log_prob
+        for i, stretch in enumerate(stretches):
+            segment, log_prob = told[i]
+            stretch.recording.log_prob += log_prob
+            if segment is not None:
+                stretch.recording.segments.append(segment)
+                if self.on_segment is not None:
+                    self.on_segment(stretch.recording.name, segment)
+
+    def _segment(self, stretch: Stretch, hypothesis: "Hypothesis") -> Segment | None:
+        left_s = max(0.0, stretch.recording.samples / self.model.rate_hz - stretch.start_s)
+        said = self.model.transcript(hypothesis, left_s)
+        if not said.words:
+            return None
+        words = tuple(
+            Word(
+                w.text,
+                round(w.start_s + stretch.start_s, 3),
+                round(w.end_s + stretch.start_s, 3),
+                w.confidence,
+            )
+            for w in said.words
+        )
+        return Segment(said.text.strip(), words[0].start_s, words[-1].end_s, words)
+
+    def _batches(self, order: list[int], seconds: Callable[[int], float]) -> Iterator[list[int]]:
+        """Items that come shortest first, in batches of up to `batch_s` seconds with padding."""
+        batch: list[int] = []
+        for i in order:
+            if batch and seconds(i) * (len(batch) + 1) > self.batch_s:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+
+def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int:
+    """The output in the middle of the longest run of silent outputs in the second half, or the last one.
+
+    >>> quietest_output(torch.eye(3)[torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])].log())
+    6
+    """
+    is_silent_T = np.isin(log_probs_TV.argmax(-1).numpy(), silent)
+    is_silent_T[: len(is_silent_T) // 2] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
+    if not len(edges):
+        return len(is_silent_T)
+    runs = edges.reshape(-1, 2)
+    first, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    return int(first + end) // 2
