@@ -81,8 +81,10 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
         ids=[u.id for u in chosen],
         speakers=[u.speaker for u in chosen] if all(u.speaker for u in chosen) else None,
         durations_s=[t.duration_s for t in transcripts],
+        confidences=[[w.confidence for w in t.words] for t in transcripts],
+        processing_s=(seconds := time.monotonic() - began),
     )
-    return Evaluation(score, chosen, transcripts, failed, time.monotonic() - began)
+    return Evaluation(score, chosen, transcripts, failed, seconds)
 
 
 def _read(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
@@ -95,7 +97,8 @@ def _read(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
 def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
     """Print the scores, as a table or as one JSON object; write the page with every error if asked to."""
     if report is not None:
-        scoring.write_report(evaluation.score, report)
+        audio = {u.id: u.audio_filepath for u in evaluation.utterances}
+        scoring.write_report(evaluation.score, report, title=report.stem, audio=audio)
         say(f"report  {report}")
     if as_json:
         output.print_json(data=to_json(evaluation))

@@ -77,7 +77,9 @@ def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dic
     done = evaluate(recognizer.load(bundle), prepared.open(split).utterances)
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
     page = folder / ("report.html" if split == "test" else f"report-{split}.html")
-    scoring.write_report(done.score, page, title=f"{folder.name}: {split}", history=folder / "history.jsonl")
+    audio = {u.id: u.audio_filepath for u in done.utterances}
+    title, history = f"{folder.name}: {split}", folder / "history.jsonl"
+    scoring.write_report(done.score, page, title=title, audio=audio, history=history)
     return to_json(done)
 
 
@@ -86,7 +88,7 @@ def _print(results: dict[str, dict[str, Any]], name: str) -> None:
     for column in ("split", "utterances", "words", "WER", "95 % interval", "CER", "sub", "del", "ins"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, r in results.items():
-        interval = " – ".join(f"{rate:.2%}" for rate in r["wer_interval"])
+        interval = " – ".join(f"{rate:.2%}" for rate in r["wer_interval"] or ())
         counts = (str(r[k]) for k in ("substitutions", "deletions", "insertions"))
         rates = (f"{r['wer']:.2%}", interval, f"{r['cer']:.2%}")
         table.add_row(split, f"{r['sentences']:,}", f"{r['words']:,}", *rates, *counts)

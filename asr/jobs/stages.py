@@ -1,11 +1,16 @@
 """The commands that take a recipe, alone or as a Hydra sweep."""
 
+import json
+import math
+import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, ConfigError
 from asr.jobs import recipe as recipes
+from asr.jobs.console import say, warn
 
 
 def single(stage: str, words: Sequence[str]) -> None:
@@ -29,18 +34,29 @@ def _job(stage: str) -> Any:
 
 
 class _Job:
-    """One job of a sweep, in a form that launchers can send to another machine."""
+    """One job of a sweep, in a form that launchers can send to another machine.
+
+    A job that fails for a reason we know does not stop the others; it is named at the end.
+    """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
+        self.failed: dict[str, str] = {}
 
-    def __call__(self, config: Any) -> float | None:
+    def __call__(self, config: Any) -> float:
         recipe = recipes.from_hydra(config)
-        result = _job(self.stage)(recipe)
-        return _development_wer(result) if self.stage != "prepare" else None
+        say(f"\n[bold]{recipe.exp}[/]")
+        try:
+            result = _job(self.stage)(recipe)
+        except AsrError as error:
+            self.failed[recipe.exp] = str(error)
+            warn(f"{recipe.exp} failed: {error}")
+            return math.inf
+        return 0.0 if self.stage == "prepare" else _development_wer(result)
 
 
-def _development_wer(folder: Any) -> float | None:
+def _development_wer(folder: Path) -> float:
+    """What a sweeper that searches should make small."""
     from asr.recognizer import load
 
     bundle = folder if folder.name == "model" else folder / "model"
@@ -48,27 +64,59 @@ def _development_wer(folder: Any) -> float | None:
 
 
 def sweep(stage: str, words: Sequence[str]) -> None:
-    """Hydra's multirun over values given with commas; each job has its own experiment folder.
+    """Hydra's multirun over values given with commas; each job has its own folder below the experiment's.
 
     Raises:
         ConfigError: the overrides are wrong.
-        AsrError: what the first failing job raised.
+        AsrError: jobs failed, after all of them have been tried.
     """
     import hydra
 
     overrides = recipes.hydra_overrides(words)
+    keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
+    name = next(o.partition("=")[2] for o in overrides if o.startswith("name="))
+    constant = [k for k, o in zip(keys, overrides, strict=True) if not _is_swept(o)]
+    overrides += [
+        f"hydra.sweep.dir=exp/{name}",
+        "hydra.sweep.subdir=${hydra.job.override_dirname}",
+        f"hydra.job.config.override_dirname.exclude_keys={json.dumps([*constant, 'exp'])}",
+        "exp=${hydra:sweep.dir}/${hydra:sweep.subdir}",
+    ]
     recipes.register()
+    job = _Job(stage)
     arguments = sys.argv
     sys.argv = [arguments[0], "--multirun", *overrides]
     try:
-        task = _Job(stage)
-        hydra.main(config_path=str(recipes.home() / "conf"), config_name="config", version_base="1.3")(
-            lambda config: task(config)
-        )()
-    except AsrError:
-        raise
+        conf = str(recipes.home() / "conf")
+        hydra.main(config_path=conf, config_name="config", version_base="1.3")(lambda config: job(config))()
     except SystemExit as error:
         if error.code:
-            raise ConfigError("the sweep failed, see above") from error
+            raise ConfigError("the sweep stopped, see above") from error
     finally:
         sys.argv = arguments
+    _rank(Path("exp") / name)
+    if job.failed:
+        raise AsrError(f"{len(job.failed)} of the jobs failed: {', '.join(job.failed)}")
+
+
+def _is_swept(override: str) -> bool:
+    """True for `key=a,b`, `key=range(…)`, `key=choice(…)`; false for lists, mappings and quoted commas."""
+    value = override.partition("=")[2]
+    if re.match(r"(range|choice|glob|interval)\(", value):
+        return True
+    return "," in re.sub(r"\[.*\]|\{.*\}|\(.*\)|\".*\"|'.*'", "", value)
+
+
+def _rank(folder: Path) -> None:
+    """Print the runs of a sweep from best to worst, with the differences that are real."""
+    from asr import scoring
+    from asr.jobs.console import output
+
+    scores = {}
+    for file in sorted(folder.glob("*=*/dev.hypotheses.jsonl")):
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        ids = [line["id"] for line in lines]
+        texts = [[line[key] for line in lines] for key in ("text", "pred_text")]
+        scores[file.parent.name] = scoring.score(*texts, ids=ids, style="basic")
+    if len(scores) > 1:
+        output.print(scoring.ranking_table(scoring.rank(scores)))
