@@ -22,7 +22,7 @@ METHODS: dict[str, Callable[..., tuple[float, Rnn]]] = {
 
 @dataclass(frozen=True)
 class Expense:
-    """What one gradient took: seconds, and the most bytes that were held at once beyond input and target."""
+    """What one gradient took: seconds of the processor, and the most bytes held beyond input and target."""
 
     method: str
     frames: int
@@ -72,9 +72,9 @@ def verdict(expenses: Sequence[Expense]) -> str:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def _peak_bytes(run: Callable[[], object]) -> int:

@@ -30,7 +30,9 @@ def plot_gradients(expenses: Sequence[Expense], path: str | Path) -> Path:
         frames = [e.frames for e in mine]
         time_axes.loglog(frames, [1000 * e.time_s for e in mine], "o-", label=method)
         memory_axes.loglog(frames, [e.peak_bytes / 1024 for e in mine], "o-", label=method)
-    time_axes.set(xlabel="length of the sequence (frames)", ylabel="time of one gradient (ms)", title="Time")
+    time_axes.set(
+        xlabel="length of the sequence (frames)", ylabel="processor time of one gradient (ms)", title="Time"
+    )
     memory_axes.set(xlabel="length of the sequence (frames)", ylabel="peak memory (KiB)", title="Memory")
     for axes in (time_axes, memory_axes):
         axes.grid(alpha=0.3)
