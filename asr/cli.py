@@ -85,18 +85,33 @@ def _stage(stage: str, words: list[str], multirun: bool) -> None:
 
 @app.command()
 def transcribe(
-    audio: Annotated[list[str], typer.Argument(help="Files, folders, or - for standard input.")],
+    audio: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
     model: Model,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output_dir", "--output-dir", "-o", help="Write files there, and resume.")
+    ] = None,
+    output_format: Annotated[
+        str,
+        typer.Option(
+            "--output_format", "--output-format", "-f", help="txt, vtt, srt, tsv, json, jsonl, ctm or all."
+        ),
+    ] = "txt",
+    word_timestamps: Annotated[
+        bool, typer.Option("--word_timestamps", "--word-timestamps", help="Times of words in srt, vtt, json.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option(help="Do again what --output_dir has.")] = False,
     decoder: Decoder = None,
     lm: Lm = None,
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
     device: Device = "cpu",
 ) -> None:
-    """Print what is said in each recording, one line a file."""
+    """Print what is said in each recording, one line a file, or write it in other formats."""
     from asr.jobs.transcribe import transcribe as job
 
-    if job(_load(model, device, lm), audio, decoder=decoder, beam_width=beam_width, hotwords=hotwords):
+    files = {"output_dir": output_dir, "output_format": output_format, "word_timestamps": word_timestamps}
+    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    if job(_load(model, device, lm), audio, overwrite=overwrite, **files, **settings):  # type: ignore[arg-type]
         raise typer.Exit(1)
 
 

@@ -207,8 +207,7 @@ class Recognizer:
     ) -> Iterator[Transcript | AudioError]:
         """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
 
-        Args:
-            on_segment: told (number of the source, segment) as soon as a segment is known.
+        `on_segment` is told (number of the source, segment) as soon as a segment is known.
         """
         space = self.alphabet.space
         return Pipeline(

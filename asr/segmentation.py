@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LONGEST_S = 40.0
-"""A recording up to this long is one piece, as are the utterances of the usual corpora; no piece is longer."""
+"""A recording up to this long is one piece, as are utterances of the usual corpora; no piece is longer."""
 OVERLAP_S = 6.0
 """What two pieces share where no pause parts them: half of it is context that is thrown away."""
 SHORTEST_PAUSE_S = 0.25

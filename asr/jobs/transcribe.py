@@ -1,54 +1,257 @@
-"""`asr transcribe`: recordings → text on standard output, one line a file; bad files are listed."""
+"""`asr transcribe`: recordings → text on standard output, or files in any format; bad files are listed."""
 
-from collections.abc import Iterator, Sequence
+import glob
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from asr import audio
-from asr.errors import AudioError
-from asr.jobs.console import output, warn
+from asr.errors import AudioError, ConfigError
+from asr.jobs.console import console
+from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
+from asr.transcript import Segment, Transcript
+
+STDIN = "stdin"
+"""What the recording on standard input is called in files."""
 
 
-def find_audio(places: Sequence[str]) -> list[str]:
-    """The recordings named: files as they are, `-` for standard input, folders searched through, in order.
+def find_audio(places: Sequence[str]) -> dict[str, Path]:
+    """The recordings named, each with the path, without suffix, that its files have in an output folder.
+
+    Files are taken as they are, `-` is standard input, folders are searched through and keep their shape,
+    patterns such as `calls/*.mp3` are filled in. What does not exist is told when its turn comes.
 
     Raises:
-        AudioError: a path that does not exist, or a folder without recordings.
+        AudioError: a folder without recordings, or a pattern that fits nothing.
     """
-    found: list[str] = []
+    found: dict[str, Path] = {}
     for place in places:
         path = Path(place)
-        if place != "-" and path.is_dir():
+        if place == "-":
+            found[place] = Path(STDIN)
+        elif path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.AUDIO_SUFFIXES)
             if not inside:
                 raise AudioError(f"{place}: no recordings in this folder")
-            found += map(str, inside)
+            found |= {str(p): p.relative_to(path) for p in inside}
+        elif not path.exists() and glob.has_magic(place):
+            fitting = sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207
+            fitting = [p for p in fitting if p.is_file()]
+            if not fitting:
+                raise AudioError(f"{place}: no file fits this pattern")
+            found |= {str(p): Path(p.name) for p in fitting}
         else:
-            found.append(place)
-    return found
+            found[place] = Path(path.name)
+    count = Counter(path.with_suffix("") for path in found.values())
+    return {
+        name: path if count[path.with_suffix("")] > 1 else path.with_suffix("")
+        for name, path in found.items()
+    }
 
 
-def transcribe(model: Recognizer, places: Sequence[str], **settings: Any) -> dict[str, str]:
-    """Print one line of text for each recording; what failed, and why, by file.
+def transcribe(
+    model: Recognizer,
+    places: Sequence[str],
+    *,
+    output_dir: Path | None = None,
+    output_format: str = "txt",
+    word_timestamps: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> dict[str, str]:
+    """Transcribe each recording; what failed, and why, by file.
+
+    Without `output_dir` one format goes to standard output, `txt` as one line a recording, its segments as
+    soon as they are known. With it each recording has a file a format, and those whose files are there and
+    newer than the recording are skipped.
 
     Args:
         model: a loaded recogniser.
-        places: files, folders or `-`.
+        places: files, folders, patterns or `-`.
+        output_dir: where files go; made if it is missing.
+        output_format: one of `FORMATS`, several with commas, or `all`.
+        word_timestamps: subtitles word by word, and words in JSON.
+        overwrite: do again what is there.
         settings: `decoder` and the settings of `Recognizer.decode`.
+
+    Raises:
+        AudioError: a folder without recordings, or a pattern that fits nothing.
+        ConfigError: an unknown format, or several without a folder to put them in.
     """
-    failed: dict[str, str] = {}
-
-    def samples() -> Iterator[np.ndarray]:
-        for name in find_audio(places):
-            try:
-                yield audio.read(name, model.rate_hz)
-            except AudioError as error:
-                failed[name] = str(error)
-                warn(str(error))
-
-    for transcript in model.transcribe_many(samples(), **settings):
-        output.print(transcript.text, markup=False)
+    formats = _formats(output_format)
+    recordings = find_audio(places)
+    sink: Printer | Files
+    if output_dir is None:
+        if len(formats) > 1:
+            raise ConfigError(f"{output_format} makes several files: say where with --output_dir")
+        spaced = model.alphabet.space is not None or model.alphabet.is_subword
+        sink = Printer(formats[0], word_timestamps, joint=" " if spaced else "")
+        names = list(recordings)
+    else:
+        sink = Files(output_dir, recordings, formats, word_timestamps)
+        names = [name for name in recordings if overwrite or not sink.has(name)]
+        if skipped := len(recordings) - len(names):
+            _say(f"{skipped} of {len(recordings)} recordings are done already; --overwrite does them again")
+    failed = _work(model, names, sink, settings)
+    _list(failed, len(names))
     return failed
+
+
+def _work(
+    model: Recognizer, names: list[str], sink: "Printer | Files", settings: dict[str, Any]
+) -> dict[str, str]:
+    failed: dict[str, str] = {}
+    with ExitStack() as stack:
+        # On a terminal that shows the text, a bar would stand in its way.
+        hidden = isinstance(sink, Printer) and sys.stdout.isatty()
+        bar = None if hidden else stack.enter_context(Bar(names))
+
+        def on_segment(number: int, segment: Segment) -> None:
+            sink.segment(number, segment)
+            if bar is not None:
+                bar.segment(number, segment)
+
+        for number, outcome in enumerate(model.outcomes(names, on_segment=on_segment, **settings)):
+            if isinstance(outcome, AudioError):
+                failed[names[number]] = str(outcome)
+                sink.failed(names[number])
+            else:
+                sink.done(names[number], outcome)
+            if bar is not None:
+                bar.done(number)
+    return failed
+
+
+def _formats(wanted: str) -> list[str]:
+    formats = list(FORMATS) if wanted == "all" else [f.strip() for f in wanted.split(",")]
+    if strange := [f for f in formats if f not in FORMATS]:
+        raise ConfigError(f"output format {strange[0]!r}: expected {', '.join(FORMATS)} or all")
+    return formats
+
+
+class Printer:
+    """Writes transcripts to standard output."""
+
+    def __init__(self, form: str, words: bool, *, joint: str = " ") -> None:
+        self._form, self._words, self._joint = form, words, joint
+        self._number = self._printed = 0
+
+    def segment(self, number: int, segment: Segment) -> None:
+        """Print what belongs to the recording whose turn it is; the others wait for theirs."""
+        if self._form == "txt" and number == self._number:
+            _print((self._joint if self._printed else "") + segment.text)
+            self._printed += 1
+
+    def done(self, name: str, transcript: Transcript) -> None:
+        """Print the rest of the recording whose turn it was."""
+        if self._printed:
+            for segment in transcript.segments[self._printed :]:
+                self.segment(self._number, segment)
+            _print("\n")
+        else:
+            shown = STDIN if name == "-" else Path(name).stem
+            _print(FORMATS[self._form](transcript, name=shown, words=self._words))
+        self._next()
+
+    def failed(self, name: str) -> None:
+        """End the line that was begun, if one was."""
+        if self._printed:
+            _print("\n")
+        self._next()
+
+    def _next(self) -> None:
+        self._number, self._printed = self._number + 1, 0
+
+
+class Files:
+    """Writes each transcript to a file a format, whole or not at all."""
+
+    def __init__(self, folder: Path, paths: dict[str, Path], formats: list[str], words: bool) -> None:
+        self._paths = {
+            name: [folder / path.with_name(f"{path.name}.{form}") for form in formats]
+            for name, path in paths.items()
+        }
+        self._formats, self._words = formats, words
+
+    def has(self, name: str) -> bool:
+        """Whether all files of a recording are there and newer than it."""
+        try:
+            own_s = Path(name).stat().st_mtime
+            return all(path.stat().st_mtime >= own_s for path in self._paths[name])
+        except OSError:
+            return False
+
+    def segment(self, number: int, segment: Segment) -> None:
+        """Nothing: files wait for the whole."""
+
+    def done(self, name: str, transcript: Transcript) -> None:
+        """Write the files of a recording."""
+        shown = STDIN if name == "-" else Path(name).stem
+        for form, path in zip(self._formats, self._paths[name], strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(f".{path.name}.partial")
+            partial.write_text(
+                FORMATS[form](transcript, name=shown, words=self._words), encoding="utf-8", newline="\n"
+            )
+            partial.replace(path)
+
+    def failed(self, name: str) -> None:
+        """Nothing: no file tells that there is no transcript."""
+
+
+class Bar:
+    """A bar over the recordings that moves within long ones too."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._durations_s: dict[int, float] = {}
+        columns = (TextColumn("[bold]transcribing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._bar = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+        self._task = self._bar.add_task("", total=len(names))
+
+    def __enter__(self) -> "Bar":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def segment(self, number: int, segment: Segment) -> None:
+        """Move within a recording."""
+        if number not in self._durations_s:
+            name = self._names[number]
+            try:  # standard input has no header to go back to
+                self._durations_s[number] = audio.info(name).duration_s if name != "-" else 0.0
+            except AudioError:
+                self._durations_s[number] = 0.0
+        if duration_s := self._durations_s[number]:
+            self._bar.update(self._task, completed=number + min(1.0, segment.end_s / duration_s))
+
+    def done(self, number: int) -> None:
+        """Move to the end of a recording."""
+        self._bar.update(self._task, completed=number + 1)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _say(text: str) -> None:
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _list(failed: dict[str, str], total: int) -> None:
+    if not failed:
+        return
+    _say(f"{len(failed)} of {total} recordings could not be transcribed:")
+    for why in failed.values():
+        _say(f"  {why}")

@@ -1,0 +1,163 @@
+"""A transcript as text, subtitles, tables or JSON.
+
+Conventions. Every format is a function of a transcript and the name of its recording, and ends with a line
+break unless it is empty. Sources: SubRip (.srt) as its players read it; WebVTT, W3C 2019; CTM as NIST's
+sclite reads it; the keys of JSON and the columns of TSV are those of whisper.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asr.transcript import Transcript, Word
+
+LONGEST_CUE_S = 7.0
+"""As long as two lines of subtitles may stand, by the usual guidelines."""
+LONGEST_CUE_CHARACTERS = 84
+"""Two lines of 42."""
+PAUSE_S = 0.8
+"""A new cue begins behind a longer pause."""
+
+
+@dataclass(frozen=True)
+class Cue:
+    """Words that are shown at once."""
+
+    start_s: float
+    end_s: float
+    text: str
+    words: tuple[Word, ...]
+
+
+def cues(transcript: Transcript) -> list[Cue]:
+    """The words of each segment in cues that can be read, in order and without overlap."""
+    found: list[Cue] = []
+    for segment in transcript.segments:
+        spaced = segment.text == " ".join(w.text for w in segment.words)
+        joint = " " if spaced else ""
+        held: list[Word] = []
+        for word in segment.words:
+            if held and _is_full(held, word, joint):
+                found.append(_cue(held, joint))
+                held = []
+            held.append(word)
+        if held:
+            found.append(_cue(held, joint))
+    return found
+
+
+def _is_full(held: Sequence[Word], word: Word, joint: str) -> bool:
+    characters = sum(len(w.text) + len(joint) for w in held) + len(word.text)
+    return (
+        word.start_s - held[-1].end_s > PAUSE_S
+        or word.end_s - held[0].start_s > LONGEST_CUE_S
+        or characters > LONGEST_CUE_CHARACTERS
+    )
+
+
+def _cue(words: Sequence[Word], joint: str) -> Cue:
+    return Cue(words[0].start_s, words[-1].end_s, joint.join(w.text for w in words), tuple(words))
+
+
+def clock(seconds: float, point: str = ",") -> str:
+    """Hours, minutes, seconds and milliseconds.
+
+    >>> clock(3661.0625), clock(59.9996, ".")
+    ('01:01:01,062', '00:01:00.000')
+    """
+    ms = round(seconds * 1000)
+    return f"{ms // 3_600_000:02d}:{ms // 60_000 % 60:02d}:{ms // 1000 % 60:02d}{point}{ms % 1000:03d}"
+
+
+def to_txt(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """The text in one line."""
+    return transcript.text + "\n"
+
+
+def to_srt(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """Numbered cues; with `words`, one for each word."""
+    blocks = [
+        f"{i}\n{clock(start_s)} --> {clock(end_s)}\n{text}\n"
+        for i, (start_s, end_s, text) in enumerate(_lines(transcript, words), 1)
+    ]
+    return "\n".join(blocks)
+
+
+def to_vtt(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """WebVTT cues; with `words`, one for each word."""
+    blocks = ["WEBVTT\n"]
+    for start_s, end_s, text in _lines(transcript, words):
+        safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        blocks.append(f"{clock(start_s, '.')} --> {clock(end_s, '.')}\n{safe}\n")
+    return "\n".join(blocks)
+
+
+def to_tsv(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """Start and end in whole milliseconds, and the text."""
+    rows = [
+        f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{text}"
+        for start_s, end_s, text in _lines(transcript, words)
+    ]
+    return "\n".join(["start\tend\ttext", *rows, ""])
+
+
+def to_ctm(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """Recording, channel, start (s), duration (s), word, confidence: a line a word.
+
+    A recording's name has its white space replaced, which CTM has no way to quote.
+    """
+    recording = "_".join(name.split()) or "-"
+    return "".join(
+        f"{recording} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}\n"
+        for w in transcript.words
+    )
+
+
+def to_json(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """One object over many lines; see `as_dict`."""
+    return json.dumps(as_dict(transcript, name=name, words=words), ensure_ascii=False, indent=2) + "\n"
+
+
+def to_jsonl(transcript: Transcript, *, name: str, words: bool = False) -> str:
+    """The same object in one line."""
+    return json.dumps(as_dict(transcript, name=name, words=words), ensure_ascii=False) + "\n"
+
+
+def as_dict(transcript: Transcript, *, name: str, words: bool = False) -> dict[str, Any]:
+    """Plain values: audio, duration, text, segments, and with `words` the words of each segment."""
+    segments = []
+    for i, cue in enumerate(cues(transcript)):
+        segment: dict[str, Any] = {"id": i, "start": cue.start_s, "end": cue.end_s, "text": cue.text}
+        if words:
+            segment["words"] = [word_dict(w) for w in cue.words]
+        segments.append(segment)
+    return {
+        "audio": name,
+        "duration": round(transcript.duration_s, 3),
+        "text": transcript.text,
+        "segments": segments,
+    }
+
+
+def word_dict(word: Word) -> dict[str, Any]:
+    """A word under the keys of whisper."""
+    return {"word": word.text, "start": word.start_s, "end": word.end_s, "probability": word.confidence}
+
+
+def _lines(transcript: Transcript, words: bool) -> list[tuple[float, float, str]]:
+    """Times and text of what is shown; players drop what lasts no time, so all lasts a millisecond."""
+    shown = [(w.start_s, w.end_s, w.text) for w in transcript.words] if words else cues(transcript)
+    plain = [s if isinstance(s, tuple) else (s.start_s, s.end_s, s.text) for s in shown]
+    return [(start_s, max(end_s, start_s + 0.001), text) for start_s, end_s, text in plain]
+
+
+FORMATS: dict[str, Callable[..., str]] = {
+    "txt": to_txt,
+    "vtt": to_vtt,
+    "srt": to_srt,
+    "tsv": to_tsv,
+    "json": to_json,
+    "jsonl": to_jsonl,
+    "ctm": to_ctm,
+}
