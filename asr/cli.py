@@ -35,6 +35,7 @@ Hotwords = Annotated[
     typer.Option("--hotwords", help="A word or phrase to listen for; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
 _state = {"debug": False}
@@ -135,6 +136,43 @@ def evaluate(
     jobs.show(done, as_json=json, report=report)
     if done.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def score(
+    reference: Annotated[Path, typer.Argument(help="Plain text, Kaldi text, trn, JSONL, STM or CTM.")],
+    hypothesis: Annotated[Path, typer.Argument(help="The same, from any recogniser.")],
+    style: ScoringStyle = "none",
+    alignment: Annotated[str, typer.Option(help="minimal, or sclite for its weights.")] = "minimal",
+    utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
+    worst: Annotated[int, typer.Option(help="Utterances shown with their alignment.")] = 3,
+    report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
+    json: Json = False,
+) -> None:
+    """Word error rate of hypotheses in a file, whoever made them."""
+    from asr.jobs import score as jobs
+
+    settings: dict[str, Any] = {"style": style, "alignment": alignment}
+    found = jobs.score_files(reference, hypothesis, utt2spk=utt2spk, report=report, **settings)
+    jobs.show_score(found, as_json=json, worst=worst)
+
+
+@app.command()
+def compare(
+    reference: Annotated[Path, typer.Argument(help="As for score.")],
+    hypothesis_a: Annotated[Path, typer.Argument(metavar="HYP_A")],
+    hypothesis_b: Annotated[Path, typer.Argument(metavar="HYP_B")],
+    style: ScoringStyle = "none",
+    differing: Annotated[int, typer.Option(help="Utterances shown where they differ most.")] = 3,
+    json: Json = False,
+) -> None:
+    """Whether one recogniser is really better than another on the same utterances."""
+    from asr.jobs import compare as jobs
+
+    settings: dict[str, Any] = {"style": style}
+    found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, **settings)
+    names = (hypothesis_a.name, hypothesis_b.name)
+    jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 
 
 @app.command()
