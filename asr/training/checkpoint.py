@@ -3,6 +3,7 @@
 import os
 import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,28 @@ from torch import Tensor
 from asr.errors import TrainingError
 
 LAST = "last.pt"
+
+
+@dataclass
+class Progress:
+    """All of a run's state besides weights and optimiser; plain values, saved with each checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    loss_sum: float = 0.0
+    labels: int = 0
+    skipped: int = 0
+    """Updates left out because loss or gradient was not finite."""
+    skipped_in_a_row: int = 0
+    infeasible: int = 0
+    """Utterances whose augmented sound was too short for their text; they had no part in the gradient."""
+    out_of_memory: int = 0
+    """Times that a batch had to be split because memory did not suffice."""
+    best: list[list[float]] = field(default_factory=list)
+    """[WER, loss, epoch] on the development set of the best epochs, best first; their weights are kept."""
+    stale_epochs: int = 0
+    finished: bool = False
 
 
 def write(path: Path, state: dict[str, Any]) -> None:

@@ -1,7 +1,9 @@
 """Several processes that train one model, started by `torchrun`; alone, everything here does nothing."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -9,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from asr.errors import TrainingError
+
+TIMEOUT = timedelta(minutes=10)
+"""A rank that is silent for so long is taken for lost."""
 
 
 class Ranks:
@@ -22,6 +27,8 @@ class Ranks:
         self.rank = int(os.environ.get("RANK", 0))
         self.size = int(os.environ.get("WORLD_SIZE", 1))
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        if self.size > 1 and torch.cuda.is_available():
+            torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
 
     @property
     def is_first(self) -> bool:
@@ -30,9 +37,9 @@ class Ranks:
 
     def __enter__(self) -> "Ranks":
         if self.size > 1 and not dist.is_initialized():
-            if torch.cuda.is_available():
-                torch.cuda.set_device(self.local_rank)
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            with self._explained("the ranks do not find each other"):
+                dist.init_process_group(backend, timeout=TIMEOUT)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,31 +52,72 @@ class Ranks:
         Raises:
             TrainingError: another rank is gone.
         """
-        if self.size == 1:
-            return
         tensors = list(tensors)
+        if self.size == 1 or not tensors:
+            return
         flat = torch.cat([t.reshape(-1).to(torch.float32) for t in tensors])
-        try:
+        with self._explained("another rank is gone"):
             dist.all_reduce(flat)
-        except RuntimeError as error:
-            raise TrainingError(
-                f"rank {self.rank} of {self.size}: another rank is gone ({str(error).splitlines()[0]}); "
-                "start again, training goes on from the last checkpoint"
-            ) from error
         at = 0
         for t in tensors:
             t.copy_(flat[at : at + t.numel()].view_as(t))
             at += t.numel()
 
+    def mean_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its mean over all ranks, in place.
+
+        Raises:
+            TrainingError: another rank is gone.
+        """
+        tensors = list(tensors)
+        self.sum_(tensors)
+        for t in tensors if self.size > 1 else ():
+            t.div_(self.size)
+
+    def spread_(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by that of the first rank, in place.
+
+        Raises:
+            TrainingError: another rank is gone.
+        """
+        for t in tensors if self.size > 1 else ():
+            with self._explained("another rank is gone"):
+                dist.broadcast(t, 0)
+
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in the order of ranks, on every rank."""
+        """The values of all ranks, in the order of ranks, on every rank.
+
+        Raises:
+            TrainingError: another rank is gone.
+        """
         if self.size == 1:
             return [value]
         out: list[Any] = [None] * self.size
-        try:
+        with self._explained("another rank is gone"):
             dist.all_gather_object(out, value)
-        except RuntimeError as error:
-            raise TrainingError(
-                f"rank {self.rank} of {self.size}: another rank is gone; start again"
-            ) from error
         return out
+
+    def check_same(self, value: Any, *, what: str) -> None:
+        """Pass if the value is the same on all ranks.
+
+        Raises:
+            TrainingError: it is not; every rank raises it.
+        """
+        values = self.gather(value)
+        if any(v != values[0] for v in values):
+            raise TrainingError(
+                f"the {self.size} ranks do not begin at the same place: "
+                f"all must be given the same recipe and read the same {what}"
+            )
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        """Turn an error of the connection into one that says what to do."""
+        try:
+            yield
+        except RuntimeError as error:  # DistError and its relatives are of this class
+            first = (str(error).splitlines() or [repr(error)])[0]
+            raise TrainingError(
+                f"rank {self.rank} of {self.size}: {what} ({first}); start all again, training goes on from "
+                "the last checkpoint"
+            ) from error

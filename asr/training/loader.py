@@ -1,5 +1,6 @@
 """Packed corpus → batches on the device: gather, join, target, and nothing random of its own."""
 
+import dataclasses
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -42,6 +43,23 @@ class Batch:
         }
         return Batch(**moved, ids=self.ids, draws=self.draws)
 
+    def rows(self, start: int, stop: int) -> "Batch":
+        """The utterances `start` to `stop`, with no more padding than they need among themselves."""
+        lengths_B, target_lengths_B = self.lengths_B[start:stop], self.target_lengths_B[start:stop]
+        draws = self.draws
+        if draws is not None:
+            tensors = {f.name: getattr(draws, f.name) for f in dataclasses.fields(draws)}
+            kept = {name: t[start:stop] for name, t in tensors.items() if t is not None}
+            draws = dataclasses.replace(draws, **kept)
+        return Batch(
+            self.samples_BT[start:stop, : int(lengths_B.max())],
+            lengths_B,
+            self.targets_BS[start:stop, : max(int(target_lengths_B.max()), 1)],
+            target_lengths_B,
+            self.ids[start:stop],
+            draws,
+        )
+
 
 def collate(
     corpus: PackedCorpus,
@@ -80,7 +98,9 @@ def collate(
     return Batch(torch.from_numpy(samples), lengths_B, targets_BS, target_lengths_B, names)
 
 
-def prefetch(make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3) -> Generator[Batch, None, None]:
+def prefetch(
+    make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3
+) -> Generator[Batch, None, None]:
     """The batches of the plan in order, made by one thread up to `ahead` before they are asked for.
 
     An exception in the thread is raised here; leaving the iterator early ends the thread.

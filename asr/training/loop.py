@@ -9,54 +9,32 @@ import dataclasses
 import hashlib
 import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from asr.augmentation import Augmentation, AugmentationConfig, draw
-from asr.corpus import batches
+from asr.augmentation import Augmentation, AugmentationConfig
 from asr.corpus.packed import PackedCorpus
-from asr.ctc import ctc_loss
 from asr.errors import TrainingError
 from asr.recognizer import Recognizer
 from asr.training import checkpoint
+from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
+from asr.training.feed import Feed, mix
 from asr.training.history import History
-from asr.training.loader import Batch, collate, prefetch
-from asr.training.optim import TrainingConfig, autocast_dtype, build_optimizer, choose_device, learning_rate
+from asr.training.interruption import on_signal
+from asr.training.loader import Batch
+from asr.training.losses import Loss
+from asr.training.optim import TrainingConfig, Updater, autocast_dtype, choose_device, learning_rate
 from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]
 """Called with `step` or `epoch` and what is known; the command line draws its progress bar from it."""
-
-
-@dataclass
-class Progress:
-    """All of a run's state besides weights and optimiser; plain values, saved with each checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    loss_sum: float = 0.0
-    labels: int = 0
-    skipped: int = 0
-    """Updates left out because loss or gradient was not finite."""
-    skipped_in_a_row: int = 0
-    infeasible: int = 0
-    """Utterances whose augmented sound was too short for their text; they had no part in the gradient."""
-    best: list[list[float]] = field(default_factory=list)
-    """[WER, loss, epoch] on the development set of the best epochs, best first; their weights are kept."""
-    stale_epochs: int = 0
-    finished: bool = False
 
 
 class Trainer:
@@ -73,6 +51,7 @@ class Trainer:
         min_s, max_s: training utterances outside are left out; `Trainer.train.left_out` lists them.
 
     Raises:
+        ConfigError: settings that contradict each other.
         CorpusError: no utterance can be learnt from.
         TrainingError: a checkpoint of other settings stands in the folder.
     """
@@ -94,25 +73,41 @@ class Trainer:
     ) -> None:
         self.ranks = Ranks()
         self.config, self.seed, self.folder = config, seed, folder
-        self.device = choose_device(config.device)
-        self.recognizer = recognizer.to(self.device)
+        device = choose_device(config.device)
+        self.recognizer = recognizer.to(device)
         self.train = Split(train, recognizer, min_s=min_s, max_s=max_s)
         self.dev = Split(dev, recognizer, min_s=0, max_s=math.inf)
-        self.augmentation_config = augmentation
-        self.augmentation = Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(self.device)
+        self.feed = Feed(
+            self.train, recognizer, config=config, augmentation=augmentation, seed=seed, ranks=self.ranks
+        )
+        self.loss = Loss(
+            recognizer,
+            Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(device),
+            intermediate_weight=config.intermediate_weight,
+            dtype=autocast_dtype(config.precision, device),
+        )
         self.observe = observer or (lambda kind, values: None)
-        self.optimizer = build_optimizer(recognizer.encoder.parameters(), config)
-        self.dtype = autocast_dtype(config.precision, self.device)
-        self.progress = Progress()
+        self.updater = Updater(recognizer.encoder, config, self.ranks)
+        self.progress = checkpoint.Progress()
         self.identity = _digest([identity or {}, train.fingerprint, dev.fingerprint, seed])
         self.history: History | None = None
         self._interrupted = False
         self._resume()
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.recognizer.device
+
+    @property
     def last(self) -> Path:
         """Where the state of the run is kept."""
         return self.folder / "checkpoints" / checkpoint.LAST
+
+    @property
+    def best(self) -> BestEpochs:
+        """The epochs whose weights are kept."""
+        return BestEpochs(self.last.parent, count=self.config.average, entries=self.progress.best)
 
     def _resume(self) -> None:
         state = checkpoint.read(self.last)
@@ -125,8 +120,8 @@ class Trainer:
             )
         self.recognizer.encoder.load_state_dict(state["encoder"])
         self.recognizer.features.load_state_dict(state["features"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
+        self.updater.optimizer.load_state_dict(state["optimizer"])
+        self.progress = checkpoint.Progress(**state["progress"])
 
     def _save(self) -> None:
         if self.ranks.is_first:
@@ -136,22 +131,23 @@ class Trainer:
                     "identity": self.identity,
                     "encoder": self.recognizer.encoder.state_dict(),
                     "features": self.recognizer.features.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": self.updater.optimizer.state_dict(),
                     "progress": dataclasses.asdict(self.progress),
                 },
             )
 
-    def run(self) -> Progress:
+    def run(self) -> checkpoint.Progress:
         """Train to the end, or to the interruption that a signal asks for; a finished run returns at once.
 
         Raises:
-            TrainingError: too many non-finite steps in a row, or a full disk.
+            TrainingError: too many non-finite steps in a row, a full disk, or another rank is gone.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been written.
         """
         if self.progress.finished:
             return self.progress
-        with self.ranks, _signals(self._interrupt):
+        with self.ranks, on_signal(self._interrupt):
             p = self.progress
+            self.ranks.check_same([self.identity, p.epoch, p.step], what=f"{self.last} on a shared disk")
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
             with record or nullcontext() as self.history:
                 while p.epoch < self.config.epochs and not self._is_stale():
@@ -167,61 +163,34 @@ class Trainer:
 
     def plan(self, epoch: int) -> list[list[tuple[int, ...]]]:
         """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""
-        kept = self.train.kept
-        speakers = [self.train.corpus.utterances[i].speaker or "" for i in kept]
-        plan = batches.plan(
-            self.train.corpus.lengths_samples[kept],
-            seed=self.seed,
-            epoch=epoch,
-            seconds_per_batch=self.config.seconds_per_batch,
-            rate_hz=self.recognizer.rate_hz,
-            rank=self.ranks.rank,
-            world_size=self.ranks.size,
-            ascending=self.config.ascending_first_epoch and epoch == 0,
-            join=self.config.join,
-            groups=speakers,
-        )
-        return [[tuple(kept[i] for i in item) for item in batch] for batch in plan]
-
-    def _make(self, items: Sequence[tuple[int, ...]]) -> Batch:
-        epoch = self.progress.epoch
-        batch = collate(
-            self.train.corpus,
-            self.train.targets,
-            items,
-            space=self.recognizer.alphabet.space,
-            pauses=self._pauses,
-        )
-        batch.draws = draw(self.augmentation_config, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
-        return batch
-
-    def _pauses(self, name: str, gaps: int) -> list[int]:
-        rng = np.random.default_rng(_mix(self.seed, self.progress.epoch, "pause", name))
-        longest = int(self.config.pause_s * self.recognizer.rate_hz)
-        return [int(n) for n in rng.integers(0, longest + 1, gaps)]
+        return self.feed.plan(epoch)
 
     def _epoch(self) -> None:
         p = self.progress
         plan = self.plan(p.epoch)
-        began, saved, audio_samples = time.monotonic(), time.monotonic(), 0
+        began, saved, audio_s, self.feed.waited_s = time.monotonic(), time.monotonic(), 0.0, 0.0
         self.recognizer.features.train()
         self.recognizer.encoder.train()
         groups = [plan[i : i + self.config.accumulate] for i in range(0, len(plan), self.config.accumulate)]
         todo = [items for group in groups[p.step :] for items in group]
-        with closing(prefetch(self._make, todo)) as ready:
+        with closing(self.feed.batches(p.epoch, todo)) as ready:
             for group in groups[p.step :]:
                 loss = self._update(ready, len(group), total=len(groups))
-                audio_samples += sum(self._samples(item) for items in group for item in items)
-                self._tell(
-                    loss, len(groups), audio_samples / self.recognizer.rate_hz / (time.monotonic() - began)
-                )
+                audio_s += self.feed.audio_s(group)
+                self._tell(loss, len(groups), audio_s / (time.monotonic() - began))
                 if self._interrupted:
                     self._save()
                     raise KeyboardInterrupt
                 if time.monotonic() - saved > self.config.checkpoint_every_s:
                     self._save()
                     saved = time.monotonic()
-        self._end_epoch(time.monotonic() - began, audio_samples)
+        seconds = time.monotonic() - began
+        self._end_epoch(
+            padding=round(self.feed.padding_share(plan), 4),
+            seconds=round(seconds, 2),
+            waited=round(self.feed.waited_s / max(seconds, 1e-9), 4),
+            audio_s_per_s=round(audio_s / max(seconds, 1e-9), 1),
+        )
 
     def _tell(self, loss: float, steps: int, speed: float) -> None:
         p = self.progress
@@ -233,32 +202,32 @@ class Trainer:
             "loss": loss,
             "audio_s_per_s": round(speed, 1),
         }
-        if p.updates % self.config.log_every == 0 and self.history is not None:
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.history.add("step", updates=p.updates, learning_rate=rate, **facts)
+        if self._is_logged(p.updates) and self.history is not None:
+            norms = {"gradient_norm": self.updater.norm, "gradient_norms": self.updater.norms}
+            rate = self.updater.optimizer.param_groups[0]["lr"]
+            self.history.add("step", updates=p.updates, learning_rate=rate, **facts, **norms)
         self.observe("step", facts)
 
-    def _samples(self, item: tuple[int, ...]) -> int:
-        return int(sum(self.train.corpus.lengths_samples[i] for i in item))
+    def _is_logged(self, updates: int) -> bool:
+        return updates % self.config.log_every == 0
 
     def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> float:
         """One step of the optimiser over `count` batches of every rank; returns its loss per label."""
         p = self.progress
         rate = learning_rate(self.config, p.epoch + (p.step + 1) / total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=False)
-        sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        self.updater.begin(rate)
+        sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for k in range(count):
             index = (p.step * self.config.accumulate + k) * self.ranks.size + self.ranks.rank
-            torch.manual_seed(_mix(self.seed, p.epoch, "dropout", index))
-            nll_B, labels_B = self._forward(next(ready))
-            possible_B = ~torch.isposinf(nll_B)
-            loss = nll_B[possible_B].sum()
-            loss.backward()
-            sums += torch.stack([loss.detach(), labels_B[possible_B].sum(), (~possible_B).sum()]).double()
-        loss_sum, labels, infeasible = self._step(sums)
+            sums[:4] += self.loss.add_gradient(next(ready), seed=mix(self.seed, p.epoch, "dropout", index))
+        sums[4] = self._interrupted
+        finite = self.updater.finish(sums, by_layer=self._is_logged(p.updates + 1))
+        loss_sum, labels, infeasible, splits, wishes = sums.tolist()
+        if self.ranks.size > 1:
+            self._interrupted = wishes > 0  # all stop at the same step, whichever was asked to
+        self._check(finite, loss_sum)
         p.infeasible += int(infeasible)
+        p.out_of_memory += int(splits)
         p.step += 1
         p.updates += 1
         if math.isfinite(loss_sum):
@@ -266,63 +235,31 @@ class Trainer:
             p.labels += int(labels)
         return loss_sum / max(labels, 1)
 
-    def _step(self, sums: Tensor) -> tuple[float, float, float]:
-        """Sum gradients over ranks, scale to one label, clip, and move unless something is not finite."""
+    def _check(self, finite: bool, loss_sum: float) -> None:
         p = self.progress
-        parameters = [
-            q for q in self.recognizer.encoder.parameters() if q.requires_grad and q.grad is not None
-        ]
-        self.ranks.sum_([sums, *(q.grad for q in parameters if q.grad is not None)])
-        loss_sum, labels, infeasible = sums.tolist()
-        for q in parameters:
-            q.grad.div_(max(labels, 1))  # type: ignore[union-attr]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.config.clip_norm or math.inf)
-        if math.isfinite(loss_sum) and math.isfinite(float(norm)):
-            self.optimizer.step()
-            p.skipped_in_a_row = 0
-            return loss_sum, labels, infeasible
+        p.skipped_in_a_row = 0 if finite else p.skipped_in_a_row + 1
+        if finite:
+            return
         p.skipped += 1
-        p.skipped_in_a_row += 1
-        self.observe("skipped", {"loss": loss_sum, "gradient_norm": float(norm), "skipped": p.skipped})
+        norm = self.updater.norm
+        self.observe("skipped", {"loss": loss_sum, "gradient_norm": norm, "skipped": p.skipped})
         if p.skipped_in_a_row >= self.config.give_up_after:
             raise TrainingError(
                 f"loss or gradient was not finite in {p.skipped_in_a_row} updates in a row; lower "
                 f"training.learning_rate (now {self.config.learning_rate}) or try training.precision=float32"
             )
-        return loss_sum, labels, infeasible
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood and number of labels of each utterance of a batch."""
-        batch = batch.to(self.device)
-        with torch.no_grad():
-            samples_BT, lengths_B = batch.samples_BT, batch.lengths_B
-            warp_B = None
-            if batch.draws is not None:
-                samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, batch.draws)
-                if batch.draws.warp_B is not None:
-                    warp_B = batch.draws.warp_B.to(self.device)
-            features_BTF, frames_B = self.recognizer.features(samples_BT, lengths_B, warp_B)
-            if batch.draws is not None:
-                features_BTF = self.augmentation.features(features_BTF, frames_B, batch.draws)
-        with self._autocast():
-            log_probs_BTV, out_B = self.recognizer.encoder(features_BTF, frames_B)
-        nll_B = ctc_loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B)
-        return nll_B, batch.target_lengths_B
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
 
     def validate(self) -> dict[str, float]:
-        """Loss per label, WER, CER and the share of blank frames on the development set."""
+        """What `measure` finds on the development set."""
         return measure(
             self.recognizer,
             self.dev,
             seconds_per_batch=self.config.seconds_per_batch,
             ranks=self.ranks,
-            autocast=self._autocast,
+            autocast=self.loss.autocast,
         )
 
-    def _end_epoch(self, seconds: float, audio_samples: int) -> None:
+    def _end_epoch(self, **measured_in_training: float) -> None:
         p = self.progress
         measured = self.validate()
         p.epoch, p.step = p.epoch + 1, 0
@@ -335,85 +272,66 @@ class Trainer:
             "is_best": is_best,
             "skipped": p.skipped,
             "infeasible": p.infeasible,
-            "seconds": round(seconds, 2),
-            "audio_s_per_s": round(audio_samples / self.recognizer.rate_hz / max(seconds, 1e-9), 1),
+            "out_of_memory": p.out_of_memory,
+            "utterances": len(self.train.kept),
+            "left_out": {reason: len(ids) for reason, ids in self.train.left_out.items() if ids},
+            **measured_in_training,
         }
         p.loss_sum, p.labels = 0.0, 0
         if self.history is not None:
             self.history.add("epoch", updates=p.updates, **facts)
         self._save()
         if self.ranks.is_first:
-            for epoch in outdone:
-                self._weights(epoch).unlink(missing_ok=True)
+            self.best.remove(outdone)
         self.observe("epoch", facts)
-
-    def _weights(self, epoch: int) -> Path:
-        return self.folder / "checkpoints" / f"epoch-{epoch:04d}.pt"
 
     def _keep(self, wer: float, loss: float) -> tuple[bool, list[int]]:
         """Keep this epoch's weights if among the best; whether it is the best, and which it puts out."""
         p = self.progress
-        mine = [wer, loss if math.isfinite(loss) else 1e9, float(p.epoch)]
-        is_best = not p.best or mine < p.best[0]
+        is_best, is_kept, outdone = self.best.enter(p.epoch, wer, loss)
         p.stale_epochs = 0 if is_best else p.stale_epochs + 1
-        ranked = sorted([*p.best, mine])
-        p.best, outdone = ranked[: max(1, self.config.average)], ranked[max(1, self.config.average) :]
-        if self.ranks.is_first and mine in p.best:
-            checkpoint.write(self._weights(p.epoch), self.recognizer.encoder.state_dict())
-        if self.ranks.is_first and is_best:
-            self.recognizer.trained_on |= {"dev_wer": wer, "weights": f"epoch {p.epoch}", "epochs": p.epoch}
-            self.recognizer.save(self.folder / "model")
-        return is_best, [int(entry[2]) for entry in outdone]
+        if self.ranks.is_first and is_kept:
+            self.best.write(p.epoch, self.recognizer.encoder.state_dict())
+        if is_best:
+            self._save_bundle(wer, f"epoch {p.epoch}")
+        return is_best, outdone
 
     def _finish(self) -> None:
         """The best weights, or the mean of the best if better on the development set, into the bundle."""
-        p = self.progress
-        epochs = [int(entry[2]) for entry in p.best]
-        states = [checkpoint.read(self._weights(epoch)) for epoch in epochs]
-        kept = [s for s in states if s is not None]
-        if not kept:
-            raise TrainingError(
-                f"{self.folder / 'checkpoints'}: the best weights are gone; remove it to start anew"
-            )
-        encoder = self.recognizer.encoder
-        wer, source = p.best[0][0], f"epoch {epochs[0]}"
-        encoder.load_state_dict(kept[0])
-        if len(kept) > 1:
-            encoder.load_state_dict(checkpoint.average(kept))
+        p, encoder = self.progress, self.recognizer.encoder
+        kept = self.best.read() if self.ranks.is_first else []
+        wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
+        if len(p.best) > 1:
+            self._set_weights(checkpoint.average([state for _, state in kept]) if kept else {})
             averaged = self.validate()["wer"]
             if averaged <= wer:
-                wer, source = averaged, "mean of epochs " + ", ".join(map(str, sorted(epochs)))
-            else:
-                encoder.load_state_dict(kept[0])
-        self.recognizer.trained_on |= {"dev_wer": wer, "weights": source, "epochs": p.epoch}
+                wer = averaged
+                source = "mean of epochs " + ", ".join(str(int(e)) for e in sorted(e for *_, e in p.best))
+        if not source.startswith("mean"):
+            self._set_weights(kept[0][1] if kept else {})
         p.finished = True
-        if self.ranks.is_first:
-            self.recognizer.eval().save(self.folder / "model")
+        encoder.eval()
+        self._save_bundle(wer, source)
         self._save()
 
+    def _set_weights(self, state: dict[str, Tensor]) -> None:
+        """Load what the first rank knows into all ranks."""
+        encoder = self.recognizer.encoder
+        if state:
+            encoder.load_state_dict(state)
+        self.ranks.spread_(encoder.state_dict().values())
 
-@contextmanager
-def _signals(interrupt: Callable[[], None]) -> Iterator[None]:
-    """The first Ctrl-C asks for a stop at the next step; the second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def first(*_: object) -> None:
-        interrupt()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {s: signal.signal(s, first) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
-def _mix(*parts: object) -> int:
-    """63 bits that depend on all parts alone."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+    def _save_bundle(self, wer: float, source: str) -> None:
+        self.recognizer.trained_on |= {"dev_wer": wer, "weights": source, "epochs": self.progress.epoch}
+        if not self.ranks.is_first:
+            return
+        try:
+            self.recognizer.save(self.folder / "model")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.folder / 'model'}: the bundle could not be written ({error}); free some space and "
+                "run again, training goes on from the last checkpoint"
+            ) from error
 
 
 def _digest(value: Any) -> str:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from asr.encoder import Encoder
 from asr.errors import ConfigError
+from asr.training.distributed import Ranks
 
 
 @dataclass
@@ -34,6 +36,8 @@ class TrainingConfig:
     weight_decay: float = 0.01
     beta2: float = 0.98
     clip_norm: float = 5.0
+    intermediate_weight: float = 0.0
+    """Share of the loss that is of the output behind `encoder.intermediate_layer`; 0 is off."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """`auto` takes bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"
@@ -85,6 +89,61 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
         eps=1e-8,
         fused=True,
     )
+
+
+class Updater:
+    """Gradients of all ranks → one move of the encoder's weights, unless something is not finite.
+
+    Args:
+        encoder: whose weights are moved; `add_gradient` of a `Loss` fills their `grad`.
+        config: of optimiser and clipping.
+        ranks: this process among all.
+    """
+
+    def __init__(self, encoder: Encoder, config: TrainingConfig, ranks: Ranks) -> None:
+        self.encoder, self.clip_norm, self.ranks = encoder, config.clip_norm, ranks
+        self.optimizer = build_optimizer(encoder.parameters(), config)
+        self.norm = 0.0
+        """Of the last gradient, before it was clipped."""
+        self.norms: dict[str, float] = {}
+        """The same for each layer, at the steps that asked for it."""
+
+    def begin(self, rate: float) -> None:
+        """Set the learning rate of the coming step and its gradient to zero."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def finish(self, sums: Tensor, *, by_layer: bool) -> bool:
+        """Sum gradients over ranks, scale to one label, clip and move; False if left out as not finite.
+
+        Args:
+            sums: float64, loss and labels first; becomes the sum over all ranks.
+            by_layer: measure `norms` too.
+        """
+        parameters = [p for p in self.encoder.parameters() if p.requires_grad and p.grad is not None]
+        self.ranks.sum_([sums, *(p.grad for p in parameters if p.grad is not None)])
+        self.ranks.mean_(b for b in self.encoder.buffers() if b.is_floating_point())
+        loss_sum, labels = sums[:2].tolist()
+        for p in parameters:
+            p.grad.div_(max(labels, 1))  # type: ignore[union-attr]
+        self.norms = gradient_norms(self.encoder.named_parameters()) if by_layer else {}
+        self.norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
+        finite = math.isfinite(loss_sum) and math.isfinite(self.norm)
+        if finite:
+            self.optimizer.step()
+        return finite
+
+
+def gradient_norms(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, float]:
+    """The Euclidean norm of the gradient of each layer: `layers.0`, …, `output`; frozen ones are left out."""
+    squares: dict[str, Tensor] = {}
+    for name, p in named:
+        if p.requires_grad and p.grad is not None:
+            parts = name.split(".")
+            layer = ".".join(parts[:2]) if parts[1].isdigit() else parts[0]
+            squares[layer] = squares.get(layer, p.new_zeros(())) + p.grad.detach().float().square().sum()
+    return {layer: float(f"{float(square) ** 0.5:.4g}") for layer, square in squares.items()}
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -69,10 +69,11 @@ def measure(
     ranks: Ranks,
     autocast: Callable[[], Any],
 ) -> dict[str, float]:
-    """Loss per label (nats), WER, CER and share of blank frames of a split, decoded greedily.
+    """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
     Every rank takes its share of the batches and returns the numbers of the whole. The loss leaves out
-    utterances that are infeasible or cannot be spelled; the error rates leave out nothing.
+    utterances that are infeasible or cannot be spelled; the error rates leave out nothing. The length ratio
+    is that of the characters of all hypotheses to those of all references.
     """
     recognizer.eval()
     plan = batches.plan(
@@ -110,9 +111,11 @@ def measure(
     nll, labels, blanks, frames = sum((s for _, s in parts), np.zeros(4)).tolist()
     ordered = sorted(pair for part, _ in parts for pair in part)
     score = scoring.score([split.texts[i] for i, _ in ordered], [text for _, text in ordered])
+    written, spoken = (sum(map(len, texts)) for texts in ([t for _, t in ordered], split.texts))
     return {
         "dev_loss": nll / max(labels, 1),
         "wer": score.wer,
         "cer": score.cer,
         "blank_share": blanks / max(frames, 1),
+        "length_ratio": written / max(spoken, 1),
     }

@@ -1,0 +1,62 @@
+"""The best epochs of a run: their weights on the disk, their order, and their mean."""
+
+import math
+from pathlib import Path
+
+from torch import Tensor
+
+from asr.errors import TrainingError
+from asr.training import checkpoint
+
+Entry = list[float]
+"""[WER, loss, epoch] on the development set."""
+
+
+class BestEpochs:
+    """Keeps the weights of the best few epochs, in order of WER, then loss, then age.
+
+    Args:
+        folder: for the weights.
+        count: how many are kept.
+        entries: the same list that the run's progress saves with its checkpoints.
+    """
+
+    def __init__(self, folder: Path, *, count: int, entries: list[Entry]) -> None:
+        self.folder, self.count, self.entries = folder, max(1, count), entries
+
+    def enter(self, epoch: int, wer: float, loss: float) -> tuple[bool, bool, list[int]]:
+        """Whether the epoch is the best, whether it is kept, and the epochs that it puts out."""
+        mine = [wer, loss if math.isfinite(loss) else 1e9, float(epoch)]
+        is_best = not self.entries or mine < self.entries[0]
+        ranked = sorted([*self.entries, mine])
+        self.entries[:] = ranked[: self.count]
+        return is_best, mine in self.entries, [int(entry[2]) for entry in ranked[self.count :]]
+
+    def write(self, epoch: int, state: dict[str, Tensor]) -> None:
+        """Put the weights of an epoch on the disk."""
+        checkpoint.write(self._file(epoch), state)
+
+    def remove(self, epochs: list[int]) -> None:
+        """Delete the weights of epochs that were put out."""
+        for epoch in epochs:
+            self._file(epoch).unlink(missing_ok=True)
+
+    def read(self) -> list[tuple[int, dict[str, Tensor]]]:
+        """(epoch, weights) of those kept, the best first.
+
+        Raises:
+            TrainingError: some are gone.
+        """
+        found = []
+        for epoch in (int(entry[2]) for entry in self.entries):
+            state = checkpoint.read(self._file(epoch))
+            if state is None:
+                raise TrainingError(
+                    f"{self._file(epoch)}: the weights of one of the best epochs are gone; remove "
+                    f"{self.folder} to start anew"
+                )
+            found.append((epoch, state))
+        return found
+
+    def _file(self, epoch: int) -> Path:
+        return self.folder / f"epoch-{epoch:04d}.pt"

@@ -1,0 +1,96 @@
+"""The training split as a stream of batches: what comes when is a function of seed, epoch and rank alone."""
+
+import hashlib
+import time
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+
+import numpy as np
+
+from asr.augmentation import AugmentationConfig, draw
+from asr.corpus import batches
+from asr.recognizer import Recognizer
+from asr.training.distributed import Ranks
+from asr.training.loader import Batch, Item, collate, prefetch
+from asr.training.optim import TrainingConfig
+from asr.training.validation import Split
+
+
+class Feed:
+    """Plans epochs and makes their batches ahead of time, in one thread; measures how long it was waited for.
+
+    Args:
+        split: what is learnt from.
+        recognizer: for its sample rate and its alphabet.
+        config, augmentation, seed: as of the `Trainer`.
+        ranks: this process among all.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        recognizer: Recognizer,
+        *,
+        config: TrainingConfig,
+        augmentation: AugmentationConfig,
+        seed: int,
+        ranks: Ranks,
+    ) -> None:
+        self.split, self.config, self.augmentation = split, config, augmentation
+        self.rate_hz, self.space = recognizer.rate_hz, recognizer.alphabet.space
+        self.seed, self.ranks = seed, ranks
+        self.waited_s = 0.0
+        """Seconds that the loop has spent waiting for batches."""
+
+    def plan(self, epoch: int) -> list[list[Item]]:
+        """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""
+        kept = self.split.kept
+        plan = batches.plan(
+            self.split.corpus.lengths_samples[kept],
+            seed=self.seed,
+            epoch=epoch,
+            seconds_per_batch=self.config.seconds_per_batch,
+            rate_hz=self.rate_hz,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            ascending=self.config.ascending_first_epoch and epoch == 0,
+            join=self.config.join,
+            groups=[self.split.corpus.utterances[i].speaker or "" for i in kept],
+        )
+        return [[tuple(kept[i] for i in item) for item in batch] for batch in plan]
+
+    def padding_share(self, plan: Sequence[Sequence[Item]]) -> float:
+        """The share of the batches' samples that is padding, 0 to 1."""
+        return batches.padding_share(self.split.corpus.lengths_samples, plan)
+
+    def audio_s(self, group: Sequence[Sequence[Item]]) -> float:
+        """Seconds of audio in some batches, without padding."""
+        lengths = self.split.corpus.lengths_samples
+        return float(sum(lengths[i] for items in group for item in items for i in item)) / self.rate_hz
+
+    def batches(self, epoch: int, plan: Iterable[list[Item]]) -> Generator[Batch, None, None]:
+        """The batches of a part of the plan, augmented as the epoch wants them."""
+
+        def pauses(name: str, gaps: int) -> list[int]:
+            rng = np.random.default_rng(mix(self.seed, epoch, "pause", name))
+            longest = int(self.config.pause_s * self.rate_hz)
+            return [int(n) for n in rng.integers(0, longest + 1, gaps)]
+
+        def make(items: list[Item]) -> Batch:
+            batch = collate(self.split.corpus, self.split.targets, items, space=self.space, pauses=pauses)
+            batch.draws = draw(self.augmentation, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
+            return batch
+
+        with closing(prefetch(make, plan)) as ready:
+            while True:
+                began = time.monotonic()
+                batch = next(ready, None)
+                self.waited_s += time.monotonic() - began
+                if batch is None:
+                    return
+                yield batch
+
+
+def mix(*parts: object) -> int:
+    """63 bits that depend on all parts alone."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,179 @@
+"""Every recipe from raw files to scores, on a corpus in its own layout in the language of tones."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+from tones import sentences, tones
+
+from asr import cli, load
+from asr.jobs import recipe as recipes
+
+TINY = [
+    "encoder.layers=1",
+    "encoder.width=24",
+    "encoder.projection=0",
+    "training.epochs=2",
+    "training.device=cpu",
+    "training.learning_rate=1e-2",
+    "data.workers=1",
+]
+
+
+def record(path: Path, spoken: str, *, rate_hz: int = 16_000, **kw: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".opus":
+        kw = {"format": "OGG", "subtype": "OPUS"}
+    soundfile.write(path, tones(spoken, rate_hz=rate_hz, seed=len(str(path))), rate_hz, **kw)
+
+
+def librispeech(root: Path, parts: dict[str, int], suffix: str) -> Path:
+    for n, (part, count) in enumerate(parts.items()):
+        for i, text in enumerate(sentences(count, seed=n)):
+            name = f"{100 * n + i % 2}-7-{i:04d}"
+            chapter = root / "LibriSpeech" / part / name.split("-")[0] / "7"
+            record(chapter / f"{name}{suffix}", text)
+            with (chapter / f"{chapter.parent.name}-7.trans.txt").open("a") as file:
+                file.write(f"{name} {text.upper()}\n")
+    return root
+
+
+def an4(root: Path) -> Path:
+    for part, folder, count in (("train", "an4_clstk", 16), ("test", "an4test_clstk", 4)):
+        lines = []
+        for i, text in enumerate(sentences(count, seed=len(part))):
+            name = f"an{i}-{part[0]}{i // 2}-b"
+            record(root / "an4" / "wav" / folder / f"{part[0]}{i // 2}" / f"{name}.sph", text, format="NIST")
+            lines.append(f"<s> {text.upper()} </s> ({name})" if part == "train" else f"{text} ({name})")
+        (root / "an4" / "etc").mkdir(exist_ok=True)
+        (root / "an4" / "etc" / f"an4_{part}.transcription").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def yesno(root: Path) -> Path:
+    for i in range(24):
+        bits = f"{i * 37 % 256:08b}"
+        record(
+            root / "waves_yesno" / f"{'_'.join(bits)}.wav", " ".join("ad"[int(b)] for b in bits), rate_hz=8000
+        )
+    return root
+
+
+def commonvoice(root: Path) -> Path:
+    folder = root / "cv-corpus-21.0" / "de"
+    for n, (part, count) in enumerate({"train": 12, "dev": 3, "test": 4}.items()):
+        rows = ["client_id\tpath\tsentence_id\tsentence\tup_votes\tlocale"]
+        for i, text in enumerate(sentences(count, seed=n)):
+            record(folder / "clips" / f"{part}_{i}.mp3", text, rate_hz=48_000)
+            rows.append(f"c{n}{i % 3}\t{part}_{i}.mp3\t{i}\t„{text}“!\t2\tde")
+        (folder / f"{part}.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+MEASURED = {"dev-clean": 3, "dev-other": 2, "test-clean": 4, "test-other": 5}
+CORPORA: dict[str, tuple[Callable[[Path], Path], dict[str, int], int]] = {
+    "mini_librispeech": (
+        lambda root: librispeech(root, {"train-clean-5": 12, "dev-clean-2": 4}, ".ogg"),
+        {"dev": 4},
+        4,
+    ),
+    "librispeech_100": (
+        lambda root: librispeech(root, {"train-clean-100": 12, **MEASURED}, ".flac"),
+        {"dev": 3, "dev-other": 2, "test": 4, "test-other": 5},
+        4,
+    ),
+    "librispeech_360": (
+        lambda root: librispeech(root, {"train-clean-100": 6, "train-clean-360": 6, **MEASURED}, ".wav"),
+        {"dev": 3, "dev-other": 2, "test": 4, "test-other": 5},
+        4,
+    ),
+    "librispeech_960": (
+        lambda root: librispeech(
+            root, {"train-clean-100": 4, "train-clean-360": 4, "train-other-500": 4, **MEASURED}, ".mp3"
+        ),
+        {"dev": 3, "dev-other": 2, "test": 4, "test-other": 5},
+        4,
+    ),
+    "an4": (an4, {"dev": 2, "test": 4}, 3),
+    "yesno": (yesno, {"dev": 4, "test": 6}, 0),
+    "commonvoice": (commonvoice, {"dev": 3, "test": 4}, 4),
+}
+"""Recipe → how to make its corpus, utterances of each split that is measured, order of the language model."""
+
+
+@pytest.fixture
+def asr(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder and returns its standard error; it must succeed."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["asr", *words])
+        with pytest.raises(SystemExit) as leaving:
+            cli.main()
+            raise SystemExit(0)
+        err = capsys.readouterr().err
+        assert not leaving.value.code, err
+        return str(err)
+
+    return call
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_a_recipe_goes_from_the_original_layout_to_scores(asr, tmp_path, name):
+    make, measured, order = CORPORA[name]
+    asr("run", name, f"data.root={make(tmp_path / 'corpus')}", *TINY)
+    folder = tmp_path / "exp" / name
+    results = json.loads((folder / "results.json").read_text())["splits"]
+    assert {split: r["sentences"] for split, r in results.items()} == measured
+    model = load(folder / "model")
+    assert (model.lm.order if model.lm else 0) == order
+    assert (folder / "tuning.json").is_file() == bool(order)
+    for split in measured:
+        assert (folder / ("report.html" if split == "test" else f"report-{split}.html")).is_file()
+
+
+def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(asr, tmp_path):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "mine": 6, "unseen": 3}, ".opus") / "LibriSpeech"
+    (tmp_path / "more text.txt").write_text("BAD CAB\n")
+    asr(
+        *("run", "mini_librispeech", f"data.root={root}", *TINY),
+        *("data.options.splits.train=[train-clean-5,mine]", "data.options.splits.dev=[unseen]"),
+        f'lm.text=["{tmp_path / "more text.txt"}"]',
+    )
+    results = json.loads((tmp_path / "exp" / "mini_librispeech" / "results.json").read_text())["splits"]
+    assert {split: r["sentences"] for split, r in results.items()} == {"dev": 3}
+    assert len(list((tmp_path / "data").glob("*/train.jsonl"))) == 1
+    assert len(next((tmp_path / "data").glob("*/train.jsonl")).read_text().splitlines()) == 14
+    model = load(tmp_path / "exp" / "mini_librispeech" / "model")
+    assert model.lm is not None and {"bad", "cab"} <= set(model.lm.vocabulary)
+
+
+def test_recipes_are_short_and_their_readme_says_what_they_give():
+    home = recipes.home() / "recipes"
+    for name in CORPORA:
+        assert len((home / name / "default.yaml").read_text().splitlines()) <= 20
+        readme = (home / name / "README.md").read_text()
+        for part in (f"asr run {name}", "**Result:**", "**Hardware and time:**", "**Seed:**"):
+            assert part in readme, f"{name}: {part}"
+
+
+@pytest.mark.parametrize("size", ["small", "large", "streaming"])
+def test_encoders_come_in_sizes(size):
+    encoder = recipes.compose(["mini_librispeech", f"+encoder={size}", "encoder.dropout=0.4"]).encoder
+    assert encoder.dropout == 0.4
+    assert encoder.bidirectional == (size != "streaming")
+    assert encoder.width == {"small": 160, "large": 1024, "streaming": 640}[size]
+
+
+def test_a_sweep_can_go_to_slurm():
+    from hydra import compose, initialize_config_dir
+
+    words = recipes.hydra_overrides(["an4", "hydra/launcher=slurm", "hydra.launcher.partition=gpu"])
+    recipes.register()
+    with initialize_config_dir(str(recipes.home() / "conf"), version_base="1.3"):
+        launcher = compose("config", overrides=words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.partition, launcher.gpus_per_node) == ("gpu", 1)

@@ -1,0 +1,144 @@
+"""Gradients: of halves when memory runs out, of two output layers, and what the history says of them."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from test_training import ENCODER, QUICK, QUIET, corpus, trainer  # noqa: F401 (corpus is a fixture)
+
+from asr.errors import ConfigError, TrainingError
+from asr.training import history
+from asr.training.losses import is_out_of_memory
+
+STILL = dataclasses.replace(ENCODER, dropout=0.0)
+EXACT = dataclasses.replace(QUICK, precision="float32")
+
+
+def forbid(run, most: int, error: Exception) -> list[int]:
+    """Let the encoder raise for more than `most` utterances in training; the sizes it was tried with."""
+    encoder, forward, tried = run.recognizer.encoder, run.recognizer.encoder.forward, []
+
+    def narrow(features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> object:
+        if encoder.training:
+            tried.append(len(features_BTF))
+            if len(features_BTF) > most:
+                raise error
+        return forward(features_BTF, lengths_B)
+
+    encoder.forward = narrow
+    return tried
+
+
+def gradients(run) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in run.recognizer.encoder.parameters()])
+
+
+def far(ours: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((ours - truth).norm() / truth.norm())
+
+
+OUT_OF_MEMORY = [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: 9 bytes")]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_a_batch_that_does_not_fit_is_split_and_has_the_same_gradient(corpus, tmp_path, error):  # noqa: F811
+    run = trainer(corpus(12), tmp_path / "exp", encoder=STILL, config=EXACT)
+    run.recognizer.encoder.train()
+    batch = next(run.feed.batches(1, [[(i,) for i in range(8)]]))
+    sums = run.loss.add_gradient(batch, seed=0)
+    whole = gradients(run).clone()
+    run.updater.begin(0.0)
+    tried = forbid(run, 3, error)
+    halved = run.loss.add_gradient(batch, seed=0)
+    assert tried == [8, 4, 2, 2, 4, 2, 2]
+    torch.testing.assert_close(halved[:3], sums[:3])
+    assert (sums[3], halved[3]) == (0, 3)
+    assert far(gradients(run), whole) < 1e-4
+
+
+def test_splits_are_counted_in_the_history(corpus, tmp_path):  # noqa: F811
+    run = trainer(corpus(12), tmp_path / "exp")
+    tried = forbid(run, 3, OUT_OF_MEMORY[0])
+    assert run.run().out_of_memory == sum(size > 3 for size in tried) > 0
+    lines = [h for h in history.read(tmp_path / "exp" / history.FILE) if h["kind"] == "epoch"]
+    assert lines[-1]["out_of_memory"] == run.progress.out_of_memory
+
+
+def test_an_utterance_that_does_not_fit_alone_ends_training_with_its_name(corpus, tmp_path):  # noqa: F811
+    train = corpus(4)
+    run = trainer(train, tmp_path / "exp")
+    forbid(run, 0, torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(TrainingError, match=r"out of memory with corpus0-00\d alone .* lower data\.max_s"):
+        run.run()
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(corpus, tmp_path):  # noqa: F811
+    run = trainer(corpus(4), tmp_path / "exp")
+    forbid(run, 0, RuntimeError("shapes differ"))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        run.run()
+    assert is_out_of_memory(MemoryError())
+
+
+def test_the_intermediate_loss_mixes_the_gradients_of_both_outputs(corpus, tmp_path):  # noqa: F811
+    train, w = corpus(6), 0.3
+    encoder = dataclasses.replace(STILL, layers=2, intermediate_layer=1)
+    config = dataclasses.replace(EXACT, intermediate_weight=w)
+    run = trainer(train, tmp_path / "exp", encoder=encoder, config=config, augmentation=QUIET)
+    batch = next(run.feed.batches(0, run.plan(0)))
+    sums = run.loss.add_gradient(batch, seed=0)
+    ours = gradients(run).clone()
+
+    encoder = run.recognizer.encoder
+    encoder.zero_grad()
+    features_BTF, frames_B = run.recognizer.features(batch.samples_BT, batch.lengths_B)
+    last, middle, out_B = encoder.with_intermediate(features_BTF, frames_B)
+    losses = [
+        torch.nn.functional.ctc_loss(
+            x.transpose(0, 1), batch.targets_BS, out_B, batch.target_lengths_B, reduction="sum"
+        )
+        for x in (last, middle)
+    ]
+    ((1 - w) * losses[0] + w * losses[1]).backward()
+    assert far(ours, gradients(run)) < 1e-4
+    assert sums[0].item() == pytest.approx(losses[0].item(), rel=1e-4)
+    assert sums[1:].tolist() == [batch.target_lengths_B.sum(), 0, 0]
+
+
+def test_an_intermediate_loss_needs_its_layer_and_a_share(corpus, tmp_path):  # noqa: F811
+    train = corpus(4)
+    with pytest.raises(ConfigError, match=r"set encoder\.intermediate_layer"):
+        trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, intermediate_weight=0.3))
+    with pytest.raises(ConfigError, match="expected 0 to less than 1"):
+        trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, intermediate_weight=1.0))
+
+
+def test_the_history_tells_padding_waiting_and_gradients(corpus, tmp_path):  # noqa: F811
+    run = trainer(corpus(12), tmp_path / "exp", config=dataclasses.replace(QUICK, epochs=1, log_every=1))
+    run.run()
+    steps, epochs = ([h for h in run_lines if h["kind"] == kind] for kind in ("step", "epoch")
+                     for run_lines in [history.read(tmp_path / "exp" / history.FILE)])  # fmt: skip
+    lengths = run.train.corpus.lengths_samples
+    batches = [[lengths[i] for (i,) in batch] for batch in run.plan(0)]
+    padded = sum(len(b) * max(b) for b in batches)
+    assert epochs[0]["padding"] == pytest.approx(1 - sum(map(sum, batches)) / padded, abs=1e-4)
+    assert 0 <= epochs[0]["waited"] <= 1
+    assert epochs[0]["length_ratio"] >= 0
+    for step in steps:
+        norms = step["gradient_norms"]
+        assert set(norms) == {"layers.0", "output"}
+        assert math.hypot(*norms.values()) == pytest.approx(step["gradient_norm"], rel=1e-3)
+
+
+def test_half_of_a_batch_is_the_batch_of_half_the_utterances(corpus, tmp_path):  # noqa: F811
+    run = trainer(corpus(8), tmp_path / "exp")
+    items = [(i,) for i in range(8)]
+    whole = next(run.feed.batches(3, [items]))
+    half, alone = whole.rows(2, 5), next(run.feed.batches(3, [items[2:5]]))
+    for name in ("samples_BT", "lengths_B", "targets_BS", "target_lengths_B"):
+        assert torch.equal(getattr(half, name), getattr(alone, name)), name
+    assert half.ids == alone.ids
+    for f in dataclasses.fields(half.draws):
+        ours, theirs = getattr(half.draws, f.name), getattr(alone.draws, f.name)
+        assert torch.equal(ours, theirs), f.name
