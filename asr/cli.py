@@ -242,6 +242,55 @@ def lm_perplexity(
     job(model, text, style=style, as_json=json)
 
 
+laboratory = typer.Typer(help="The theory, runnable: gradients, memory, the lattice.", no_args_is_help=True)
+app.add_typer(laboratory, name="lab")
+Picture = Annotated[Path, typer.Option("--output", "-o", help="The picture (PNG).")]
+
+
+@laboratory.command("gradients")
+def lab_gradients(
+    output: Picture = Path("gradients.png"),
+    longest: Annotated[int, typer.Option(help="Longest sequence, in frames.")] = 10_000,
+) -> None:
+    """Time and memory of BPTT and RTRL against the length of the sequence."""
+    from asr.jobs import lab
+
+    lab.gradients(output, longest=longest)
+
+
+@laboratory.command("gradient-flow")
+def lab_gradient_flow(
+    output: Picture = Path("gradient-flow.png"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A bundle; else fresh cells.")] = None,
+    audio: Annotated[str | None, typer.Option(help="A recording for the model; else noise.")] = None,
+) -> None:
+    """How far back a gradient reaches, in RNN, GRU and LSTM or in your own model."""
+    from asr.jobs import lab
+
+    lab.gradient_flow(output, _load(model, "cpu", None) if model else None, audio)
+
+
+@laboratory.command("memory")
+def lab_memory(output: Picture = Path("memory.png"), updates: int = 1000) -> None:
+    """Which cells learn to recall a symbol after a long gap; some ten minutes."""
+    from asr.jobs import lab
+
+    lab.memory(output, updates=updates)
+
+
+@laboratory.command("lattice")
+def lab_lattice(
+    audio: Annotated[str, typer.Argument(help="A recording.")],
+    text: Annotated[str, typer.Argument(help="What is said in it.")],
+    model: Model,
+    output: Picture = Path("lattice.png"),
+) -> None:
+    """Every path that spells a text: occupancy, best path, and the text's exact probability."""
+    from asr.jobs import lab
+
+    lab.lattice(_load(model, "cpu", None), audio, text, output)
+
+
 def _load(model: str, device: str, lm: str | None) -> Any:
     """The recogniser, with another language model if one is given."""
     from asr.recognizer import load

@@ -98,7 +98,7 @@ class Encoder(nn.Module):
             log_probs_BTV float32, also under autocast, with T = ceil(frames / factor), and lengths_B int64 on
             the device of the features. What stands behind a length is padding without meaning.
         """
-        *_, last_BTH = self._hidden(features_BTF, lengths_B)
+        *_, last_BTH = self.hidden(features_BTF, lengths_B)
         return _log_probs(self.output, last_BTH), self.output_lengths(lengths_B).to(features_BTF.device)
 
     def with_intermediate(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -109,12 +109,13 @@ class Encoder(nn.Module):
         """
         if self.intermediate is None:
             raise ConfigError("this encoder has no intermediate output: set intermediate_layer to 1 or more")
-        hidden = list(self._hidden(features_BTF, lengths_B))
+        hidden = list(self.hidden(features_BTF, lengths_B))
         middle_BTH = hidden[self.config.intermediate_layer - 1]
         lengths_B = self.output_lengths(lengths_B).to(features_BTF.device)
         return _log_probs(self.output, hidden[-1]), _log_probs(self.intermediate, middle_BTH), lengths_B
 
-    def _hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
+    def hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
+        """The outputs of each layer in turn, (B, ceil(frames / factor), H); arguments as in `forward`."""
         lengths_B = lengths_B.to(features_BTF.device)
         clean_BTF = features_BTF.masked_fill(~inside(lengths_B, features_BTF.shape[1]), 0.0)
         lengths_B = self.output_lengths(lengths_B)
