@@ -201,7 +201,7 @@ def test_sentences_are_read_from_files_compressed_or_not(tmp_path: Path, suffix:
 
 def test_sentences_are_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     for data in (b"a b\nc\n", gzip.compress(b"a b\nc\n")):
-        stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))  # type: ignore[arg-type]
+        stdin = io.TextIOWrapper(io.BufferedReader(io.BytesIO(data)))
         monkeypatch.setattr("sys.stdin", stdin)
         assert list(asr.lm.read_sentences("-")) == ["a b", "c"]
 

@@ -133,7 +133,7 @@ def _count(ids: np.ndarray, lengths: np.ndarray, *, order: int, size: int) -> li
         keys, first, inverse, occurrences = np.unique(
             keys, return_index=True, return_inverse=True, return_counts=True
         )
-        parents, words = np.divmod(keys, size)
+        parents, words = (part.astype(np.int32) for part in np.divmod(keys, size))
         suffixes = nodes[positions[first]]
         counts.append(
             _Counts(parents, words, suffixes, occurrences, occurrences, counts[-1].after_start[parents])

@@ -155,7 +155,8 @@ class NGramModel:
 
         split = [sentence.split() for sentence in sentences]
         lengths = np.array([len(words) + 1 for words in split], dtype=np.int64)
-        ids = np.array([self.word_id(w) for words in split for w in [*words, END]], dtype=np.int32)
+        known, unknown, end = self._ids.get, self.unknown_id, [self.end_id]
+        ids = np.array([i for words in split for i in [*(known(w, unknown) for w in words), *end]], np.int32)
         return ids, score_sentences(self.arrays(), ids, lengths, self.start_state)
 
     def find(self, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:
