@@ -1,134 +1,29 @@
-"""Training recordings varied: speed, edges, room, noise, telephone, gain, vocal tract, SpecAugment masks.
+"""Training recordings varied: speed, edges, room, noise, telephone, equaliser, gain, SpecAugment masks.
 
-Conventions. What happens to an utterance is a pure function of (seed, epoch, utterance id): `draw` hashes the
-three into uniform numbers, one column for each use: neither the batch nor another option changes them.
+Conventions. What happens to an utterance is a pure function of (seed, epoch, utterance id), see `asr.draws`.
 Noise is an excerpt of a tape that is the same in every process. No global random state is read or written.
 Everything works on whole batches on their device; zero, or an empty list, switches an option off.
 """
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchaudio.transforms import Resample
 
-from asr.errors import ConfigError
+from asr.draws import EQUALISER_POINTS, TAPE_SAMPLES, AugmentationConfig, Draws, check, draw
 
-_TAPE_SAMPLES = 1 << 20
+__all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
+
 _TAPE_SEED = 20_006  # any constant; changing it changes all noise
 _EDGE_DB = 50.0  # added edges carry pink noise this far below the speech: no real silence is digital
 _LARGEST_TRIM = 10  # at most one part in this many of an utterance is cut off at either end
-_DIRECT_DB = (0.0, 12.0)  # direct sound over reverberation
-_PHONE_LOW_HZ = (200.0, 400.0)
-_PHONE_HIGH_HZ = (3000.0, 3800.0)
 _PHONE_TAPS = 255
-
-
-@dataclass
-class AugmentationConfig:
-    """How much training recordings are varied."""
-
-    speed: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
-    """Factors of tempo and pitch, multiples of 0.01, equally likely; () is off."""
-    pad_s: float = 0.1
-    """Silence added at each end, up to this."""
-    trim_s: float = 0.0
-    """Recording removed at each end, up to this and a tenth of it."""
-    reverb: float = 0.0
-    """Share of utterances heard through a room."""
-    reverb_s: tuple[float, float] = (0.15, 0.6)
-    """Reverberation time (fall by 60 dB)."""
-    noise: float = 0.5
-    """Share of utterances with white, pink or brown noise."""
-    noise_snr_db: tuple[float, float] = (5.0, 40.0)
-    telephone: float = 0.0
-    """Share of utterances limited to the band of a telephone."""
-    gain_db: float = 0.0
-    """Loudness changed by up to this, either way."""
-    warp: float = 0.1
-    """Vocal-tract-length factor within 1 ± this; `draws.warp_B` is for the features."""
-    time_masks: int = 5
-    time_mask_share: float = 0.05
-    """Longest masked stretch as a share of the utterance's frames."""
-    frequency_masks: int = 2
-    frequency_mask_share: float = 0.3
-    """Widest masked band as a share of the bands."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What happens to each utterance of a batch; tensors on the CPU, one row an utterance."""
-
-    speed_index_B: Tensor
-    """Position in `config.speed`."""
-    lead_s_B: Tensor
-    """Silence added before the utterance; below 0: removed."""
-    trail_s_B: Tensor
-    reverb_s_B: Tensor
-    """Reverberation time; 0: no room."""
-    direct_db_B: Tensor
-    noise_snr_db_B: Tensor
-    """Infinite: no noise."""
-    colour_B: Tensor
-    """0 white, 1 pink, 2 brown."""
-    tape_B: Tensor
-    """Where on the tape the utterance's noise begins."""
-    phone_hz_B2: Tensor
-    """Band; 0 to infinity: none."""
-    gain_B: Tensor
-    """Factor of amplitude."""
-    warp_B: Tensor | None
-    time_masks_BM2: Tensor
-    """Width and place of each mask, both from 0 to 1."""
-    frequency_masks_BM2: Tensor
-
-
-def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Sequence[str]) -> Draws:
-    """What happens to these utterances in this epoch; the same for an id in any batch, process and machine.
-
-    >>> config = AugmentationConfig()
-    >>> both = draw(config, seed=1, epoch=0, utterance_ids=["a", "b"])
-    >>> alone = draw(config, seed=1, epoch=0, utterance_ids=["b"])
-    >>> bool(both.warp_B[1] == alone.warp_B[0])
-    True
-    """
-    masks = config.time_masks + config.frequency_masks
-    uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, 16 + 2 * masks) for i in utterance_ids]))
-    u = iter(uniform_BN[:, :16].unbind(1))
-
-    def between(low: float, high: float) -> Tensor:
-        return (low + (high - low) * next(u)).float()
-
-    def chosen(share: float, value_B: Tensor, otherwise: float) -> Tensor:
-        return torch.where(next(u) < share, value_B, otherwise)
-
-    speed_index_B = (next(u) * max(len(config.speed), 1)).long()
-    lead_s_B, trail_s_B = between(-config.trim_s, config.pad_s), between(-config.trim_s, config.pad_s)
-    phone_hz_B2 = torch.stack([between(*_PHONE_LOW_HZ), between(*_PHONE_HIGH_HZ)], 1)
-    on_phone_B1 = (next(u) < config.telephone)[:, None]
-    mask_BM2 = uniform_BN[:, 16:].reshape(len(utterance_ids), masks, 2)
-    return Draws(
-        speed_index_B=speed_index_B,
-        lead_s_B=lead_s_B,
-        trail_s_B=trail_s_B,
-        reverb_s_B=chosen(config.reverb, between(*config.reverb_s), 0.0),
-        direct_db_B=between(*_DIRECT_DB),
-        noise_snr_db_B=chosen(config.noise, between(*config.noise_snr_db), math.inf),
-        colour_B=(next(u) * 3).long(),
-        tape_B=(next(u) * _TAPE_SAMPLES).long(),
-        phone_hz_B2=torch.where(on_phone_B1, phone_hz_B2, torch.tensor([0.0, math.inf])),
-        gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
-        warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
-        time_masks_BM2=mask_BM2[:, : config.time_masks],
-        frequency_masks_BM2=mask_BM2[:, config.time_masks :],
-    )
+_EQUALISER_TAPS = 256
 
 
 class Augmentation(nn.Module):
@@ -146,7 +41,7 @@ class Augmentation(nn.Module):
 
     def __init__(self, config: AugmentationConfig, rate_hz: int) -> None:
         super().__init__()
-        _check(config)
+        check(config)
         self.config = config
         self.rate_hz = rate_hz
         ratios = [Fraction(f).limit_denominator(100) for f in config.speed]
@@ -156,7 +51,7 @@ class Augmentation(nn.Module):
         self.register_buffer("tape", tape, persistent=False)
 
     def waveforms(self, samples_BT: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The varied recordings and their new lengths: speed, edges, room, noise, telephone, gain.
+        """The varied recordings and their new lengths: speed, edges, room, noise, telephone, equaliser, gain.
 
         Args:
             samples_BT: float32; what stands behind a length is ignored.
@@ -180,6 +75,8 @@ class Augmentation(nn.Module):
             samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
         if self.config.telephone:
             samples_BT = self._telephone(samples_BT, lengths, draws.phone_hz_B2)
+        if self.config.equaliser_db:
+            samples_BT = self._equalised(samples_BT, lengths, draws.equaliser_db_BK)
         if self.config.gain_db:
             samples_BT = samples_BT * draws.gain_B.to(device)[:, None]
         return samples_BT, lengths.to(lengths_B.device)
@@ -244,8 +141,8 @@ class Augmentation(nn.Module):
     def _excerpt(self, colour_B: Tensor, start_B: Tensor, size: int) -> Tensor:
         """Stretches (B, size) of the tape that begin at these places."""
         tape = self.tape
-        if size > _TAPE_SAMPLES:
-            tape = tape.repeat(1, 1 + size // _TAPE_SAMPLES)
+        if size > TAPE_SAMPLES:
+            tape = tape.repeat(1, 1 + size // TAPE_SAMPLES)
         # As in `_edges`: rows of a view of all stretches there are.
         return tape.unfold(1, size, 1)[colour_B.to(tape.device), start_B.to(tape.device)]
 
@@ -255,7 +152,7 @@ class Augmentation(nn.Module):
         if not len(rows):
             return samples_BT
         taps = math.ceil(self.config.reverb_s[1] * self.rate_hz)
-        start = (draws.tape_B[rows] + _TAPE_SAMPLES // 2) % _TAPE_SAMPLES
+        start = (draws.tape_B[rows] + TAPE_SAMPLES // 2) % TAPE_SAMPLES
         tail_BL = self._excerpt(torch.zeros_like(start), start, taps)
         time_L = torch.arange(taps, device=tail_BL.device) / self.rate_hz
         seconds_B1 = draws.reverb_s_B[rows].to(tail_BL.device)[:, None]
@@ -277,12 +174,17 @@ class Augmentation(nn.Module):
         impulse_BL = ((high_BL - low_BL) * window_L).to(samples_BT.device)
         return _filtered(samples_BT, lengths, rows, impulse_BL, _PHONE_TAPS // 2)
 
-
-def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1), hashed; a larger count begins with the same numbers."""
-    key = f"{seed}\0{epoch}\0{utterance_id}".encode()
-    words = np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8")
-    return (words >> np.uint64(11)) * 2.0**-53
+    def _equalised(self, samples_BT: Tensor, lengths: Tensor, db_BK: Tensor) -> Tensor:
+        """Utterances through filters without delay whose gain in dB runs straight from octave to octave."""
+        bins = _EQUALISER_TAPS // 2 + 1
+        octave_K = (torch.arange(bins) / (bins - 1)).clamp(min=2.0 ** (1 - EQUALISER_POINTS)).log2()
+        place_K = octave_K + EQUALISER_POINTS - 1
+        left_K = place_K.long().clamp(max=EQUALISER_POINTS - 2)
+        db_BK = torch.lerp(db_BK[:, left_K], db_BK[:, left_K + 1], place_K - left_K)
+        impulse_BL = torch.fft.fftshift(torch.fft.irfft(10 ** (db_BK / 20), _EQUALISER_TAPS), dim=1)
+        impulse_BL = impulse_BL * torch.hann_window(_EQUALISER_TAPS)
+        rows = torch.arange(len(samples_BT))
+        return _filtered(samples_BT, lengths, rows, impulse_BL.to(samples_BT.device), _EQUALISER_TAPS // 2)
 
 
 def _tape(rate_hz: int) -> Tensor:
@@ -291,10 +193,10 @@ def _tape(rate_hz: int) -> Tensor:
     Pink falls by 3 and brown by 6 dB per octave, both flat below 50 Hz so that their power is audible.
     """
     generator = torch.Generator().manual_seed(_TAPE_SEED)
-    spectrum_3K = torch.fft.rfft(torch.randn(3, _TAPE_SAMPLES, generator=generator))
+    spectrum_3K = torch.fft.rfft(torch.randn(3, TAPE_SAMPLES, generator=generator))
     hz_K = torch.linspace(0, rate_hz / 2, spectrum_3K.shape[1]).clamp(min=50.0)
     slope_31 = torch.tensor([[0.0], [0.5], [1.0]])
-    tape = torch.fft.irfft(spectrum_3K / hz_K**slope_31, _TAPE_SAMPLES)
+    tape = torch.fft.irfft(spectrum_3K / hz_K**slope_31, TAPE_SAMPLES)
     return (tape / tape.square().mean(1, keepdim=True).sqrt()).repeat(1, 2)
 
 
@@ -329,22 +231,3 @@ def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
 def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
     place_T = torch.arange(samples_BT.shape[1], device=samples_BT.device)
     return torch.where(place_T < lengths.to(samples_BT.device)[:, None], samples_BT, 0.0)
-
-
-def _check(config: AugmentationConfig) -> None:
-    """Raises ConfigError at the first setting that cannot work."""
-    shares = ("reverb", "noise", "telephone", "time_mask_share", "frequency_mask_share")
-    amounts = ("pad_s", "trim_s", "gain_db", "time_masks", "frequency_masks")
-    if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
-        raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")
-    if low := [name for name in amounts if getattr(config, name) < 0]:
-        raise ConfigError(f"augmentation.{low[0]}={getattr(config, low[0])}: expected 0 (off) or more")
-    for factor in config.speed:
-        if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
-            raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
-    for name in ("reverb_s", "noise_snr_db"):
-        low, high = getattr(config, name)
-        if low > high or (name == "reverb_s" and low <= 0):
-            raise ConfigError(f"augmentation.{name}=({low}, {high}): expected a lower and an upper bound")
-    if not 0 <= config.warp <= 0.5:
-        raise ConfigError(f"augmentation.warp={config.warp}: expected 0 (off) to 0.5")

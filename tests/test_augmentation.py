@@ -17,7 +17,7 @@ OFF = AugmentationConfig(
     speed=(), pad_s=0, noise=0, gain_db=0, warp=0, time_masks=0, frequency_masks=0
 )  # fmt: skip
 EVERYTHING = AugmentationConfig(
-    pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, gain_db=6, warp=0.1
+    pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, equaliser_db=9, gain_db=6, warp=0.1
 )  # fmt: skip
 IDS = [f"speaker-{i}" for i in range(12)]
 
@@ -80,7 +80,16 @@ def test_seed_epoch_and_utterance_each_change_the_draws() -> None:
 def test_one_option_does_not_change_the_draws_of_another() -> None:
     louder = replace(EVERYTHING, gain_db=0, noise=0.0, time_masks=9, speed=())
     one, other = draws_for(EVERYTHING, IDS), draws_for(louder, IDS)
-    for name in ("lead_s_B", "reverb_s_B", "direct_db_B", "colour_B", "tape_B", "phone_hz_B2", "warp_B"):
+    for name in (
+        "lead_s_B",
+        "reverb_s_B",
+        "direct_db_B",
+        "colour_B",
+        "tape_B",
+        "phone_hz_B2",
+        "warp_B",
+        "equaliser_db_BK",
+    ):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
@@ -234,6 +243,24 @@ def test_a_room_decays_by_60_db_in_its_reverberation_time(seconds: float) -> Non
     fit = (decay_db < -5) & (decay_db > -35)
     slope = np.polyfit(np.arange(len(tail))[fit] / RATE_HZ, decay_db[fit], 1)[0]
     assert -60 / slope == pytest.approx(seconds, rel=0.1)
+
+
+@pytest.mark.parametrize("point", range(1, 7))
+def test_the_equaliser_changes_the_loudness_of_an_octave_as_drawn_without_delay(point: int) -> None:
+    """Points stand an octave apart up to half the sample rate; between them the gain runs straight in dB."""
+    config = replace(OFF, equaliser_db=12.0)
+    hz = RATE_HZ / 2 * 2.0 ** (point - 6)
+    db_BK = torch.linspace(-9, 9, 7)[None]
+    draws = draws_for(config, ["a"], equaliser_db_BK=db_BK)
+    if point == 6:
+        hz *= 0.97  # a tone at half the sample rate has no sine
+    sound_BT = tone(hz)
+    heard_BT = apply(config, sound_BT, draws)
+    middle = slice(2000, RATE_HZ - 2000)
+    ratio = heard_BT[0, middle] @ sound_BT[0, middle] / sound_BT[0, middle].square().sum()
+    assert 20 * math.log10(float(ratio)) == pytest.approx(float(db_BK[0, point]), abs=1.5)
+    residue = heard_BT[0, middle] - ratio * sound_BT[0, middle]
+    assert residue.square().mean() < 1e-4 * heard_BT[0, middle].square().mean()  # nothing but a gain
 
 
 def test_a_telephone_passes_the_voice_band_undelayed_and_little_else() -> None:

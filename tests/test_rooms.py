@@ -18,6 +18,7 @@ ROOMS = (
     "text",
     "corpus",
     "features",
+    "draws",
     "augmentation",
     "subsampling",
     "encoder",

@@ -1,0 +1,158 @@
+"""What happens to each training utterance in each epoch, as numbers: a pure function of what is known.
+
+`draw` hashes (seed, epoch, utterance id) into uniform numbers, one column for each use, so that neither the
+batch, nor the process, nor another option changes what happens to an utterance. Global random state is
+neither read nor written. `asr.augmentation` carries the draws out.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.errors import ConfigError
+
+TAPE_SAMPLES = 1 << 20
+"""Length of the noise that utterances take excerpts of."""
+EQUALISER_POINTS = 7
+"""Frequencies whose loudness is drawn: 0 Hz, then octaves up to half the sample rate."""
+_DIRECT_DB = (0.0, 12.0)  # direct sound over reverberation
+_PHONE_LOW_HZ = (200.0, 400.0)
+_PHONE_HIGH_HZ = (3000.0, 3800.0)
+
+
+@dataclass
+class AugmentationConfig:
+    """How much training recordings are varied."""
+
+    speed: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
+    """Factors of tempo and pitch, multiples of 0.01, equally likely; () is off."""
+    pad_s: float = 0.1
+    """Silence added at each end, up to this."""
+    trim_s: float = 0.0
+    """Recording removed at each end, up to this and a tenth of it."""
+    reverb: float = 0.0
+    """Share of utterances heard through a room."""
+    reverb_s: tuple[float, float] = (0.15, 0.6)
+    """Reverberation time (fall by 60 dB)."""
+    noise: float = 0.5
+    """Share of utterances with white, pink or brown noise."""
+    noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    telephone: float = 0.0
+    """Share of utterances limited to the band of a telephone."""
+    equaliser_db: float = 0.0
+    """Loudness of each octave changed by up to this, either way, as microphones and rooms do."""
+    gain_db: float = 0.0
+    """Loudness changed by up to this, either way."""
+    warp: float = 0.1
+    """Vocal-tract-length factor within 1 ± this; `draws.warp_B` is for the features."""
+    time_masks: int = 5
+    time_mask_share: float = 0.05
+    """Longest masked stretch as a share of the utterance's frames."""
+    frequency_masks: int = 2
+    frequency_mask_share: float = 0.3
+    """Widest masked band as a share of the bands."""
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What happens to each utterance of a batch; tensors on the CPU, one row an utterance."""
+
+    speed_index_B: Tensor
+    """Position in `config.speed`."""
+    lead_s_B: Tensor
+    """Silence added before the utterance; below 0: removed."""
+    trail_s_B: Tensor
+    reverb_s_B: Tensor
+    """Reverberation time; 0: no room."""
+    direct_db_B: Tensor
+    noise_snr_db_B: Tensor
+    """Infinite: no noise."""
+    colour_B: Tensor
+    """0 white, 1 pink, 2 brown."""
+    tape_B: Tensor
+    """Where on the tape the utterance's noise begins."""
+    phone_hz_B2: Tensor
+    """Band; 0 to infinity: none."""
+    equaliser_db_BK: Tensor
+    """Change of loudness at 0 Hz and then from octave to octave up to half the sample rate."""
+    gain_B: Tensor
+    """Factor of amplitude."""
+    warp_B: Tensor | None
+    time_masks_BM2: Tensor
+    """Width and place of each mask, both from 0 to 1."""
+    frequency_masks_BM2: Tensor
+
+
+def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Sequence[str]) -> Draws:
+    """What happens to these utterances in this epoch; the same for an id in any batch, process and machine.
+
+    >>> config = AugmentationConfig()
+    >>> both = draw(config, seed=1, epoch=0, utterance_ids=["a", "b"])
+    >>> alone = draw(config, seed=1, epoch=0, utterance_ids=["b"])
+    >>> bool(both.warp_B[1] == alone.warp_B[0])
+    True
+    """
+    masks = config.time_masks + config.frequency_masks
+    fixed = 16 + EQUALISER_POINTS
+    count = fixed + 2 * masks
+    uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, count) for i in utterance_ids]))
+    u = iter(uniform_BN[:, :16].unbind(1))
+
+    def between(low: float, high: float) -> Tensor:
+        return (low + (high - low) * next(u)).float()
+
+    def chosen(share: float, value_B: Tensor, otherwise: float) -> Tensor:
+        return torch.where(next(u) < share, value_B, otherwise)
+
+    speed_index_B = (next(u) * max(len(config.speed), 1)).long()
+    lead_s_B, trail_s_B = between(-config.trim_s, config.pad_s), between(-config.trim_s, config.pad_s)
+    phone_hz_B2 = torch.stack([between(*_PHONE_LOW_HZ), between(*_PHONE_HIGH_HZ)], 1)
+    on_phone_B1 = (next(u) < config.telephone)[:, None]
+    mask_BM2 = uniform_BN[:, fixed:].reshape(len(utterance_ids), masks, 2)
+    return Draws(
+        speed_index_B=speed_index_B,
+        lead_s_B=lead_s_B,
+        trail_s_B=trail_s_B,
+        reverb_s_B=chosen(config.reverb, between(*config.reverb_s), 0.0),
+        direct_db_B=between(*_DIRECT_DB),
+        noise_snr_db_B=chosen(config.noise, between(*config.noise_snr_db), math.inf),
+        colour_B=(next(u) * 3).long(),
+        tape_B=(next(u) * TAPE_SAMPLES).long(),
+        phone_hz_B2=torch.where(on_phone_B1, phone_hz_B2, torch.tensor([0.0, math.inf])),
+        equaliser_db_BK=(2 * uniform_BN[:, 16:fixed].float() - 1) * config.equaliser_db,
+        gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
+        warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
+        time_masks_BM2=mask_BM2[:, : config.time_masks],
+        frequency_masks_BM2=mask_BM2[:, config.time_masks :],
+    )
+
+
+def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:
+    """`count` numbers in [0, 1), hashed; a larger count begins with the same numbers."""
+    key = f"{seed}\0{epoch}\0{utterance_id}".encode()
+    words = np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8")
+    return (words >> np.uint64(11)) * 2.0**-53
+
+
+def check(config: AugmentationConfig) -> None:
+    """Raises ConfigError at the first setting that cannot work."""
+    shares = ("reverb", "noise", "telephone", "time_mask_share", "frequency_mask_share")
+    amounts = ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks")
+    if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
+        raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")
+    if low := [name for name in amounts if getattr(config, name) < 0]:
+        raise ConfigError(f"augmentation.{low[0]}={getattr(config, low[0])}: expected 0 (off) or more")
+    for factor in config.speed:
+        if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
+            raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
+    for name in ("reverb_s", "noise_snr_db"):
+        low, high = getattr(config, name)
+        if low > high or (name == "reverb_s" and low <= 0):
+            raise ConfigError(f"augmentation.{name}=({low}, {high}): expected a lower and an upper bound")
+    if not 0 <= config.warp <= 0.5:
+        raise ConfigError(f"augmentation.warp={config.warp}: expected 0 (off) to 0.5")
