@@ -117,6 +117,36 @@ def transcribe(
 
 
 @app.command()
+def serve(
+    model: Model,
+    host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 8000,
+    token: Annotated[
+        str, typer.Option(envvar="ASR_TOKEN", help="Clients must send it as bearer token.")
+    ] = "",
+    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more gets 503.")] = 64,
+    upload_mb: Annotated[
+        int, typer.Option("--upload_mb", "--upload-mb", min=1, help="Largest upload in MiB.")
+    ] = 100,
+    decoder: Decoder = None,
+    lm: Lm = None,
+    beam_width: BeamWidth = None,
+    hotwords: Hotwords = None,
+    device: Device = "cpu",
+) -> None:
+    """Answer OpenAI's transcription API over HTTP, with a page to try the model in."""
+    from asr.jobs.serve import default_name
+    from asr.jobs.serve import serve as job
+
+    limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
+    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    job(_load(model, device, lm), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
+
+
+@app.command()
 def evaluate(
     manifest: Annotated[Path, typer.Argument(help="JSONL with audio_filepath, duration, text.")],
     model: Model,

@@ -214,16 +214,27 @@ class Pipeline(Generic[T]):
 
 
 def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int:
-    """The output in the middle of the longest run of silent outputs in the second half, or the last one.
+    """The output in the middle of the longest silence in the second half, or behind the last one.
 
-    >>> quietest_output(torch.eye(3)[torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])].log())
+    Args:
+        log_probs_TV: natural logs.
+        silent: the blank and, if the alphabet has one, the space. A silence with a space in it goes before
+            one without, so that no word is cut.
+
+    >>> heard = torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])
+    >>> quietest_output(torch.eye(3)[heard].log())
     6
+    >>> heard[-1] = 0
+    >>> quietest_output(torch.eye(3)[heard].log(), (0, 1))
+    7
     """
-    is_silent_T = np.isin(log_probs_TV.argmax(-1).numpy(), silent)
+    best_T = log_probs_TV.argmax(-1).numpy()
+    is_silent_T = np.isin(best_T, silent)
     is_silent_T[: len(is_silent_T) // 2] = False
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
     if not len(edges):
         return len(is_silent_T)
-    runs = edges.reshape(-1, 2)
-    first, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    runs = edges.reshape(-1, 2).tolist()
+    between_words = [(first, end) for first, end in runs if silent[-1] in best_T[first:end]]
+    first, end = max(between_words or runs, key=lambda run: run[1] - run[0])
     return int(first + end) // 2

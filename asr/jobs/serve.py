@@ -1,0 +1,70 @@
+"""`asr serve`: a model as a service on this machine."""
+
+import ipaddress
+from pathlib import Path
+from typing import Any
+
+from asr.errors import ConfigError
+from asr.jobs.console import say, warn
+from asr.recognizer import FILE, Recognizer
+
+
+def serve(
+    model: Recognizer,
+    *,
+    name: str,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token: str = "",
+    waiting: int = 64,
+    upload_mb: int = 100,
+    **settings: Any,
+) -> None:
+    """Answer requests until interrupted.
+
+    Args:
+        model: a loaded recogniser.
+        name: what clients call it.
+        host: address to listen at; other machines reach only what is not loopback.
+        port: 0 takes a free one.
+        token: what clients must send as bearer token; empty asks for none.
+        waiting: requests that may wait.
+        upload_mb: largest upload in MiB.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+
+    Raises:
+        ConfigError: the packages of the extra `serve` are missing.
+    """
+    try:
+        import uvicorn
+
+        from asr.serving.service import ServingConfig, create_app
+    except ImportError as error:
+        raise ConfigError(
+            f"{error.name} is not installed; the service needs: pip install 'asr[serve]'"
+        ) from error
+    if not token and not _is_loopback(host):
+        warn(f"{host} is open to other machines, and no --token is asked for")
+    config = ServingConfig(name=name, token=token, waiting=waiting, upload_bytes=upload_mb * 2**20)
+    app = create_app(model, config, **settings)
+    say(f"{name} at http://{host}:{port}  (Ctrl-C ends it)")
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+
+
+def default_name(model: str) -> str:
+    """What a bundle is called unless a name is given: the experiment that made it.
+
+    >>> default_name("exp/digits/model"), default_name("german.safetensors")
+    ('digits', 'german')
+    """
+    path = Path(model).resolve()
+    if path.name in ("model", FILE):
+        path = path.parent if path.name == "model" else path.parents[1]
+    return path.stem or "asr"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

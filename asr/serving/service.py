@@ -1,0 +1,236 @@
+"""The HTTP service: OpenAI's `/v1/audio/transcriptions` and `/v1/models`, a page, health and metrics.
+
+An upload lies in memory or in a file without a name, which the system removes whatever happens. Answers never
+hold paths or tracebacks.
+"""
+
+import asyncio
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from fastapi import FastAPI, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+
+from asr.errors import AsrError, AudioError
+from asr.recognizer import Recognizer
+from asr.serving.answers import RESPONSE_FORMATS, RefusalError, answer
+from asr.serving.limits import UploadLimit
+from asr.serving.metrics import Metrics
+from asr.serving.worker import FullError, Worker
+from asr.transcript import Transcript
+
+PAGE = Path(__file__).parent / "page"
+FOREIGN_NAME = "whisper-1"
+"""Programs made for OpenAI's service ask for this model; it stands for the one that is served."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class ServingConfig:
+    """What the service allows."""
+
+    name: str = "asr"
+    """What the model is called in `/v1/models`."""
+    token: str = ""
+    """Clients must send it as `Authorization: Bearer`; empty asks for none."""
+    waiting: int = 64
+    """Requests that may wait; one more is answered 503."""
+    upload_bytes: int = 100 * 2**20
+    """A larger upload is answered 413."""
+
+
+class Upload:
+    """A file of a form under the name that its sender gave it, for messages."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self.name = file, name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._file, attribute)
+
+
+def create_app(model: Recognizer, config: ServingConfig | None = None, **settings: Any) -> FastAPI:
+    """The service for a model, to be run by uvicorn or another ASGI server.
+
+    Args:
+        model: a loaded recogniser.
+        config: names and limits.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+    """
+    config = config or ServingConfig()
+    metrics = Metrics()
+    worker = Worker(model, waiting=config.waiting, on_batch=metrics.batch, **settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(worker.close)
+
+    app = FastAPI(title="asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    service = Service(worker, metrics, config)
+    app.add_api_route("/v1/audio/transcriptions", service.transcribe, methods=["POST"])
+    app.add_api_route("/v1/models", service.models, methods=["GET"])
+    app.add_api_route("/v1/models/{name}", service.model, methods=["GET"])
+    app.add_api_route("/healthz", service.health, methods=["GET"])
+    app.add_api_route("/metrics", service.metrics, methods=["GET"])
+    for path, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
+        app.add_api_route(path, _file(PAGE / file), methods=["GET"])
+    app.add_exception_handler(RefusalError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_middleware(UploadLimit, most_bytes=config.upload_bytes)
+    return app
+
+
+class Service:
+    """The answers to requests."""
+
+    def __init__(self, worker: Worker, metrics: Metrics, config: ServingConfig) -> None:
+        self._worker, self._metrics, self._config = worker, metrics, config
+        self._began = int(time.time())
+
+    async def transcribe(self, request: Request) -> Response:
+        """`POST /v1/audio/transcriptions`: file, model, response_format, timestamp_granularities[].
+
+        language, prompt and temperature are taken and have no meaning to a model of this kind.
+        """
+        began, status, audio_s = time.monotonic(), 500, 0.0
+        try:
+            self._authorise(request)
+            async with request.form(max_files=1, max_fields=32) as form:
+                upload, response_format, granularities = self._wishes(form)
+                transcript = await self._recognise(request, upload)
+            audio_s, status = transcript.duration_s, 200
+            return answer(transcript, response_format, granularities)
+        except RefusalError as refusal:
+            status = refusal.status
+            raise
+        except HTTPException as error:
+            status = error.status_code
+            raise
+        except ClientDisconnect:
+            status = 499
+            return Response(status_code=499)
+        finally:
+            self._metrics.request(status, time.monotonic() - began, audio_s)
+
+    def _authorise(self, request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if self._config.token and not hmac.compare_digest(given.encode(), self._config.token.encode()):
+            raise RefusalError(
+                401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
+            )
+
+    def _wishes(self, form: FormData) -> tuple[Upload, str, set[str]]:
+        file = form.get("file")
+        if not isinstance(file, UploadFile):
+            raise RefusalError(
+                400, "no recording: expected a file in the field 'file'", code="missing", param="file"
+            )
+        self._check_model(str(form.get("model", FOREIGN_NAME)))
+        response_format = str(form.get("response_format", "json"))
+        if response_format not in RESPONSE_FORMATS:
+            raise RefusalError(
+                400,
+                f"response_format {response_format!r}: expected {', '.join(RESPONSE_FORMATS)}",
+                code="invalid_value",
+                param="response_format",
+            )
+        if str(form.get("stream", "false")).lower() == "true":
+            raise RefusalError(
+                400, "stream=true is not supported: send stream=false", code="unsupported", param="stream"
+            )
+        field = "timestamp_granularities"
+        granularities = {str(v) for key in (f"{field}[]", field) for v in form.getlist(key)}
+        if strange := granularities - {"word", "segment"}:
+            raise RefusalError(
+                400, f"{field} {sorted(strange)}: expected word or segment", code="invalid_value", param=field
+            )
+        if not granularities:
+            granularities = {"segment", "word"} if response_format == "verbose_json" else {"segment"}
+        return Upload(file.file, Path(file.filename or "the recording").name), response_format, granularities
+
+    def _check_model(self, name: str) -> None:
+        if name not in (self._config.name, FOREIGN_NAME):
+            raise RefusalError(
+                404,
+                f"no model {name!r} here: expected {self._config.name!r}",
+                code="model_not_found",
+                param="model",
+            )
+
+    async def _recognise(self, request: Request, upload: Upload) -> Transcript:
+        try:
+            future = self._worker.submit(cast(BinaryIO, upload))
+        except FullError as full:
+            raise RefusalError(503, str(full), code="overloaded") from None
+        waiter = asyncio.wrap_future(future)
+        while not (await asyncio.wait([waiter], timeout=0.5))[0]:
+            # what nobody waits for is not begun; what is begun keeps its file until it is through
+            if await request.is_disconnected() and future.cancel():
+                raise ClientDisconnect
+        try:
+            return waiter.result()
+        except AudioError as error:
+            raise RefusalError(400, str(error), code="invalid_audio", param="file") from None
+        except AsrError as error:
+            log.error("a recording could not be recognised: %s", error)
+            raise RefusalError(500, "the recording could not be recognised", code="internal") from None
+
+    async def models(self, request: Request) -> Response:
+        """`GET /v1/models`."""
+        self._authorise(request)
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request, name: str) -> Response:
+        """`GET /v1/models/{name}`."""
+        self._authorise(request)
+        self._check_model(name)
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self._config.name, "object": "model", "created": self._began, "owned_by": "asr"}
+
+    async def health(self) -> Response:
+        """`GET /healthz`: 200 while recordings are recognised."""
+        alive = self._worker.is_alive
+        return JSONResponse(
+            {"status": "ok" if alive else "the recogniser has stopped"}, 200 if alive else 503
+        )
+
+    async def metrics(self) -> Response:
+        """`GET /metrics`."""
+        text = self._metrics.render(waiting=self._worker.waiting)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _file(path: Path) -> Callable[[], Awaitable[Response]]:
+    headers = {
+        "Content-Security-Policy": "default-src 'self'; media-src blob:; frame-ancestors 'none'",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-cache",
+    }
+
+    async def send() -> Response:
+        return FileResponse(path, headers=headers)
+
+    return send
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    return cast(RefusalError, error).response()
+
+
+async def _refuse_http(_: Request, error: Exception) -> Response:
+    status = cast(HTTPException, error).status_code
+    detail = str(cast(HTTPException, error).detail)
+    return RefusalError(status, detail, code="invalid_request").response()

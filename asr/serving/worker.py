@@ -1,0 +1,115 @@
+"""One thread that recognises what requests bring, several at a time; a queue with a bound before it."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from asr.errors import AsrError, AudioError, ServingError
+from asr.recognizer import Recognizer
+from asr.transcript import Transcript
+
+MOST_IN_BATCH = 32
+"""Requests that are recognised together."""
+
+
+class FullError(ServingError):
+    """The queue is full."""
+
+
+@dataclass
+class Task:
+    """A recording and the promise of its transcript."""
+
+    recording: BinaryIO
+    future: "Future[Transcript]" = field(default_factory=Future)
+
+
+class Worker:
+    """Recognises recordings in a thread of its own.
+
+    Args:
+        model: a loaded recogniser.
+        waiting: recordings that may wait; one more is refused.
+        on_batch: told the number of recordings and the seconds that each batch took.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+    """
+
+    def __init__(
+        self,
+        model: Recognizer,
+        *,
+        waiting: int = 64,
+        on_batch: Callable[[int, float], None] | None = None,
+        **settings: Any,
+    ) -> None:
+        self._model, self._settings, self._on_batch = model, settings, on_batch
+        self._queue: queue.Queue[Task | None] = queue.Queue(waiting)
+        self._thread = threading.Thread(target=self._work, name="recogniser", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Recordings in the queue."""
+        return self._queue.qsize()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether recordings are recognised at all."""
+        return self._thread.is_alive()
+
+    def submit(self, recording: BinaryIO) -> "Future[Transcript]":
+        """The promise of a transcript; it raises AudioError if there is no audio in the recording.
+
+        Raises:
+            FullError: as many recordings wait as may.
+        """
+        task = Task(recording)
+        try:
+            self._queue.put_nowait(task)
+        except queue.Full:
+            raise FullError(f"{self._queue.maxsize} recordings wait already; try again later") from None
+        return task.future
+
+    def close(self) -> None:
+        """Finish what waits, then end the thread."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            tasks = [self._queue.get()]
+            while len(tasks) < MOST_IN_BATCH and not self._queue.empty():
+                tasks.append(self._queue.get())
+            wanted = [t for t in tasks if t is not None and t.future.set_running_or_notify_cancel()]
+            began = time.monotonic()
+            if wanted:
+                self._recognise(wanted)
+            if self._on_batch is not None and wanted:
+                self._on_batch(len(wanted), time.monotonic() - began)
+            if None in tasks:
+                return
+
+    def _recognise(self, tasks: list[Task]) -> None:
+        try:
+            outcomes = self._model.outcomes([t.recording for t in tasks], **self._settings)
+            for task, outcome in zip(tasks, outcomes, strict=True):
+                if isinstance(outcome, AudioError):
+                    task.future.set_exception(outcome)
+                else:
+                    task.future.set_result(outcome)
+        except Exception as error:
+            # The thread must live on; whoever asked is told, and alone if another's recording is to blame.
+            left = [t for t in tasks if not t.future.done()]
+            if len(left) > 1:
+                for task in left:
+                    task.recording.seek(0)
+                    self._recognise([task])
+            elif left:
+                known = isinstance(error, AsrError)
+                left[0].future.set_exception(
+                    error if known else ServingError(f"recognition failed: {error!r}")
+                )
