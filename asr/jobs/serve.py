@@ -48,7 +48,7 @@ def serve(
     config = ServingConfig(name=name, token=token, waiting=waiting, upload_bytes=upload_mb * 2**20)
     app = create_app(model, config, **settings)
     say(f"{name} at http://{host}:{port}  (Ctrl-C ends it)")
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False)
+    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, ws="none")
 
 
 def default_name(model: str) -> str:
