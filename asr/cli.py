@@ -241,6 +241,19 @@ def align(
         output.write_text(rendered + "\n", encoding="utf-8")
 
 
+@app.command()
+def doctor(
+    experiment: Annotated[Path | None, typer.Argument(help="Folder of an experiment.")] = None,
+) -> None:
+    """What is wrong with a training run, or, without one, with this installation."""
+    from asr.jobs import doctor as jobs
+
+    if experiment is not None:
+        jobs.show_experiment(experiment)
+    elif not jobs.show_installation():
+        raise typer.Exit(1)
+
+
 language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)
 app.add_typer(language_model, name="lm")
 

@@ -27,6 +27,8 @@ class History:
             for line in read(self.path)
             if line["updates"] <= updates and (line["kind"] != "epoch" or line["epoch"] <= epoch)
         ]
+        self.lines = kept
+        """All lines, those of earlier parts of the run too."""
         partial = self.path.with_name(f".{FILE}.partial")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         partial.replace(self.path)
@@ -36,9 +38,21 @@ class History:
         self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
     def add(self, kind: str, *, updates: int, **values: Any) -> None:
-        """One line: `kind` is `step` or `epoch`; numbers also become TensorBoard scalars."""
-        self._file.write(json.dumps({"kind": kind, "updates": updates, **values}) + "\n")
-        self._file.flush()
+        """One line: `kind` is `step` or `epoch`; numbers also become TensorBoard scalars.
+
+        Raises:
+            TrainingError: the disk is full.
+        """
+        line = {"kind": kind, "updates": updates, **values}
+        self.lines.append(line)
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} cannot be written ({error}); free some space and run again, training goes on "
+                "from the last checkpoint"
+            ) from error
         for key, value in values.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self._events.add_scalar(f"{kind}/{key}", value, updates)

@@ -8,6 +8,7 @@ time or by signal, continues exactly.
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from asr.recognizer import Recognizer
 from asr.training import checkpoint
 from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
+from asr.training.doctor import Watch
 from asr.training.feed import Feed, mix
 from asr.training.history import History
 from asr.training.interruption import on_signal
@@ -35,6 +37,8 @@ from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]
 """Called with `step` or `epoch` and what is known; the command line draws its progress bar from it."""
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -149,6 +153,7 @@ class Trainer:
             p = self.progress
             self.ranks.check_same([self.identity, p.epoch, p.step], what=f"{self.last} on a shared disk")
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
+            self.watch = Watch(record.lines if record else [])
             with record or nullcontext() as self.history:
                 while p.epoch < self.config.epochs and not self._is_stale():
                     self._epoch()
@@ -280,6 +285,8 @@ class Trainer:
         p.loss_sum, p.labels = 0.0, 0
         if self.history is not None:
             self.history.add("epoch", updates=p.updates, **facts)
+            for diagnosis in self.watch.news(self.history.lines):
+                _LOGGER.warning("epoch %d: %s", p.epoch, diagnosis)
         self._save()
         if self.ranks.is_first:
             self.best.remove(outdone)

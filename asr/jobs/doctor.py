@@ -1,0 +1,183 @@
+"""`asr doctor`: what is wrong with this installation; `asr doctor EXPERIMENT`: with a training run."""
+
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Literal
+
+from asr import __version__
+from asr.errors import TrainingError
+from asr.jobs.console import output
+from asr.training.doctor import diagnose
+from asr.training.history import FILE, read
+
+FREE_GB = 6.0
+"""What an installation with a small corpus and its experiment takes."""
+EXTRAS = {
+    "synth": ("espeakng_loader",),
+    "serve": ("fastapi", "uvicorn", "multipart", "websockets"),
+    "vad": ("silero_vad",),
+    "export": ("onnx", "onnxruntime"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher",),
+}
+"""Optional parts: extra of the installation → modules that it brings."""
+
+State = Literal["good", "missing", "broken"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: `broken` is essential, `missing` can be lived without."""
+
+    name: str
+    state: State
+    detail: str
+
+
+def examine_installation() -> list[Check]:
+    """All findings about this machine and this installation, in a fixed order."""
+    checks: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+        ("python", _python),
+        ("torch and torchaudio", _torch),
+        ("numba", _numba),
+        ("audio", _codecs),
+        ("packages", _packages),
+        ("extras", _extras),
+        ("disk", _disk),
+    )
+    found = []
+    for name, check in checks:
+        try:
+            found += list(check())
+        except Exception as error:  # a broken package may raise anything when imported
+            first = (str(error).splitlines() or [""])[0]
+            found.append(Check(name, "broken", f"{type(error).__name__}: {first}; install asr again"))
+    return found
+
+
+def show_installation() -> bool:
+    """Print the findings; True if all that is essential works."""
+    checks = examine_installation()
+    colours = {"good": "green", "missing": "yellow", "broken": "red"}
+    for check in checks:
+        colour = colours[check.state]
+        output.print(f"[{colour}]{check.state:8}[/] {check.name:22} ", end="")
+        output.print(check.detail, markup=False)
+    return not any(check.state == "broken" for check in checks)
+
+
+def show_experiment(folder: Path) -> None:
+    """Print what the history of an experiment says.
+
+    Raises:
+        TrainingError: there is no history, or it is damaged.
+    """
+    history = read(folder / FILE)
+    epochs = [line for line in history if line["kind"] == "epoch"]
+    if not epochs:
+        raise TrainingError(
+            f"{folder / FILE}: no epoch has ended there yet; expected the folder of an experiment, such as "
+            "exp/digits"
+        )
+    best = min(epochs, key=lambda e: (e["wer"], e["dev_loss"]))
+    output.print(
+        f"{folder}: {epochs[-1]['epoch']} of {epochs[-1]['epochs']} epochs, {epochs[-1]['updates']} updates; "
+        f"best epoch {best['epoch']} with a development WER of {best['wer']:.2%}; now loss "
+        f"{epochs[-1]['loss']:.3f}, development loss {epochs[-1]['dev_loss']:.3f}",
+        markup=False,
+    )
+    found = diagnose(history)
+    for diagnosis in found:
+        output.print(f"[yellow]{diagnosis.name}[/]: ", end="")
+        output.print(diagnosis.problem, markup=False)
+        output.print(f"    try: {diagnosis.advice}", markup=False)
+    if not found:
+        output.print("nothing wrong can be seen")
+
+
+def _python() -> Iterator[Check]:
+    supported = sys.version_info >= (3, 11)
+    detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}; asr {__version__}"
+    yield Check("python", "good" if supported else "broken", detail)
+
+
+def _torch() -> Iterator[Check]:
+    import torch
+
+    try:
+        torchaudio = import_module("torchaudio")
+        pair = f"torch {torch.__version__} and torchaudio {torchaudio.__version__}"
+        same = torch.__version__.split(".")[:2] == torchaudio.__version__.split(".")[:2]
+        hint = "" if same else " are no pair: install the same minor version of both"
+        yield Check("torch and torchaudio", "good" if same else "broken", pair + hint)
+    except (ImportError, OSError, RuntimeError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        detail = f"torch {torch.__version__}, but torchaudio does not load beside it ({first}): "
+        yield Check("torch and torchaudio", "broken", detail + "install the pair that pyproject.toml names")
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(i)
+            yield Check("gpu", "good", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB")
+    else:
+        threads = f"{torch.get_num_threads()} threads"
+        yield Check("gpu", "missing", f"none that torch can use; training runs on the processor, {threads}")
+
+
+def _numba() -> Iterator[Check]:
+    import numba
+
+    compiled = numba.njit(lambda x: x + 1)(1) == 2
+    yield Check("numba", "good" if compiled else "broken", numba.__version__)
+
+
+def _codecs() -> Iterator[Check]:
+    import soundfile
+
+    formats, kinds = soundfile.available_formats(), soundfile.available_subtypes()
+    known = {"wav": "WAV" in formats, "flac": "FLAC" in formats, "sph": "NIST" in formats}
+    known |= {"mp3": "MP3" in formats, "ogg": "OGG" in formats, "opus": "OPUS" in kinds}
+    lacking = [name for name, there in known.items() if not there]
+    detail = f"libsndfile {soundfile.__libsndfile_version__} reads {', '.join(k for k in known if known[k])}"
+    if not lacking:
+        yield Check("audio", "good", detail)
+    else:
+        state: State = "broken" if {"wav", "flac"} & set(lacking) else "missing"
+        yield Check("audio", state, f"{detail}, not {', '.join(lacking)}: install a newer soundfile")
+
+
+def _packages() -> Iterator[Check]:
+    required = [r for r in metadata.requires("asr") or [] if "extra ==" not in r]
+    names = [r.split(";")[0].strip() for r in required if "python_version" not in r]
+    for name in (n.split(">")[0].split("=")[0].split("<")[0].strip() for n in names):
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Check("packages", "broken", f"{name} is not installed: install asr again")
+    if importlib.util.find_spec("pyctcdecode") is None:
+        yield Check("pyctcdecode", "missing", "the second beam decoder; the first does without")
+
+
+def _extras() -> Iterator[Check]:
+    for extra, modules in EXTRAS.items():
+        lacking = [m for m in modules if not _exists(m)]
+        detail = f"lacks {', '.join(lacking)}: pip install 'asr[{extra}]'" if lacking else "installed"
+        yield Check(f"extra {extra}", "missing" if lacking else "good", detail)
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package around it
+        return False
+
+
+def _disk() -> Iterator[Check]:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    enough = free_gb >= FREE_GB
+    hint = "" if enough else f"; a small corpus and its experiment take up to {FREE_GB:.0f} GB"
+    yield Check("disk", "good" if enough else "missing", f"{free_gb:.0f} GB free in {Path.cwd()}{hint}")

@@ -1,0 +1,121 @@
+"""Several processes train one model: as one process would, and none goes on without the others."""
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_training import ENCODER, QUICK, corpus, trainer  # noqa: F401 (corpus is a fixture)
+
+from asr.corpus.packed import PackedCorpus
+from asr.errors import TrainingError
+from asr.training import checkpoint, history
+from asr.training.distributed import Ranks
+
+WORKER = f"""
+import sys, pathlib
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_distributed
+test_distributed.work(*sys.argv[1:])
+"""
+FEW = dataclasses.replace(QUICK, epochs=2, precision="float32", seconds_per_batch=7, average=2)
+
+
+def work(stem: str, folder: str, dropout: str, epochs: str) -> None:
+    """What each rank does."""
+    from asr import cli
+
+    torch.set_num_threads(1)
+    sys.argv = ["asr"]
+    cli.app = lambda: trainer(
+        PackedCorpus(Path(stem)),
+        Path(folder),
+        config=dataclasses.replace(FEW, epochs=int(epochs)),
+        encoder=dataclasses.replace(ENCODER, dropout=float(dropout)),
+    ).run()
+    cli.main()
+
+
+def start(folder: Path, *words: object) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    folder.mkdir(exist_ok=True)
+    return [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", WORKER, *map(str, words)],
+            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    messages = [p.communicate(timeout=300)[1] for p in processes]
+    return [(p.returncode, message) for p, message in zip(processes, messages, strict=True)]
+
+
+def moved(folder: Path, start: dict[str, torch.Tensor]) -> torch.Tensor:
+    found = load_file(folder / "model" / "model.safetensors")
+    return torch.cat([(found[f"encoder.{k}"] - v).flatten() for k, v in start.items()])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_two_ranks_train_as_one_process_that_accumulates_two_batches(corpus, tmp_path, dropout):  # noqa: F811
+    train = corpus(24)
+    encoder = dataclasses.replace(ENCODER, dropout=dropout)
+    ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2)
+    alone = trainer(train, tmp_path / "one", config=dataclasses.replace(FEW, accumulate=2), encoder=encoder)
+    assert all(len(alone.plan(epoch)) % 2 == 0 for epoch in range(2))
+    begin = {k: v.clone() for k, v in alone.recognizer.encoder.state_dict().items()}
+    alone.run()
+    assert finish(ranks) == [(0, ""), (0, "")]
+    one, two = moved(tmp_path / "one", begin), moved(tmp_path / "two", begin)
+    assert float((one - two).norm() / one.norm()) < 1e-3
+    records = [history.read(tmp_path / name / history.FILE) for name in ("one", "two")]
+    for ours, theirs in zip(*records, strict=True):
+        for key in ("loss", "dev_loss", "wer", "cer", "blank_share", "length_ratio", "updates"):
+            assert ours.get(key) == pytest.approx(theirs.get(key), rel=1e-3), key
+
+
+def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corpus, tmp_path):  # noqa: F811
+    corpus(24)
+    words = (tmp_path / "packed0", tmp_path / "parts", 0.1, 8)
+    first, second = start(tmp_path / "parts", *words)
+    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    deadline = time.monotonic() + 300
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second.send_signal(signal.SIGKILL)
+    (status, message), (killed, _) = finish([first, second])
+    assert (status, killed) == (1, -signal.SIGKILL), message
+    assert "rank 0 of 2: another rank is gone" in message
+    assert "start all again, training goes on from the last checkpoint" in message
+    assert "Traceback" not in message
+    done = checkpoint.read(last)["progress"]["updates"]
+    assert done > 0
+
+    assert finish(start(tmp_path / "parts", *words)) == [(0, ""), (0, "")]
+    whole = start(tmp_path / "whole", words[0], tmp_path / "whole", *words[2:])
+    assert finish(whole) == [(0, ""), (0, "")]
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_ranks_that_do_not_begin_at_the_same_place_say_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    ranks = Ranks()
+    monkeypatch.setattr(ranks, "gather", lambda value: [value, ["other", 0, 0]])
+    with pytest.raises(TrainingError, match=r"2 ranks do not begin at the same place: .* same last\.pt"):
+        ranks.check_same(["digest", 3, 1], what="last.pt")
+    ranks.check_same(["other", 0, 0], what="last.pt")
