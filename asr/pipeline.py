@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 POOL_BATCHES = 4
 """Batches that pieces are sorted over: similar lengths meet, and memory stays small."""
-LONGEST_STRETCH_S = 60.0
-"""From here on a stretch without an end is decoded up to its longest silence."""
+LONG_STRETCH_S = 60.0
+"""From here on a stretch without an end is decoded up to the longest silence between two words."""
+LONGEST_STRETCH_S = 600.0
+"""From here on it is decoded even if the model has heard no space since."""
 
 T = TypeVar("T")
 
@@ -161,9 +163,12 @@ class Pipeline(Generic[T]):
         if piece.closes:
             yield Stretch(recording, start_s, torch.cat(recording.open_parts))
             recording.open_parts = []
-        elif outputs * self.model.frame_s > LONGEST_STRETCH_S:
+        elif outputs * self.model.frame_s > LONG_STRETCH_S:
             whole_TV = torch.cat(recording.open_parts)
             cut = quietest_output(whole_TV, self.silent)
+            if cut is None and outputs * self.model.frame_s <= LONGEST_STRETCH_S:
+                return
+            cut = cut or outputs
             yield Stretch(recording, start_s, whole_TV[:cut])
             recording.open_parts = [whole_TV[cut:].clone()]
             recording.open_start += cut
@@ -213,28 +218,27 @@ class Pipeline(Generic[T]):
             yield batch
 
 
-def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int:
-    """The output in the middle of the longest silence in the second half, or behind the last one.
+def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int | None:
+    """The output in the middle of the longest silence between words in the second half, or None.
 
     Args:
         log_probs_TV: natural logs.
-        silent: the blank and, if the alphabet has one, the space. A silence with a space in it goes before
-            one without, so that no word is cut.
+        silent: the blank and, if the alphabet has one, the space, without which no silence parts two words.
 
     >>> heard = torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])
     >>> quietest_output(torch.eye(3)[heard].log())
     6
-    >>> heard[-1] = 0
     >>> quietest_output(torch.eye(3)[heard].log(), (0, 1))
     7
+    >>> quietest_output(torch.eye(4)[heard].log(), (0, 3)) is None
+    True
     """
     best_T = log_probs_TV.argmax(-1).numpy()
     is_silent_T = np.isin(best_T, silent)
     is_silent_T[: len(is_silent_T) // 2] = False
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
-    if not len(edges):
-        return len(is_silent_T)
-    runs = edges.reshape(-1, 2).tolist()
-    between_words = [(first, end) for first, end in runs if silent[-1] in best_T[first:end]]
-    first, end = max(between_words or runs, key=lambda run: run[1] - run[0])
+    runs = [(a, b) for a, b in edges.reshape(-1, 2).tolist() if silent[-1] in best_T[a:b]]
+    if not runs:
+        return None
+    first, end = max(runs, key=lambda run: run[1] - run[0])
     return int(first + end) // 2

@@ -124,8 +124,9 @@ class Service:
             self._metrics.request(status, time.monotonic() - began, audio_s)
 
     def _authorise(self, request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self._config.token and not hmac.compare_digest(given.encode(), self._config.token.encode()):
+        # headers are handed over as Latin-1, whatever their bytes were
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+        if self._config.token and not hmac.compare_digest(given, self._config.token.encode()):
             raise RefusalError(
                 401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
             )
@@ -215,7 +216,8 @@ class Service:
 
 def _file(path: Path) -> Callable[[], Awaitable[Response]]:
     headers = {
-        "Content-Security-Policy": "default-src 'self'; media-src blob:; frame-ancestors 'none'",
+        "Content-Security-Policy": "default-src 'self'; media-src blob:; img-src data:",
+        "X-Frame-Options": "DENY",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
     }

@@ -1,0 +1,253 @@
+"""The service, asked over HTTP on this machine."""
+
+import io
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from tone_model import spoken, tone_model
+from tones import RATE_HZ
+
+from asr import audio
+from asr.errors import AudioError
+from asr.transcript import Segment, Transcript, Word
+
+uvicorn = pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+from asr.serving.service import ServingConfig, create_app  # noqa: E402
+
+WORDS = (Word("one", 0.1, 0.4, 0.9), Word("two", 0.5, 0.75, 0.5))
+SAID = Transcript("one two", WORDS, (Segment("one two", 0.1, 0.75, WORDS),), 1.0, -1.0)
+
+
+class Echo:
+    """Reads recordings as a recogniser does, and hears the same in all of them."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.go.set()
+        self.batches: list[int] = []
+
+    def outcomes(self, sources) -> Iterator[Transcript | AudioError]:
+        self.batches.append(len(sources))
+        self.go.wait(20)
+        for source in sources:
+            try:
+                samples = audio.read(source, RATE_HZ)
+                assert len(samples) != 1234, "/secret/path"
+                yield SAID
+            except AudioError as error:
+                yield error
+
+
+@contextmanager
+def serving(model, **config) -> Iterator[httpx.Client]:
+    app = create_app(model, ServingConfig(name="tones", **config))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            thread.join(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with serving(Echo()) as opened:
+        yield opened
+
+
+def wav(
+    samples: np.ndarray | None = None, *, rate_hz: int = RATE_HZ, form: str = "WAV", **rest: str
+) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(4000) if samples is None else samples, rate_hz, format=form, **rest)
+    return file.getvalue()
+
+
+def ask(client: httpx.Client, data: bytes | None = None, *, name: str = "a.wav", **fields) -> httpx.Response:
+    file = {"file": (name, wav() if data is None else data)}
+    return client.post("/v1/audio/transcriptions", files=file, data={"model": "tones"} | fields)
+
+
+def test_every_response_format_says_the_same(client):
+    assert ask(client).json() == {"text": "one two"}
+    assert ask(client, response_format="text").text == "one two\n"
+    assert "00:00:00,100 --> 00:00:00,750\none two" in ask(client, response_format="srt").text
+    assert ask(client, response_format="vtt").text.startswith("WEBVTT\n\n00:00:00.100 --> 00:00:00.750\n")
+    said = ask(client, response_format="verbose_json").json()
+    assert [(w["word"], w["start"], w["end"]) for w in said["words"]] == [
+        ("one", 0.1, 0.4),
+        ("two", 0.5, 0.75),
+    ]
+    assert (said["text"], said["duration"], said["segments"][0]["text"]) == ("one two", 1.0, "one two")
+    only = ask(client, response_format="verbose_json", **{"timestamp_granularities[]": "segment"}).json()
+    assert "words" not in only
+
+
+def test_the_service_hears_what_the_model_hears():
+    model = tone_model()
+    samples = spoken("abc dab c", seed=3)
+    with serving(model) as client:
+        said = ask(client, wav(samples, subtype="FLOAT"), response_format="verbose_json").json()
+    offline = model.transcribe(samples)
+    assert said["text"] == offline.text != ""
+    assert [(w["word"], w["start"], w["end"]) for w in said["words"]] == [
+        (w.text, w.start_s, w.end_s) for w in offline.words
+    ]
+
+
+def test_models_health_and_page(client):
+    assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tones"]
+    assert client.get("/v1/models/tones").json()["object"] == "model"
+    assert client.get("/healthz").json() == {"status": "ok"}
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    parts = [
+        page.text,
+        *(client.get(part).text for part in re.findall(r'(?:href|src)="(page\.\w+)"', page.text)),
+    ]
+    assert len(parts) == 3
+    assert not re.search(r"https?://|//cdn", "".join(parts)), "the page asks no other host"
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "words"),
+    [
+        (b"", "a.wav", "empty"),
+        (b"this is no sound", "notes.wav", "notes.wav"),
+        (wav()[:200], "a.wav", "cut short"),
+        (wav(np.full(100, np.nan), subtype="FLOAT"), "a.wav", "not numbers"),
+    ],
+)
+def test_what_is_no_recording_is_answered_400_with_a_reason(client, data, name, words):
+    response = ask(client, data, name=name)
+    error = response.json()["error"]
+    assert response.status_code == 400
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert "/tmp" not in response.text and "Traceback" not in response.text
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        wav(np.zeros(80)),
+        wav(np.zeros((4000, 7))),
+        wav(np.zeros(9600), rate_hz=192_000),
+        wav(np.zeros(8000), rate_hz=16_000, form="FLAC"),
+    ],
+)
+def test_odd_recordings_are_answered(client, sound):
+    assert ask(client, sound).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param"),
+    [
+        ({"response_format": "docx"}, 400, "response_format"),
+        ({"timestamp_granularities[]": "letter"}, 400, "timestamp_granularities"),
+        ({"stream": "true"}, 400, "stream"),
+        ({"model": "gpt-4o-transcribe"}, 404, "model"),
+    ],
+)
+def test_wishes_that_cannot_be_met_are_named(client, fields, status, param):
+    response = ask(client, **fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (status, param)
+
+
+def test_a_request_without_a_file_or_form_is_refused(client):
+    assert client.post("/v1/audio/transcriptions", data={"model": "tones"}).status_code == 400
+    assert client.post("/v1/audio/transcriptions", content=b"{}").status_code == 400
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    assert client.post("/v1/audio/transcriptions", content=b"nonsense", headers=broken).status_code == 400
+    assert client.get("/nothing").status_code == 404
+
+
+def test_failures_inside_leak_nothing_and_the_service_lives_on(client):
+    response = ask(client, wav(np.zeros(1234)))
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert ask(client).status_code == 200
+
+
+def test_uploads_beyond_the_limit_are_refused_with_and_without_a_stated_length():
+    def chunks() -> Iterator[bytes]:
+        head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        yield from [head, *[b"0" * 5000] * 3, b"\r\n--x--\r\n"]
+
+    with serving(Echo(), upload_bytes=10_000) as client:
+        assert ask(client, wav(np.zeros(6000))).status_code == 413
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        response = client.post("/v1/audio/transcriptions", content=chunks(), headers=headers)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
+        assert ask(client, wav(np.zeros(100))).status_code == 200
+
+
+def test_a_token_is_asked_for_where_one_is_set():
+    with serving(Echo(), token="geheim ü") as client:
+        assert ask(client).status_code == client.get("/v1/models").status_code == 401
+        assert client.get("/healthz").status_code == 200
+        client.headers["authorization"] = "Bearer wrong"
+        assert ask(client).status_code == 401
+        client.headers["authorization"] = "Bearer geheim ü"
+        assert ask(client).status_code == 200
+
+
+def test_load_is_batched_and_beyond_the_queue_answered_503():
+    model = Echo()
+    with serving(model, waiting=4) as client, ThreadPoolExecutor(12) as pool:
+        model.go.clear()
+        first = pool.submit(ask, client)
+        while not model.batches:
+            time.sleep(0.01)
+        rest = [pool.submit(ask, client) for _ in range(10)]
+        while sum(answer.done() for answer in rest) < 6:
+            time.sleep(0.01)
+        model.go.set()
+        statuses = sorted(answer.result().status_code for answer in [first, *rest])
+        assert statuses == [200] * 5 + [503] * 6
+        assert model.batches == [1, 4]
+        counts = dict(re.findall(r'asr_requests_total\{status="(\d+)"\} (\d+)', client.get("/metrics").text))
+        assert counts == {"200": "5", "503": "6"}
+
+
+def test_metrics_are_in_the_form_that_prometheus_reads(client):
+    ask(client)
+    lines = client.get("/metrics").text.splitlines()
+    typed = {line.split()[2]: line.split()[3] for line in lines if line.startswith("# TYPE")}
+    samples = [
+        re.fullmatch(r'([a-z_]+)(?:\{\w+="[^"]*"\})? (\d+(?:\.\d+)?)', x) for x in lines if x[0] != "#"
+    ]
+    assert all(samples)
+    names = {re.sub(r"_(bucket|sum|count)$", "", s[1]) for s in samples if s}
+    assert names <= set(typed)
+    buckets = [float(s[2]) for s in samples if s and s[1] == "asr_request_seconds_bucket"]
+    assert buckets == sorted(buckets) and buckets[-1] >= 1
+
+
+def test_the_official_client_is_understood(client):
+    openai = pytest.importorskip("openai", reason="the official client is not installed")
+    theirs = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none")
+    said = theirs.audio.transcriptions.create(
+        model="whisper-1",
+        file=("a.wav", wav()),
+        response_format="verbose_json",
+        timestamp_granularities=["word"],
+    )
+    assert (said.text, [w.word for w in said.words]) == ("one two", ["one", "two"])
+    assert json.loads(theirs.models.list().to_json())["data"][0]["id"] == "tones"

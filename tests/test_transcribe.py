@@ -1,0 +1,179 @@
+"""Transcribing: long recordings, many files, resuming, bad input."""
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tone_model import spoken, tone_model
+from tones import RATE_HZ, sentences
+
+from asr import pipeline, segmentation
+from asr.errors import AudioError, ConfigError
+from asr.jobs.transcribe import find_audio, transcribe
+
+TEXT = " ".join(sentences(14, seed=3))
+
+
+@pytest.fixture
+def short_pieces(monkeypatch):
+    """Makes four seconds a long recording, and keeps the tests short."""
+    small = {"longest_s": 4.0, "overlap_s": 2.0}
+    monkeypatch.setattr(pipeline, "pieces", lambda *a, **k: segmentation.pieces(*a, **k, **small))
+    monkeypatch.setattr(pipeline, "LONG_STRETCH_S", 6.0)
+
+
+def full_pass(samples: np.ndarray) -> str:
+    model = tone_model()
+    return model.decode(*model.log_probs([samples]))[0].text(model.alphabet)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 1.0])
+def test_a_long_recording_gives_the_text_of_the_full_pass(short_pieces, pause_s):
+    samples = spoken(TEXT, seed=2, pause_s=pause_s)
+    assert len(samples) > 12 * RATE_HZ
+    said = tone_model().transcribe(samples)
+    assert said.text == full_pass(samples)
+    assert len(said.segments) > 1
+    assert said.duration_s == len(samples) / RATE_HZ
+    times = [t for word in said.words for t in (word.start_s, word.end_s)]
+    assert times == sorted(times)
+
+
+def test_windows_that_overlap_give_the_outputs_of_the_full_pass(short_pieces):
+    samples, model = spoken(TEXT, seed=2, pause_s=0.0), tone_model()
+    seen = []
+    pipe = pipeline.Pipeline(
+        model,
+        lambda log_probs_BTV, lengths_B: seen.append(log_probs_BTV) or model.decode(log_probs_BTV, lengths_B),
+        lambda x: [x],
+        batch_s=0.1,  # one piece at a time, so that stretches come in order and without padding
+        silent=(0, 1),
+    )
+    assert len(list(pipe.run([samples]))) == 1
+    stitched_TV = torch.cat([part for batch in seen for part in batch])
+    full_BTV, _ = model.log_probs([samples])
+    assert stitched_TV.shape == full_BTV[0].shape
+    off_T = (stitched_TV.exp() - full_BTV[0].exp()).abs().amax(-1)
+    assert float(off_T.mean()) < 0.01
+
+
+def test_batches_change_nothing_and_order_is_kept(short_pieces):
+    model = tone_model()
+    waves = [spoken(text, seed=i) for i, text in enumerate([*sentences(6, seed=8), TEXT, "abc", "d"])]
+    one_by_one = [model.transcribe(wave) for wave in waves]
+    for batch_s in (1.0, 8.0, 200.0):
+        together = list(model.transcribe_many(waves, batch_s=batch_s))
+        assert [t.text for t in together] == [t.text for t in one_by_one]
+        assert [t.words for t in together] == [t.words for t in one_by_one]
+
+
+def test_segments_are_told_as_soon_as_they_are_known(short_pieces):
+    told = []
+    [said] = tone_model().outcomes([spoken(TEXT, seed=2)], on_segment=lambda n, s: told.append((n, s)))
+    assert told == [(0, segment) for segment in said.segments]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    inside = tmp_path / "calls" / "day 1"
+    inside.mkdir(parents=True)
+    for i, text in enumerate(["abc", "d ab", "cab dab"]):
+        soundfile.write(inside / f"{i}.wav", spoken(text, seed=i), RATE_HZ)
+    (inside / "notes.txt").write_text("not a recording")
+    return tmp_path / "calls"
+
+
+def test_folders_patterns_and_files_are_found(folder):
+    inside = folder / "day 1"
+    assert list(find_audio([str(folder)])) == [str(inside / f"{i}.wav") for i in range(3)]
+    assert list(find_audio([str(inside / "[12].wav")])) == [str(inside / f"{i}.wav") for i in (1, 2)]
+    assert [str(p) for p in find_audio([str(folder)]).values()] == ["day 1/0", "day 1/1", "day 1/2"]
+    (inside / "1.mp3").touch()
+    assert [str(p) for p in find_audio([str(folder)]).values()] == [
+        "day 1/0", "day 1/1.mp3", "day 1/1.wav", "day 1/2"
+    ]  # fmt: skip
+    with pytest.raises(AudioError, match="no file fits"):
+        find_audio([str(folder / "*.ogg")])
+
+
+def test_files_are_written_once_and_again_when_a_recording_is_newer(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    job = {"output_dir": out, "output_format": "all", "word_timestamps": True}
+    assert transcribe(tone_model(), [str(folder)], **job) == {}
+    written = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    forms = ("txt", "vtt", "srt", "tsv", "json", "jsonl", "ctm")
+    assert written == {f"day 1/{i}.{form}" for i in range(3) for form in forms}
+    assert json.loads((out / "day 1" / "0.json").read_text())["segments"][0]["words"]
+    (out / "day 1" / "0.txt").write_text("mine\n")
+    (out / "day 1" / "1.txt").unlink()
+    assert transcribe(tone_model(), [str(folder)], **job) == {}
+    assert (out / "day 1" / "0.txt").read_text() == "mine\n"
+    assert (out / "day 1" / "1.txt").is_file()
+    assert "2 of 3 recordings are done already" in capsys.readouterr().err
+    transcribe(tone_model(), [str(folder)], **job, overwrite=True)
+    assert (out / "day 1" / "0.txt").read_text() != "mine\n"
+
+
+def test_standard_output_takes_one_line_a_recording_or_one_format(folder, capsys, short_pieces, monkeypatch):
+    soundfile.write(folder / "day 1" / "3.wav", spoken(TEXT, seed=2), RATE_HZ)
+    (folder / "day 1" / "2.wav").write_bytes(b"RIFF")
+    failed = transcribe(tone_model(), [str(folder)])
+    out, err = capsys.readouterr()
+    whole = [tone_model().transcribe(folder / "day 1" / f"{i}.wav").text for i in (0, 1, 3)]
+    assert out.splitlines() == whole
+    assert list(failed) == [str(folder / "day 1" / "2.wav")]
+    assert "1 of 4 recordings could not be transcribed" in err
+    file = io.BytesIO((folder / "day 1" / "0.wav").read_bytes())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
+    transcribe(tone_model(), ["-"], output_format="jsonl")
+    assert json.loads(capsys.readouterr().out)["audio"] == "stdin"
+    with pytest.raises(ConfigError, match="--output_dir"):
+        transcribe(tone_model(), ["-"], output_format="all")
+    with pytest.raises(ConfigError, match="'doc'"):
+        transcribe(tone_model(), ["-"], output_format="doc")
+
+
+def sound(samples: np.ndarray, rate_hz: int = RATE_HZ, **rest: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate_hz, **({"format": "WAV"} | rest))
+    return file.getvalue()
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.1, 3 * RATE_HZ).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        sound(np.zeros(RATE_HZ)),
+        sound(NOISE),
+        sound(NOISE[:80]),
+        sound(np.stack([NOISE] * 7, 1)),
+        sound(NOISE, 192_000),
+        sound(np.zeros(50 * RATE_HZ)),
+    ],
+    ids=["silence", "noise", "10 ms", "7 channels", "192 kHz", "long silence"],
+)
+def test_odd_sound_is_transcribed_without_complaint(data):
+    assert isinstance(tone_model().transcribe(data).text, str)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"this is no sound",
+        sound(NOISE, format="MP3")[:-3000],
+        sound(np.full(99, np.nan), subtype="FLOAT"),
+    ],
+    ids=["0 bytes", "text", "truncated mp3", "NaN"],
+)
+def test_what_is_no_sound_is_a_clear_error_beside_the_rest(data):
+    bad, good = tone_model().outcomes([data, sound(spoken("abc"))])
+    assert isinstance(bad, AudioError)
+    assert len(str(bad)) > 20
+    assert good.text
