@@ -43,6 +43,8 @@ class DecoderConfig:
     """Bonus for every word."""
     hotword_weight: float = 4.0
     """Natural-log bonus of a recognised hotword."""
+    lexicon: bool = False
+    """The beam writes only words that the language model knows."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
@@ -152,6 +154,8 @@ class Recognizer:
             "alpha": self.decoder.alpha,
             "beta": self.decoder.beta,
         } | {key: value for key, value in settings.items() if value is not None}
+        if name == "beam" and self.decoder.lexicon and (lm := chosen["lm"]) is not None:
+            chosen.setdefault("lexicon", [w for w in lm.vocabulary if w not in ("<unk>", "<s>", "</s>")])
         if chosen.get("hotwords"):
             chosen.setdefault("hotword_weight", self.decoder.hotword_weight)
         key = (name, *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))

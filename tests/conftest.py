@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 from tones import RATE_HZ, sentences, tones
+
+torch.set_num_threads(1)  # the models of the tests are so small that threads only wait for each other
 
 
 @pytest.fixture

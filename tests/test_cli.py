@@ -8,24 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from tones import sentences, tones
+from tone_model import spoken, tone_model
+from tones import RATE_HZ, sentences
 
 from asr import cli, load
+from asr.audio import resample
 from asr.jobs import recipe as recipes
 
 QUICK = [
     "features.rate_hz=8000",
     "features.bands=24",
     "encoder.layers=1",
-    "encoder.width=48",
-    "encoder.factor=2",
-    "training.epochs=16",
-    "training.average=3",
+    "encoder.width=16",
+    "training.epochs=2",
     "training.seconds_per_batch=8",
-    "training.learning_rate=1e-2",
     "training.device=cpu",
-    "augmentation.time_masks=0",
-    "augmentation.frequency_masks=0",
     "data.workers=1",
 ]
 
@@ -52,17 +49,10 @@ def asr(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A bundle for the language of tones, trained through the job that `asr train` calls."""
-    from asr.jobs.prepare import prepare
-    from asr.jobs.train import train
-
+    """A bundle for the language of tones."""
     folder = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        write_manifest(folder / "train.jsonl", 200, seed=1)
-        recipe = recipes.compose([str(folder / "train.jsonl"), *QUICK, "name=tones"])
-        train(recipe, prepare(recipe))
-    return folder / "exp" / "tones" / "model"
+    tone_model().save(folder)
+    return folder
 
 
 def write_manifest(
@@ -70,7 +60,7 @@ def write_manifest(
 ) -> Path:
     lines = []
     for i, text in enumerate(sentences(count, seed=seed)):
-        wave = tones(text, rate_hz=rate_hz, seed=seed * 1000 + i)
+        wave = resample(spoken(text, seed=seed * 1000 + i), RATE_HZ, rate_hz)
         file = path.with_name(f"{path.stem} {i}.{suffix}")
         soundfile.write(file, np.stack([wave] * channels, 1), rate_hz)
         lines.append({"audio_filepath": file.name, "duration": len(wave) / rate_hz, "text": text})
@@ -96,20 +86,20 @@ def test_one_model_evaluates_any_rate_channels_and_format(asr, trained, tmp_path
     assert status == 0
     score = json.loads(out)
     assert score["sentences"] == 12
-    assert score["wer"] <= 0.1
+    assert score["wer"] <= (0.2 if suffix in ("mp3", "ogg") else 0.05)  # codecs add tones to the pauses
 
 
 def test_transcribe_prints_one_line_a_file(asr, trained, tmp_path):
     folder = tmp_path / "my recordings"
     folder.mkdir()
     for name, text in (("a.wav", "abc"), ("b.flac", "d ab")):
-        soundfile.write(folder / name, tones(text), 8000)
+        soundfile.write(folder / name, spoken(text), RATE_HZ)
     status, out, err = asr("transcribe", folder, "--model", trained)
     assert (status, out) == (0, "abc\nd ab\n"), err
 
 
 def test_bad_files_are_listed_and_the_rest_goes_on(asr, trained, tmp_path):
-    soundfile.write(tmp_path / "good.wav", tones("abc"), 8000)
+    soundfile.write(tmp_path / "good.wav", spoken("abc"), RATE_HZ)
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("this is no sound")
     status, out, err = asr(
@@ -134,7 +124,7 @@ def test_unreadable_utterances_are_counted_not_scored(asr, trained, tmp_path):
 
 def test_run_goes_from_a_manifest_to_scores_and_a_second_run_does_nothing_again(asr, tmp_path):
     write_manifest(tmp_path / "mine.jsonl", 60, seed=3)
-    words = ["run", "mine.jsonl", *QUICK, "training.epochs=2"]
+    words = ["run", "mine.jsonl", *QUICK]
     status, out, err = asr(*words)
     assert status == 0, err
     folder = tmp_path / "exp" / "mine"
@@ -157,13 +147,13 @@ def test_run_goes_from_a_manifest_to_scores_and_a_second_run_does_nothing_again(
 
 def test_a_sweep_trains_each_value_in_its_own_folder(asr, tmp_path):
     write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
-    words = ["mine.jsonl", *QUICK, "training.epochs=1", "encoder.cell=gru,rnn,lstn", "-m"]
+    words = ["mine.jsonl", *QUICK, "encoder.cell=gru,rnn,lstn", "-m"]
     status, out, err = asr("run", *words)
     assert status == 1
     assert "expected one of rnn, gru, lstm" in err  # one wrong value does not stop the others
     for cell in ("gru", "rnn"):
         assert load(tmp_path / "exp" / "mine" / f"encoder.cell={cell}" / "model").encoder.config.cell == cell
-    assert "encoder.cell=gru" in out.splitlines()[-3] + out.splitlines()[-2]
+    assert out.count("encoder.cell=gru") == 1  # in the ranking
 
 
 @pytest.mark.parametrize(

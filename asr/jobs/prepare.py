@@ -49,7 +49,9 @@ def prepare(recipe: Recipe) -> Prepared:
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
     found = _find(recipe.data.source, root, recipe.data.options)
     for source, options in recipe.data.extra.items():
-        added = _find(source, Path(recipe.data.dir) / source, options or {})["train"]
+        wanted = dict(options or {})
+        place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
+        added = _find(source, place, wanted)["train"]
         found["train"] = [*found["train"], *added]
     summary: dict[str, Any] = {}
     for split, utterances in found.items():

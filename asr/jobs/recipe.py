@@ -39,7 +39,7 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Passed on to the source: held-out speakers, folders of a split, numbers of utterances …"""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further sources, each with its options, whose training split is added to this one's."""
+    """Further sources, each with its options (and `root`), whose training split is added to this one's."""
     style: Literal["none", "basic", "upper"] = "basic"
     """Normalisation of transcripts, see `asr.text.normalise`."""
     subwords: int | None = None

@@ -13,8 +13,8 @@ from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
-from asr.jobs.train import train
-from asr.jobs.tune import plot, tell, tune
+from asr.jobs.train import development_split, train
+from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.text import normalise
 
 RESULTS = "results.json"
@@ -25,7 +25,7 @@ def run(recipe: Recipe) -> Path:
     prepared = prepare(recipe)
     bundle = train(recipe, prepared)
     folder = Path(recipe.exp)
-    if recipe.lm.order and not (folder / "tuning.json").is_file():
+    if not (folder / "tuning.json").is_file():
         _tune(recipe, prepared, bundle, folder)
     results = _known_results(folder, bundle)
     for split in (s for s in prepared.splits if s != "train"):
@@ -39,16 +39,23 @@ def run(recipe: Recipe) -> Path:
 
 
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
-    """Train the language model of the recipe, put it into the bundle, and tune its weights on `dev`."""
-    model = recognizer.load(bundle)
-    model.lm = lm.train(_sentences(recipe, prepared), order=recipe.lm.order)
-    say(f"language model of order {model.lm.order} with {len(model.lm.vocabulary):,} words")
-    tuning = tune(model, prepared.open("dev").utterances)
-    tell(tuning)
+    """On `dev`: the weights of the recipe's language model, if any, and the calibration of confidences.
+
+    The bundle is written last but one, so that a kill in between only means doing it again.
+    """
+    model, facts = recognizer.load(bundle), dict[str, Any]()
+    utterances = prepared.open(development_split(prepared)).utterances
+    if recipe.lm.order:
+        model.lm = lm.train(_sentences(recipe, prepared), order=recipe.lm.order)
+        say(f"language model of order {model.lm.order} with {len(model.lm.vocabulary):,} words")
+        tuning = tune(model, utterances)
+        tell(tuning)
+        plot(tuning, folder / "tuning.png")
+        trials = [[t.alpha, t.beta, t.wer, t.cer] for t in tuning.trials]
+        facts |= {"greedy_wer": tuning.greedy_wer, "trials_alpha_beta_wer_cer": trials}
+    calibration = calibrate(model, utterances)
     model.save(bundle)
-    plot(tuning, folder / "tuning.png")
-    trials = [[t.alpha, t.beta, t.wer, t.cer] for t in tuning.trials]
-    facts = {"greedy_wer": tuning.greedy_wer, "trials_alpha_beta_wer_cer": trials}
+    facts["calibration"] = calibration.to_json()
     (folder / "tuning.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 

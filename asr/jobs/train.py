@@ -27,7 +27,7 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
         TrainingError: the folder holds a run of other settings.
     """
     folder = Path(recipe.exp)
-    train_split, dev_split = prepared.open("train"), prepared.open(_dev(prepared))
+    train_split, dev_split = prepared.open("train"), prepared.open(development_split(prepared))
     recognizer = _recognizer(recipe, train_split)
     trainer = Trainer(
         recognizer,
@@ -56,7 +56,12 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
     return folder / "model"
 
 
-def _dev(prepared: Prepared) -> str:
+def development_split(prepared: Prepared) -> str:
+    """The split that epochs and weights are chosen on.
+
+    Raises:
+        CorpusError: there is none.
+    """
     for split in ("dev", "test"):
         if split in prepared.splits:
             if split == "test":

@@ -10,9 +10,11 @@ from torch import Tensor
 from asr import audio, scoring
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.errors import ConfigError
-from asr.jobs.console import counting, say
+from asr.jobs.console import counting, say, warn
+from asr.jobs.evaluate import evaluate
 from asr.lm import load as load_lm
 from asr.recognizer import Recognizer, load
+from asr.scoring.calibration import Calibration, fit, judged_words
 from asr.text import normalise
 
 _COARSE_ALPHA = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -108,6 +110,18 @@ def tune(model: Recognizer, utterances: Sequence[Utterance]) -> Tuning:
     return tuning
 
 
+def calibrate(model: Recognizer, utterances: Sequence[Utterance]) -> Calibration:
+    """The calibration that makes the confidences on these utterances honest; it is put into the model."""
+    model.decoder.confidence_slope, model.decoder.confidence_bias = 1.0, 0.0
+    confidences_W, right_W = judged_words(evaluate(model, list(utterances)).score)
+    if not len(confidences_W):
+        warn("the model wrote no word on the development set, so its confidences are not calibrated")
+        return Calibration()
+    calibration = fit(confidences_W, right_W)
+    model.decoder.confidence_slope, model.decoder.confidence_bias = calibration.slope, calibration.bias
+    return calibration
+
+
 def plot(tuning: Tuning, path: Path) -> Path:
     """A PNG of the WER over α and β, the best marked."""
     from matplotlib.figure import Figure
@@ -138,8 +152,10 @@ def tune_bundle(bundle: str, manifest: Path, *, lm: str | None = None, picture: 
     model = load(bundle)
     if lm is not None:
         model.lm = load_lm(lm)
-    tuning = tune(model, read_manifest(manifest))
+    utterances = read_manifest(manifest)
+    tuning = tune(model, utterances)
     tell(tuning)
+    calibrate(model, utterances)
     model.save(bundle)
     if picture is not None:
         say(f"surface {plot(tuning, picture)}")
