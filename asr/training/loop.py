@@ -28,6 +28,7 @@ from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
 from asr.training.doctor import Watch
 from asr.training.feed import Feed, mix
+from asr.training.finetuning import freeze, start_from
 from asr.training.history import History
 from asr.training.interruption import on_signal
 from asr.training.loader import Batch
@@ -91,6 +92,7 @@ class Trainer:
             dtype=autocast_dtype(config.precision, device),
         )
         self.observe = observer or (lambda kind, values: None)
+        freeze(recognizer.encoder, config.freeze)
         self.updater = Updater(recognizer.encoder, config, self.ranks)
         self.progress = checkpoint.Progress()
         self.identity = _digest([identity or {}, train.fingerprint, dev.fingerprint, seed])
@@ -116,6 +118,8 @@ class Trainer:
     def _resume(self) -> None:
         state = checkpoint.read(self.last)
         if state is None:
+            if self.config.start_from is not None:
+                start_from(self.recognizer, self.config.start_from)
             return
         if state["identity"] != self.identity:
             raise TrainingError(

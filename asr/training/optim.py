@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -36,6 +36,10 @@ class TrainingConfig:
     weight_decay: float = 0.01
     beta2: float = 0.98
     clip_norm: float = 5.0
+    start_from: str | None = None
+    """Bundle to begin from; only the outputs of new symbols are new."""
+    freeze: list[str] = field(default_factory=list)
+    """Patterns of names of the encoder's parameters that stay as they are, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
     """Share of the loss that is of the output behind `encoder.intermediate_layer`; 0 is off."""
     precision: Literal["auto", "float32", "bf16"] = "auto"

@@ -1,0 +1,67 @@
+"""Training that begins from a bundle, and weights that stay as they are."""
+
+import dataclasses
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+import torch
+
+from asr.encoder import Encoder
+from asr.errors import ConfigError
+from asr.recognizer import Recognizer, load
+
+_FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer")
+"""Settings of the encoder that do not change the shape of what is taken over."""
+
+
+def start_from(recognizer: Recognizer, bundle: str) -> None:
+    """Put the weights and feature statistics of a bundle into a new recogniser.
+
+    Only the output layers are new, and of them only the rows of symbols that the bundle does not know.
+
+    Raises:
+        BundleError: there is no such bundle.
+        ConfigError: features or encoder of another shape, with the settings to give.
+    """
+    base = load(bundle)
+    _check_same("features", recognizer.features.config, base.features.config, ())
+    _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)
+    recognizer.features.load_state_dict(base.features.state_dict())
+    theirs = base.encoder.state_dict()
+    rows = {symbol: i for i, symbol in enumerate(base.alphabet.symbols, 1)}
+    known = [(0, 0)] + [(i, rows[s]) for i, s in enumerate(recognizer.alphabet.symbols, 1) if s in rows]
+    into, out_of = (torch.tensor(column) for column in zip(*known, strict=True))
+    with torch.no_grad():
+        for name, ours in recognizer.encoder.state_dict().items():
+            if name not in theirs:
+                continue
+            if name.split(".")[0] in ("output", "intermediate"):
+                ours[into.to(ours.device)] = theirs[name][out_of].to(ours.device)
+            else:
+                ours.copy_(theirs[name])
+
+
+def freeze(encoder: Encoder, patterns: Sequence[str]) -> None:
+    """Let the parameters whose names match a pattern such as `layers.0.*` stay as they are.
+
+    Raises:
+        ConfigError: a pattern that matches nothing, or nothing is left to be trained.
+    """
+    named = dict(encoder.named_parameters())
+    for pattern in patterns:
+        matching = [p for name, p in named.items() if fnmatchcase(name, pattern)]
+        if not matching:
+            raise ConfigError(
+                f"training.freeze: {pattern!r} matches no parameter; there are {', '.join(named)}"
+            )
+        for p in matching:
+            p.requires_grad_(False)
+    if not any(p.requires_grad for p in named.values()):
+        raise ConfigError(f"training.freeze={list(patterns)} leaves nothing to be trained")
+
+
+def _check_same(name: str, ours: object, theirs: object, free: Sequence[str]) -> None:
+    mine, wanted = dataclasses.asdict(ours), dataclasses.asdict(theirs)  # type: ignore[call-overload]
+    wrong = [f"{name}.{k}={v}" for k, v in wanted.items() if k not in free and mine[k] != v]
+    if wrong:
+        raise ConfigError(f"training.start_from: the bundle has other {name}; add {' '.join(wrong)}")

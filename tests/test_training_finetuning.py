@@ -1,0 +1,51 @@
+"""Fine-tuning: what is taken over from a bundle, what is new, and what stays."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from asr.encoder import EncoderConfig
+from asr.errors import ConfigError
+from asr.features import FeaturesConfig
+from asr.recognizer import Recognizer
+from asr.text import Alphabet
+from asr.training.finetuning import freeze, start_from
+
+FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
+ENCODER = EncoderConfig(layers=2, width=8, factor=2)
+
+
+def build(symbols: str, *, seed: int, **changes: object) -> Recognizer:
+    encoder = dataclasses.replace(ENCODER, **changes)
+    return Recognizer.build(Alphabet(list(symbols)), features=FEATURES, encoder=encoder, seed=seed)
+
+
+def test_only_the_rows_of_new_symbols_are_new(tmp_path):
+    base, new, fresh = build(" abc", seed=1), build(" xcb", seed=2, dropout=0.4), build(" xcb", seed=2)
+    start_from(new, str(base.save(tmp_path)))
+    mine, theirs, untouched = (r.encoder.state_dict() for r in (new, base, fresh))
+    for name in mine:
+        if not name.startswith("output"):
+            assert torch.equal(mine[name], theirs[name]), name
+    for name in ("output.weight", "output.bias"):
+        for ours, other in ((0, 0), (1, 1), (3, 4), (4, 3)):  # blank, space, c, b
+            assert torch.equal(mine[name][ours], theirs[name][other])
+        assert torch.equal(mine[name][2], untouched[name][2])
+
+
+def test_another_shape_is_refused_with_the_settings_to_give(tmp_path):
+    base = build(" abc", seed=1)
+    with pytest.raises(ConfigError, match=r"add encoder\.layers=2$"):
+        start_from(build(" abc", seed=1, layers=3), str(base.save(tmp_path)))
+
+
+def test_frozen_parameters_are_chosen_by_name():
+    encoder = build(" abc", seed=1).encoder
+    freeze(encoder, ["layers.0.*"])
+    for name, p in encoder.named_parameters():
+        assert p.requires_grad != name.startswith("layers.0."), name
+    with pytest.raises(ConfigError, match=r"'layer\.1' matches no parameter; there are layers\.0"):
+        freeze(encoder, ["layer.1"])
+    with pytest.raises(ConfigError, match="leaves nothing"):
+        freeze(encoder, ["*"])
