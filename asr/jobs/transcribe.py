@@ -194,12 +194,14 @@ class Files:
         """Write the files of a recording."""
         shown = STDIN if name == "-" else Path(name).stem
         for form, path in zip(self._formats, self._paths[name], strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.partial")
-            partial.write_text(
-                FORMATS[form](transcript, name=shown, words=self._words), encoding="utf-8", newline="\n"
-            )
-            partial.replace(path)
+            text = FORMATS[form](transcript, name=shown, words=self._words)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial.write_text(text, encoding="utf-8", newline="\n")
+                partial.replace(path)
+            except OSError as error:
+                raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
     def failed(self, name: str) -> None:
         """Nothing: no file tells that there is no transcript."""
