@@ -8,6 +8,7 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError
+from asr.subcommands import Json, Model, laboratory, language_model, load_model
 
 app = typer.Typer(
     name="asr",
@@ -18,13 +19,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
 )
+app.add_typer(language_model, name="lm")
+app.add_typer(laboratory, name="lab")
 
 Words = Annotated[
     list[str],
     typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="A recipe, and values that differ from it."),
 ]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Decoder = Annotated[
     str | None, typer.Option(help="greedy, beam or pyctcdecode; the bundle's own choice if not given.")
 ]
@@ -34,7 +36,6 @@ Hotwords = Annotated[
     list[str] | None,
     typer.Option("--hotwords", help="A word or phrase to listen for; may be repeated."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 
@@ -112,7 +113,7 @@ def transcribe(
 
     files = {"output_dir": output_dir, "output_format": output_format, "word_timestamps": word_timestamps}
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
-    if job(_load(model, device, lm), audio, overwrite=overwrite, **files, **settings):  # type: ignore[arg-type]
+    if job(load_model(model, device, lm), audio, overwrite=overwrite, **files, **settings):  # type: ignore[arg-type]
         raise typer.Exit(1)
 
 
@@ -143,7 +144,7 @@ def serve(
 
     limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
-    job(_load(model, device, lm), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
+    job(load_model(model, device, lm), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -162,7 +163,7 @@ def evaluate(
     from asr.jobs import evaluate as jobs
 
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
-    done = jobs.evaluate(_load(model, device, lm), manifest, **settings)
+    done = jobs.evaluate(load_model(model, device, lm), manifest, **settings)
     jobs.show(done, as_json=json, report=report)
     if done.failed:
         raise typer.Exit(1)
@@ -233,7 +234,7 @@ def align(
     """When each word of a known text is said."""
     from asr.jobs import align as jobs
 
-    words, duration_s = jobs.align_words(_load(model, "cpu", None), audio, jobs.read_text(text))
+    words, duration_s = jobs.align_words(load_model(model, "cpu", None), audio, jobs.read_text(text))
     rendered = jobs.render(words, name=Path(audio).stem, duration_s=duration_s, form=output_format)
     if output is None:
         typer.echo(rendered)
@@ -252,98 +253,6 @@ def doctor(
         jobs.show_experiment(experiment)
     elif not jobs.show_installation():
         raise typer.Exit(1)
-
-
-language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)
-app.add_typer(language_model, name="lm")
-
-
-@language_model.command("train")
-def lm_train(
-    text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="ARPA file; .gz compresses it.")],
-    order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
-    cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
-    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
-) -> None:
-    """Train an interpolated modified Kneser-Ney model."""
-    from asr.jobs.language_model import train as job
-
-    job(text, output, order=order, cutoffs=cutoffs, style=style)
-
-
-@language_model.command("perplexity")
-def lm_perplexity(
-    model: Annotated[Path, typer.Argument(help="ARPA file.")],
-    text: Annotated[str, typer.Argument(help="A sentence a line, or -.")],
-    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
-    json: Json = False,
-) -> None:
-    """How well a model predicts a text."""
-    from asr.jobs.language_model import perplexity as job
-
-    job(model, text, style=style, as_json=json)
-
-
-laboratory = typer.Typer(help="The theory, runnable: gradients, memory, the lattice.", no_args_is_help=True)
-app.add_typer(laboratory, name="lab")
-Picture = Annotated[Path, typer.Option("--output", "-o", help="The picture (PNG).")]
-
-
-@laboratory.command("gradients")
-def lab_gradients(
-    output: Picture = Path("gradients.png"),
-    longest: Annotated[int, typer.Option(help="Longest sequence, in frames.")] = 10_000,
-) -> None:
-    """Time and memory of BPTT and RTRL against the length of the sequence."""
-    from asr.jobs import lab
-
-    lab.gradients(output, longest=longest)
-
-
-@laboratory.command("gradient-flow")
-def lab_gradient_flow(
-    output: Picture = Path("gradient-flow.png"),
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A bundle; else fresh cells.")] = None,
-    audio: Annotated[str | None, typer.Option(help="A recording for the model; else noise.")] = None,
-) -> None:
-    """How far back a gradient reaches, in RNN, GRU and LSTM or in your own model."""
-    from asr.jobs import lab
-
-    lab.gradient_flow(output, _load(model, "cpu", None) if model else None, audio)
-
-
-@laboratory.command("memory")
-def lab_memory(output: Picture = Path("memory.png"), updates: int = 1000) -> None:
-    """Which cells learn to recall a symbol after a long gap; some ten minutes."""
-    from asr.jobs import lab
-
-    lab.memory(output, updates=updates)
-
-
-@laboratory.command("lattice")
-def lab_lattice(
-    audio: Annotated[str, typer.Argument(help="A recording.")],
-    text: Annotated[str, typer.Argument(help="What is said in it.")],
-    model: Model,
-    output: Picture = Path("lattice.png"),
-) -> None:
-    """Every path that spells a text: occupancy, best path, and the text's exact probability."""
-    from asr.jobs import lab
-
-    lab.lattice(_load(model, "cpu", None), audio, text, output)
-
-
-def _load(model: str, device: str, lm: str | None) -> Any:
-    """The recogniser, with another language model if one is given."""
-    from asr.recognizer import load
-
-    recognizer = load(model, device=device)
-    if lm is not None:
-        from asr.lm import load as load_lm
-
-        recognizer.lm = load_lm(lm)
-    return recognizer
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ ROOMS = (
     "jobs",
     "serving",
     "lab",
+    "subcommands",
     "cli",
 )
 """Each imports only from itself and from those before it, but `jobs`, which brings all but `cli` together."""

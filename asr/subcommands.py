@@ -1,0 +1,99 @@
+"""The commands in groups, `asr lm …` and `asr lab …`, and what commands share; nothing heavy is imported."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def load_model(model: str, device: str, lm: str | None) -> Any:
+    """The recogniser, with another language model if one is given."""
+    from asr.recognizer import load
+
+    recognizer = load(model, device=device)
+    if lm is not None:
+        from asr.lm import load as load_lm
+
+        recognizer.lm = load_lm(lm)
+    return recognizer
+
+
+language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)
+
+
+@language_model.command("train")
+def lm_train(
+    text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="ARPA file; .gz compresses it.")],
+    order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
+    cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
+    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+) -> None:
+    """Train an interpolated modified Kneser-Ney model."""
+    from asr.jobs.language_model import train as job
+
+    job(text, output, order=order, cutoffs=cutoffs, style=style)
+
+
+@language_model.command("perplexity")
+def lm_perplexity(
+    model: Annotated[Path, typer.Argument(help="ARPA file.")],
+    text: Annotated[str, typer.Argument(help="A sentence a line, or -.")],
+    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+    json: Json = False,
+) -> None:
+    """How well a model predicts a text."""
+    from asr.jobs.language_model import perplexity as job
+
+    job(model, text, style=style, as_json=json)
+
+
+laboratory = typer.Typer(help="The theory, runnable: gradients, memory, the lattice.", no_args_is_help=True)
+Picture = Annotated[Path, typer.Option("--output", "-o", help="The picture (PNG).")]
+
+
+@laboratory.command("gradients")
+def lab_gradients(
+    output: Picture = Path("gradients.png"),
+    longest: Annotated[int, typer.Option(help="Longest sequence, in frames.")] = 10_000,
+) -> None:
+    """Time and memory of BPTT and RTRL against the length of the sequence."""
+    from asr.jobs import lab
+
+    lab.gradients(output, longest=longest)
+
+
+@laboratory.command("gradient-flow")
+def lab_gradient_flow(
+    output: Picture = Path("gradient-flow.png"),
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A bundle; else fresh cells.")] = None,
+    audio: Annotated[str | None, typer.Option(help="A recording for the model; else noise.")] = None,
+) -> None:
+    """How far back a gradient reaches, in RNN, GRU and LSTM or in your own model."""
+    from asr.jobs import lab
+
+    lab.gradient_flow(output, load_model(model, "cpu", None) if model else None, audio)
+
+
+@laboratory.command("memory")
+def lab_memory(output: Picture = Path("memory.png"), updates: int = 1000) -> None:
+    """Which cells learn to recall a symbol after a long gap; some ten minutes."""
+    from asr.jobs import lab
+
+    lab.memory(output, updates=updates)
+
+
+@laboratory.command("lattice")
+def lab_lattice(
+    audio: Annotated[str, typer.Argument(help="A recording.")],
+    text: Annotated[str, typer.Argument(help="What is said in it.")],
+    model: Model,
+    output: Picture = Path("lattice.png"),
+) -> None:
+    """Every path that spells a text: occupancy, best path, and the text's exact probability."""
+    from asr.jobs import lab
+
+    lab.lattice(load_model(model, "cpu", None), audio, text, output)
