@@ -4,8 +4,10 @@ Its tensors are the weights of features, encoder and language model; its header 
 the alphabet, and the fingerprint of the corpus it was trained on. The same training gives the same bytes.
 """
 
+import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +59,22 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: truncated, or not a model of this toolkit ({error})") from error
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of one room, by their names in it."""
+    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
+
+
+def settings(cls: type, fields: dict[str, Any]) -> Any:
+    """A dataclass of settings as it was saved.
+
+    Raises:
+        BundleError: a setting that this version does not know.
+    """
+    known = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    if strange := sorted(set(fields) - set(known)):
+        raise BundleError(f"{cls.__name__} of the model has settings unknown to this version: {strange}")
+    return cls(
+        **{k: tuple(v) if isinstance(v, list) and "tuple" in known[k] else v for k, v in fields.items()}
+    )

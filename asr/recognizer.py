@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -324,31 +324,18 @@ def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
         alphabet = Alphabet(header["alphabet"]["symbols"], tokenizer=header["alphabet"]["tokenizer"])
         recognizer = Recognizer.build(
             alphabet,
-            features=_config(FeaturesConfig, header["features"]),
-            encoder=_config(EncoderConfig, header["encoder"]),
-            decoder=_config(DecoderConfig, header["decoder"]),
+            features=bundle.settings(FeaturesConfig, header["features"]),
+            encoder=bundle.settings(EncoderConfig, header["encoder"]),
+            decoder=bundle.settings(DecoderConfig, header["decoder"]),
             style=header["style"],
             trained_on=header["trained_on"],
         )
         for name in ("features", "encoder"):
-            getattr(recognizer, name).load_state_dict(_part(tensors, name))
+            getattr(recognizer, name).load_state_dict(bundle.part(tensors, name))
     except (KeyError, TypeError, RuntimeError, AlphabetError) as error:
         raise BundleError(f"{file}: settings and weights do not belong together: {error}") from error
-    if arrays := _part(tensors, "lm"):
+    if arrays := bundle.part(tensors, "lm"):
         from asr.lm import NGramModel
 
         recognizer.lm = NGramModel.from_arrays({k: v.numpy() for k, v in arrays.items()})
     return recognizer.to(device).eval()
-
-
-def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
-
-
-def _config(cls: type, fields: dict[str, Any]) -> Any:
-    known = {f.name: str(f.type) for f in dataclasses.fields(cls)}
-    if strange := sorted(set(fields) - set(known)):
-        raise BundleError(f"{cls.__name__} of the model has settings unknown to this version: {strange}")
-    return cls(
-        **{k: tuple(v) if isinstance(v, list) and "tuple" in known[k] else v for k, v in fields.items()}
-    )

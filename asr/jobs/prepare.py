@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import corpus
+from asr.corpus.files import locked, whole_file
 from asr.corpus.manifest import Utterance
 from asr.corpus.packed import PackedCorpus, PackReport, pack
 from asr.errors import CorpusError
@@ -43,9 +44,14 @@ def prepare(recipe: Recipe) -> Prepared:
         CorpusError: the original corpus is missing or damaged, or nothing of it can be used.
     """
     folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
-    if (folder / DONE).is_file() and recipe.data.source != "folder":  # one's own recordings may have changed
-        splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
-        return Prepared(folder, splits)
+    with locked(folder / ".lock"):  # the ranks of a training, or the jobs of a sweep, want the same corpus
+        if (folder / DONE).is_file() and recipe.data.source != "folder":  # one's own recordings may change
+            splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
+            return Prepared(folder, splits)
+        return _prepare(recipe, folder)
+
+
+def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
     found = _find(recipe.data.source, root, recipe.data.options)
     for source, options in recipe.data.extra.items():
@@ -68,8 +74,8 @@ def prepare(recipe: Recipe) -> Prepared:
             )
         summary[split] = _summarise(folder / split, report)
     _warn_of_strange_characters(folder, list(summary), recipe.data)
-    text = json.dumps({"source": recipe.data.source, "root": str(root), "splits": summary}, indent=2)
-    (folder / DONE).write_text(text + "\n", encoding="utf-8")
+    with whole_file(folder / DONE) as file:
+        json.dump({"source": recipe.data.source, "root": str(root), "splits": summary}, file, indent=2)
     return Prepared(folder, tuple(summary))
 
 

@@ -13,9 +13,10 @@ from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
-from asr.jobs.train import development_split, train
+from asr.jobs.train import TUNED, development_split, train
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.text import normalise
+from asr.training.distributed import Ranks
 
 RESULTS = "results.json"
 
@@ -25,7 +26,9 @@ def run(recipe: Recipe) -> Path:
     prepared = prepare(recipe)
     bundle = train(recipe, prepared)
     folder = Path(recipe.exp)
-    if not (folder / "tuning.json").is_file():
+    if not Ranks().is_first:
+        return folder
+    if not (folder / TUNED).is_file():
         _tune(recipe, prepared, bundle, folder)
     results = _known_results(folder, bundle)
     for split in (s for s in prepared.splits if s != "train"):
@@ -56,7 +59,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     calibration = calibrate(model, utterances)
     model.save(bundle)
     facts["calibration"] = calibration.to_json()
-    (folder / "tuning.json").write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    (folder / TUNED).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
 def _sentences(recipe: Recipe, prepared: Prepared) -> Iterator[str]:

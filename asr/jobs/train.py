@@ -15,6 +15,8 @@ from asr.text import Alphabet, normalise
 from asr.training import Trainer
 from asr.training.history import plot, read
 
+TUNED = "tuning.json"
+"""Written once the bundle's decoder is tuned; training makes it invalid."""
 _FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
 """Training settings that do not change the result and may differ when a run continues."""
 
@@ -44,7 +46,11 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
     if trainer.progress.finished:
         say(f"training is done already: {folder / 'model'}")
         return folder / "model"
+    if not trainer.ranks.is_first:
+        trainer.run()
+        return folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / TUNED).unlink(missing_ok=True)
     (folder / "recipe.json").write_text(json.dumps(to_fields(recipe), indent=2) + "\n", encoding="utf-8")
     _announce(trainer)
     with TrainingBar(recipe.training.epochs) as trainer.observe:
