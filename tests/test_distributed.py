@@ -70,6 +70,13 @@ def moved(folder: Path, start: dict[str, torch.Tensor]) -> torch.Tensor:
     return torch.cat([(found[f"encoder.{k}"] - v).flatten() for k, v in start.items()])
 
 
+def assert_both_finish(ranks: list[subprocess.Popen[str]]) -> None:
+    """No errors; what the doctor says of so short a training is no error."""
+    for status, message in finish(ranks):
+        assert status == 0, message
+        assert "Traceback" not in message
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_two_ranks_train_as_one_process_that_accumulates_two_batches(corpus, tmp_path, dropout):  # noqa: F811
     train = corpus(24)
@@ -79,7 +86,7 @@ def test_two_ranks_train_as_one_process_that_accumulates_two_batches(corpus, tmp
     assert all(len(alone.plan(epoch)) % 2 == 0 for epoch in range(2))
     begin = {k: v.clone() for k, v in alone.recognizer.encoder.state_dict().items()}
     alone.run()
-    assert finish(ranks) == [(0, ""), (0, "")]
+    assert_both_finish(ranks)
     one, two = moved(tmp_path / "one", begin), moved(tmp_path / "two", begin)
     assert float((one - two).norm() / one.norm()) < 1e-3
     records = [history.read(tmp_path / name / history.FILE) for name in ("one", "two")]
@@ -105,9 +112,9 @@ def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corp
     done = checkpoint.read(last)["progress"]["updates"]
     assert done > 0
 
-    assert finish(start(tmp_path / "parts", *words)) == [(0, ""), (0, "")]
+    assert_both_finish(start(tmp_path / "parts", *words))
     whole = start(tmp_path / "whole", words[0], tmp_path / "whole", *words[2:])
-    assert finish(whole) == [(0, ""), (0, "")]
+    assert_both_finish(whole)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 

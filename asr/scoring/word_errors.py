@@ -215,16 +215,11 @@ def score(
     hypotheses = [hypotheses] if isinstance(hypotheses, str) else hypotheses
     given = {"ids": ids, "speakers": speakers, "durations_s": durations_s, "confidences": confidences}
     _check_lengths(len(references), hypotheses=hypotheses, **given)
-    names = [str(n + 1) for n in range(len(references))] if ids is None else ids
-    if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise ScoringError(f"ids must be unique, but {some(repeated)} stand more than once")
+    names = _unique([str(n + 1) for n in range(len(references))] if ids is None else ids)
     split, find = word_splitter(style), aligner(alignment)
     utterances = []
     for n, (reference, hypothesis) in enumerate(zip(references, hypotheses, strict=True)):
-        if not (isinstance(reference, str) and isinstance(hypothesis, str)):
-            raise ScoringError(
-                f"utterance {names[n]!r}: {reference!r} and {hypothesis!r}: expected two texts"
-            )
+        _check_texts(names[n], reference, hypothesis)
         heard = split(hypothesis)
         said = _said(reference, heard, split, alignment) if "{" in reference else split(reference)
         edits = find(said, heard)
@@ -244,6 +239,17 @@ def score(
             )
         )
     return Score(tuple(utterances), style, alignment, processing_s)
+
+
+def _check_texts(name: str, reference: object, hypothesis: object) -> None:
+    if not (isinstance(reference, str) and isinstance(hypothesis, str)):
+        raise ScoringError(f"utterance {name!r}: {reference!r} and {hypothesis!r}: expected two texts")
+
+
+def _unique(names: Sequence[str]) -> Sequence[str]:
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise ScoringError(f"ids must be unique, but {some(repeated)} stand more than once")
+    return names
 
 
 def some(names: Sequence[str], most: int = 5) -> str:
