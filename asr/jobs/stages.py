@@ -77,6 +77,8 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     name = next(o.partition("=")[2] for o in overrides if o.startswith("name="))
     constant = [k for k, o in zip(keys, overrides, strict=True) if not _is_swept(o)]
     overrides += [
+        "hydra/job_logging=none",
+        "hydra/hydra_logging=none",
         f"hydra.sweep.dir=exp/{name}",
         "hydra.sweep.subdir=${hydra.job.override_dirname}",
         f"hydra.job.config.override_dirname.exclude_keys={json.dumps([*constant, 'exp'])}",
