@@ -1,4 +1,4 @@
-"""Log-probabilities → words: the best path, an exact prefix beam search, the same over pyctcdecode, streams.
+"""Log-probabilities → words: the best path, an exact prefix beam search, the same over pyctcdecode.
 
 Conventions. Log-probabilities are natural logs with axes (batch, time, outputs) and the blank at output 0; a
 hypothesis counts frames from 0, ends exclusive. Language-model scores are natural logs too.
@@ -15,11 +15,10 @@ from asr.decoding.hypothesis import Hypothesis, Word
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamDecoder as BeamDecoder
     from asr.decoding.pyctc import PyctcDecoder as PyctcDecoder
-    from asr.decoding.stream import StreamDecoder as StreamDecoder
 
-_HOMES = {"BeamDecoder": "beam", "PyctcDecoder": "pyctc", "StreamDecoder": "stream"}
+_HOMES = {"BeamDecoder": "beam", "PyctcDecoder": "pyctc"}
 
-__all__ = ["BeamDecoder", "Hypothesis", "PyctcDecoder", "StreamDecoder", "Word", "greedy"]
+__all__ = ["BeamDecoder", "Hypothesis", "PyctcDecoder", "Word", "greedy"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,85 @@
+"""The same door over pyctcdecode, for those who know it; Python below 3.13, and kenlm for language models."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from asr.ctc import align
+from asr.decoding.emissions import check
+from asr.decoding.hypothesis import Hypothesis
+from asr.errors import DecodingError
+from asr.text import Alphabet
+
+if TYPE_CHECKING:
+    from asr.lm import NGramModel
+
+
+class PyctcDecoder:
+    """pyctcdecode's beam search, with our log-probabilities, alphabet and hypotheses.
+
+    Args:
+        alphabet: of characters; subwords are spelled differently there.
+        lm: handed over as ARPA.
+        beam_width, alpha, beta, hotwords, hotword_weight: as there; its language model works in natural logs.
+
+    Raises:
+        DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet.
+    """
+
+    def __init__(
+        self,
+        alphabet: Alphabet,
+        lm: "NGramModel | None" = None,
+        *,
+        beam_width: int = 64,
+        alpha: float = 0.5,
+        beta: float = 1.0,
+        hotwords: Iterable[str] = (),
+        hotword_weight: float = 10.0,
+    ) -> None:
+        try:
+            import pyctcdecode
+        except ImportError as error:
+            raise DecodingError(
+                "decoder=pyctcdecode needs the package pyctcdecode, which exists for Python below 3.13; "
+                "decoder=beam needs nothing"
+            ) from error
+        if alphabet.is_subword:
+            raise DecodingError("decoder=pyctcdecode takes alphabets of characters; use decoder=beam")
+        self.alphabet = alphabet
+        self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords), hotword_weight
+        labels = ["", *alphabet.symbols]
+        if lm is None:
+            self._decoder = pyctcdecode.build_ctcdecoder(labels)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "lm.arpa"
+            lm.save(path)
+            try:
+                self._decoder = pyctcdecode.build_ctcdecoder(labels, str(path), alpha=alpha, beta=beta)
+            except (ImportError, NameError) as error:
+                raise DecodingError(
+                    "pyctcdecode reads language models with kenlm: pip install kenlm"
+                ) from error
+
+    def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hypothesis]:
+        """The best hypothesis of each utterance; arguments and errors as for `BeamDecoder.decode`."""
+        checked_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
+        return [self._decode(checked_BTV[i, :n].float().cpu()) for i, n in enumerate(lengths)]
+
+    def _decode(self, log_probs_TV: Tensor) -> Hypothesis:
+        if not len(log_probs_TV):
+            return Hypothesis((), (), (), 0.0, 0.0)
+        settings: dict[str, Any] = {"beam_width": self.beam_width}
+        if self.hotwords:
+            settings |= {"hotwords": self.hotwords, "hotword_weight": self.hotword_weight}
+        text, _, _, acoustic, score = self._decoder.decode_beams(log_probs_TV.numpy(), **settings)[0]
+        tokens = self.alphabet.encode(text)
+        spans = align(log_probs_TV, tokens)
+        peaks = [math.exp(float(log_probs_TV[s.start_frame : s.end_frame, s.token].max())) for s in spans]
+        frames = tuple((s.start_frame, s.end_frame) for s in spans)
+        return Hypothesis(tuple(tokens), frames, tuple(min(p, 1.0) for p in peaks), acoustic, score)

@@ -1,0 +1,320 @@
+"""CTC prefix beam search over flat arrays, compiled by numba.
+
+A *prefix* is a node of a tree: its parent and the output that was added. Each prefix of the beam carries two
+masses, of the paths that end in the blank and of those that end in its last output (Hannun et al. 2014). The
+masses are plain probabilities times the weights of language model and hotwords, scaled anew when they get
+small: no logarithm and no exponential is taken per frame and prefix.
+
+What makes it fast. A prefix that stays takes the inflow from its parent by a stored index, so merging costs
+no look-up, and an extension is by construction a prefix that is not in the beam. Only extensions that can
+survive are looked at further. Factors of language model and hotwords are computed once for a prefix and kept
+in the tree. And a prefix that another one dominates is dropped: same future, both masses higher, and nothing
+flows in any more, so it can never win.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from asr.decoding.prefixes import (
+    BEST,
+    ENTRIES,
+    EXTENSIONS,
+    FRAMES,
+    NODES,
+    TINY,
+    Beam,
+    Settings,
+    borrow,
+    count_bits,
+)
+from asr.decoding.selection import choose_outputs, drop_dominated, least_mass, rescale
+from asr.decoding.tables import OUTSIDE, ROOT, Tables
+from asr.lm.automaton import advance
+
+
+@njit(nogil=True, cache=True)
+def start(beam: Beam, tree: Any, tables: Tables) -> None:
+    """Make the empty prefix, of mass one, the only one."""
+    root = tree[0]
+    root.parent = root.child = root.sibling = -1
+    root.token = root.slot = 0
+    root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
+    root.hot, root.token_history = tables.hot_start, tables.token_start
+    root.total, root.close, root.factor = 0.0, np.nan, 1.0
+    beam.seen_at[:] = -1
+    beam.present[:] = -1
+    beam.counts[:] = 0
+    beam.counts[NODES] = 1
+    beam.scale[0] = 0.0
+    _insert(beam, tree, tables, 0, -1, 1.0)
+    beam.blank[0], beam.spoken[0] = 1.0, 0.0
+
+
+@njit(nogil=True, cache=True)
+def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
+    """Take in frames of plain probabilities; how many, which is fewer than given if the tree is full."""
+    beam, tree, tables, y_TV = borrow(beam), borrow(tree), borrow(tables), borrow(y_TV)
+    for t in range(y_TV.shape[0]):
+        y_V = y_TV[t]
+        count = choose_outputs(y_V, settings.least_output, beam.chosen)
+        if beam.counts[NODES] + beam.counts[ENTRIES] * count > tree.shape[0]:
+            return t
+        beam.counts[EXTENSIONS] = 0
+        beam.counts[FRAMES] += 1
+        best = _stay(y_V, beam)
+        if count:
+            best = _extend(y_V, beam.chosen[:count], best, beam, tree, tables, settings.cut)
+        if not best > 0.0:
+            beam.counts[ENTRIES] = 0
+            break
+        if settings.drop_dominated:
+            drop_dominated(beam, tree)
+        least, equals = least_mass(beam, best * settings.cut, settings.width)
+        _compact(beam, tree, tables, least, equals)
+        if best < TINY:
+            rescale(beam, best)
+    return y_TV.shape[0]
+
+
+@njit(nogil=True, cache=True)
+def _stay(y_V: Any, beam: Beam) -> float:
+    """The highest mass among the prefixes of the beam after a frame in which none is extended out of it.
+
+    Blank: both masses go to `blank`. The last output again: `spoken` stays. Inflow: from the parent, if it is
+    in the beam; only its `blank` mass if it ends in the same output.
+    """
+    best, y_blank, frame = 0.0, y_V[0], beam.counts[FRAMES]
+    for i in range(beam.counts[ENTRIES]):
+        token, parent = beam.token[i], beam.parent[i]
+        mass = beam.spoken[i]
+        if parent >= 0:
+            inflow = beam.blank[parent] if beam.token[parent] == token else beam.total[parent]
+            mass += inflow * beam.factor[i]
+            beam.present[parent, token] = frame
+        mass *= y_V[token]
+        beam.new_spoken[i] = mass
+        beam.new_blank[i] = beam.total[i] * y_blank
+        best = max(best, mass + beam.new_blank[i])
+    return best
+
+
+@njit(nogil=True, cache=True)
+def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
+    """The highest mass after all extensions that may survive are listed; `best` is that of stays."""
+    first, frame = beam.counts[BEST], beam.counts[FRAMES]
+    for c in tokens:
+        y = y_V[c] * tables.bound
+        for j in range(-1, beam.counts[ENTRIES]):
+            i = first if j < 0 else j  # the best prefix first: it sets the threshold for the rest
+            mass = beam.total[i]
+            if mass * y < best * cut or j == first or beam.present[i, c] == frame:
+                continue
+            if beam.token[i] == c:
+                mass = beam.blank[i]
+            mass *= y_V[c]
+            factor = _ceiling(beam, tree, tables, i, c)
+            if mass * factor < best * cut or mass * factor <= 0.0:
+                continue
+            node = beam.node[i]
+            child = tree[node].child
+            while child >= 0 and tree[child].token != c:
+                child = tree[child].sibling
+            if child < 0:
+                child = _add_node(tree, tables, beam.counts, node, c)
+            mass *= tree[child].factor
+            if mass < best * cut or mass <= 0.0:
+                continue
+            best = max(best, mass)
+            e = beam.counts[EXTENSIONS]
+            beam.extension_from[e], beam.extension_node[e], beam.extension_mass[e] = i, child, mass
+            beam.counts[EXTENSIONS] += 1
+    return best
+
+
+@njit(nogil=True, forceinline=True)
+def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
+    """An upper bound of the factor of extending entry `i` by output `c`; mostly the factor itself."""
+    if tables.closes[c]:
+        if math.isnan(beam.closing[i]):
+            _close_word(tree, tables, beam.node[i])
+            beam.closing[i] = math.exp(tree[beam.node[i]].close)
+        return beam.closing[i] * tables.opening[c] * tables.hot_bound
+    at = tables.first[c]
+    if tables.first[c + 1] - at > 1:
+        return tables.bound
+    digit, mask = np.int64(tables.digits[at]), beam.mask[i]
+    if not (mask >> digit) & 1:
+        return beam.leave[i] * tables.hot_bound
+    parent = tables.trie[tree[beam.node[i]].word_node]
+    child = parent.first + count_bits(mask & ((1 << digit) - 1))
+    return tables.trie[child].ahead * beam.ahead[i] * tables.hot_bound
+
+
+@njit(nogil=True, forceinline=True)
+def _close_word(tree: Any, tables: Tables, node: int) -> None:
+    """Note what it costs to end the word at this prefix, and the history of words that results."""
+    at = tree[node]
+    ln, after = 0.0, at.history
+    if at.word_node != ROOT:
+        word = tables.trie[at.word_node].word if at.word_node > ROOT else -1
+        ln = -tables.trie[at.word_node].foreseen if at.word_node > ROOT else -tables.outside
+        if word < 0:
+            word = tables.unknown
+            ln -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
+        if tables.start_state >= 0:
+            after, log10_p = advance(tables.ngrams, at.history, word)
+            ln += tables.alpha * log10_p + tables.beta
+    at.close = ln
+    at.next_history = after
+
+
+@njit(nogil=True, forceinline=True)
+def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
+    """A new node of the tree, with what it knows of words and what entering it is worth."""
+    node, parent = counts[NODES], tree[parent_node]
+    counts[NODES] += 1
+    new = tree[node]
+    word_node, hot = parent.word_node, parent.hot
+    ln = -tables.hot_promise[hot]
+    new.history = parent.history
+    if tables.closes[token]:
+        ln += parent.close
+        word_node, new.history = ROOT, parent.next_history
+    else:
+        ln -= tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside
+    for a in range(tables.first[token], tables.first[token + 1]):
+        digit = np.int64(tables.digits[a])
+        if digit:
+            word_node = _trie_child(tables.trie, word_node, digit)
+            if word_node == OUTSIDE:
+                ln -= tables.outside_step
+        hot = tables.hot_after[hot, digit]
+        ln += tables.hot_reward[hot]
+    ln += tables.hot_promise[hot] + (tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside)
+    new.token_history = parent.token_history
+    if parent.token_history >= 0:
+        after, log10_p = advance(tables.token_ngrams, parent.token_history, tables.token_word[token])
+        new.token_history = after
+        ln += tables.token_alpha * log10_p
+    new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
+    parent.child = node
+    new.word_node, new.hot, new.total = word_node, hot, parent.total + ln
+    new.close, new.factor = np.nan, math.exp(ln)
+    return node
+
+
+@njit(nogil=True, forceinline=True)
+def _trie_child(trie: Any, node: int, digit: int) -> int:
+    """The node of the trie below `node`, or OUTSIDE."""
+    if node < ROOT or not (trie[node].mask >> digit) & 1:
+        return OUTSIDE
+    return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
+
+
+@njit(nogil=True, cache=True)
+def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
+    """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
+    kept, top = 0, 0.0
+    for i in range(beam.counts[ENTRIES]):
+        mass = beam.new_blank[i] + beam.new_spoken[i]
+        beam.move[i] = -1
+        if mass < least or mass <= 0.0 or (mass == least and equals == 0):
+            continue
+        equals -= mass == least
+        beam.move[i] = kept
+        if i != kept:
+            _move(beam, i, kept)
+            tree[beam.node[kept]].slot = kept
+        beam.blank[kept], beam.spoken[kept], beam.total[kept] = beam.new_blank[i], beam.new_spoken[i], mass
+        if mass > top:
+            top, beam.counts[BEST] = mass, kept
+        kept += 1
+    for i in range(kept):
+        if beam.parent[i] >= 0:
+            beam.parent[i] = beam.move[beam.parent[i]]
+    beam.counts[ENTRIES] = kept
+    for e in range(beam.counts[EXTENSIONS]):
+        mass = beam.extension_mass[e]
+        if mass < least or (mass == least and equals == 0):
+            continue
+        equals -= mass == least
+        node = beam.extension_node[e]
+        # a prefix that comes back may find extensions of itself in the beam
+        child = tree[node].child
+        while child >= 0:
+            slot = tree[child].slot
+            if slot < kept and beam.node[slot] == child:
+                beam.parent[slot] = beam.counts[ENTRIES]
+            child = tree[child].sibling
+        if mass > top:
+            top, beam.counts[BEST] = mass, beam.counts[ENTRIES]
+        _insert(beam, tree, tables, node, beam.move[beam.extension_from[e]], mass)
+
+
+@njit(nogil=True, forceinline=True)
+def _move(beam: Beam, i: int, k: int) -> None:
+    """Entry `i` becomes entry `k`, its masses apart."""
+    beam.node[k], beam.token[k], beam.parent[k] = beam.node[i], beam.token[i], beam.parent[i]
+    beam.mask[k], beam.ahead[k], beam.leave[k] = beam.mask[i], beam.ahead[i], beam.leave[i]
+    beam.closing[k], beam.factor[k], beam.key[k] = beam.closing[i], beam.factor[i], beam.key[i]
+
+
+@njit(nogil=True, forceinline=True)
+def _insert(beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass: float) -> None:
+    """Append a node to the beam."""
+    i, at = beam.counts[ENTRIES], tree[node]
+    beam.counts[ENTRIES] += 1
+    beam.node[i], beam.token[i], beam.parent[i] = node, at.token, parent
+    beam.blank[i], beam.spoken[i], beam.total[i] = 0.0, mass, mass
+    beam.factor[i] = at.factor
+    beam.closing[i] = math.exp(at.close) if not math.isnan(at.close) else np.nan
+    if at.word_node >= ROOT:
+        word = tables.trie[at.word_node]
+        beam.mask[i], beam.ahead[i], beam.leave[i] = word.mask, 1.0 / word.ahead, word.leave
+    else:
+        beam.mask[i], beam.ahead[i], beam.leave[i] = 0, 1.0, math.exp(-tables.outside_step)
+    key = np.int64(at.token)
+    for part in (at.word_node, at.history, at.hot, at.token_history):
+        key = (key ^ part) * 0x2545F4914F6CDD1D
+        key ^= key >> 29
+    beam.key[i] = key
+    at.slot = i
+
+
+@njit(nogil=True, cache=True)
+def finish(beam: Beam, tree: Any, tables: Tables) -> tuple[Any, Any]:
+    """(ln score, ln acoustic probability) of each prefix as a whole utterance, its words closed."""
+    entries = beam.counts[ENTRIES]
+    scores, acoustic = np.empty(entries), np.empty(entries)
+    for i in range(entries):
+        at = tree[beam.node[i]]
+        if math.isnan(at.close):
+            _close_word(tree, tables, beam.node[i])
+        ln = at.close - tables.hot_promise[at.hot]
+        ln += tables.hot_reward[tables.hot_after[at.hot, 0]] if tables.hot_start else 0.0
+        if tables.start_state >= 0:
+            ln += tables.alpha * advance(tables.ngrams, at.next_history, tables.end)[1]
+        if at.token_history >= 0:
+            ln += tables.token_alpha * advance(tables.token_ngrams, at.token_history, tables.token_end)[1]
+        mass = math.log(beam.total[i]) + beam.scale[0]
+        scores[i] = mass + ln
+        acoustic[i] = mass - at.total
+    return scores, acoustic
+
+
+@njit(nogil=True, cache=True)
+def trace(tree: Any, node: int) -> Any:
+    """The outputs of a prefix."""
+    length, at = 0, node
+    while at > 0:
+        length += 1
+        at = tree[at].parent
+    tokens = np.empty(length, np.int64)
+    while node > 0:
+        length -= 1
+        tokens[length] = tree[node].token
+        node = tree[node].parent
+    return tokens
