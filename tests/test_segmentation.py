@@ -17,9 +17,7 @@ def noise_with_pauses(seconds: float, pauses_s: list[tuple[float, float]], *, se
 
 def cut(samples: np.ndarray, *, block: int = 3001, longest_s: float = 10.0, overlap_s: float = 2.0):
     blocks = (samples[i : i + block] for i in range(0, len(samples), block))
-    return list(
-        pieces(blocks, rate_hz=RATE_HZ, step_samples=STEP, longest_s=longest_s, overlap_s=overlap_s)
-    )
+    return list(pieces(blocks, rate_hz=RATE_HZ, step_samples=STEP, longest_s=longest_s, overlap_s=overlap_s))
 
 
 def test_a_short_recording_is_one_piece_and_stays_as_it_is():
