@@ -198,4 +198,6 @@ def test_a_recipe_of_the_working_directory_is_found(tmp_path, monkeypatch):
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "mine.yaml").write_text("# @package _global_\nencoder:\n  layers: 2\n")
     assert "mine" in recipes.names()
-    assert recipes.compose(["mine"]).encoder.layers == 2
+    (tmp_path / "exp").mkdir()  # a folder of the name of a key is no group of configurations
+    recipe = recipes.compose(["mine", "exp=exp/other"])
+    assert (recipe.encoder.layers, recipe.exp) == (2, "exp/other")

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from asr.augmentation import AugmentationConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
@@ -122,8 +124,7 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
         rest = _recipe_overrides(bare[0]) + rest
     elif not any(w.startswith("recipes=") for w in rest):
         raise ConfigError(f"no recipe given; the recipes are: {', '.join(names())}")
-    places = ", ".join(json.dumps(p.parent.resolve().as_uri().replace("%20", " ")) for p in _recipe_folders())
-    return [f"hydra.searchpath=[{places}]", *rest]
+    return rest
 
 
 def _recipe_overrides(word: str) -> list[str]:
@@ -151,10 +152,27 @@ def _slug(path: Path) -> str:
 
 
 def register() -> None:
-    """Tell Hydra the types of all keys, so that an unknown key or a wrong type is an error."""
-    from hydra.core.config_store import ConfigStore
+    """Tell Hydra the types of all keys, so that an unknown one is an error, and the recipes there are.
 
-    ConfigStore.instance().store(name="schema", node=_schema(Recipe))
+    Recipes are stored one by one instead of adding their parents to Hydra's search path: there, any folder
+    beside `recipes/`, say `exp/`, would be taken for a group of configurations.
+
+    Raises:
+        ConfigError: a recipe that is not YAML.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    store = ConfigStore.instance()
+    store.store(name="schema", node=_schema(Recipe))
+    for folder in reversed(list(_recipe_folders())):
+        for path in sorted(folder.rglob("*.yaml")):
+            group = Path("recipes", path.relative_to(folder)).parent.as_posix()
+            try:
+                node = OmegaConf.load(path)
+            except (OSError, ValueError, yaml.YAMLError) as error:
+                raise ConfigError(f"{path}: not a readable recipe ({error})") from error
+            store.store(group=group, name=path.stem, node=node, package="_global_")
 
 
 def compose(words: Sequence[str]) -> Recipe:

@@ -44,13 +44,13 @@ class _Job:
         self.failed: dict[str, str] = {}
 
     def __call__(self, config: Any) -> float:
-        recipe = recipes.from_hydra(config)
-        say(f"\n[bold]{recipe.exp}[/]")
+        folder = str(config.exp)
+        say(f"\n[bold]{folder}[/]")
         try:
-            result = _job(self.stage)(recipe)
+            result = _job(self.stage)(recipes.from_hydra(config))
         except AsrError as error:
-            self.failed[recipe.exp] = str(error)
-            warn(f"{recipe.exp} failed: {error}")
+            self.failed[folder] = str(error)
+            warn(f"{folder} failed: {error}")
             return math.inf
         return 0.0 if self.stage == "prepare" else _development_wer(result)
 
