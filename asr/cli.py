@@ -177,6 +177,8 @@ def score(
     alignment: Annotated[str, typer.Option(help="minimal, or sclite for its weights.")] = "minimal",
     utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
     worst: Annotated[int, typer.Option(help="Utterances shown with their alignment.")] = 3,
+    hotwords: Hotwords = None,
+    vocabulary: Annotated[Path | None, typer.Option(help="Text of the words the model knows.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
@@ -185,7 +187,7 @@ def score(
 
     settings: dict[str, Any] = {"style": style, "alignment": alignment}
     found = jobs.score_files(reference, hypothesis, utt2spk=utt2spk, report=report, **settings)
-    jobs.show_score(found, as_json=json, worst=worst)
+    jobs.show_score(found, as_json=json, worst=worst, hotwords=hotwords or (), vocabulary=vocabulary)
 
 
 @app.command()

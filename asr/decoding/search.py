@@ -27,16 +27,15 @@ from asr.decoding.prefixes import (
     TINY,
     Beam,
     Settings,
-    compiled,
+    borrow,
     count_bits,
-    inlined,
 )
 from asr.decoding.selection import choose_outputs, drop_dominated, least_mass, rescale
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.lm.automaton import advance
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def start(beam: Beam, tree: Any, tables: Tables) -> None:
     """Make the empty prefix, of mass one, the only one."""
     root = tree[0]
@@ -54,9 +53,10 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
     beam.blank[0], beam.spoken[0] = 1.0, 0.0
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
     """Take in frames of plain probabilities; how many, which is fewer than given if the tree is full."""
+    beam, tree, tables, y_TV = borrow(beam), borrow(tree), borrow(tables), borrow(y_TV)
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
         count = choose_outputs(y_V, settings.least_output, beam.chosen)
@@ -79,7 +79,7 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
     return y_TV.shape[0]
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def _stay(y_V: Any, beam: Beam) -> float:
     """The highest mass among the prefixes of the beam after a frame in which none is extended out of it.
 
@@ -101,7 +101,7 @@ def _stay(y_V: Any, beam: Beam) -> float:
     return best
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
     """The highest mass after all extensions that may survive are listed; `best` is that of stays."""
     first, frame = beam.counts[BEST], beam.counts[FRAMES]
@@ -134,7 +134,7 @@ def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: T
     return best
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
     """An upper bound of the factor of extending entry `i` by output `c`; mostly the factor itself."""
     if tables.closes[c]:
@@ -153,7 +153,7 @@ def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
     return tables.trie[child].ahead * beam.ahead[i] * tables.hot_bound
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _close_word(tree: Any, tables: Tables, node: int) -> None:
     """Note what it costs to end the word at this prefix, and the history of words that results."""
     at = tree[node]
@@ -171,7 +171,7 @@ def _close_word(tree: Any, tables: Tables, node: int) -> None:
     at.next_history = after
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
     """A new node of the tree, with what it knows of words and what entering it is worth."""
     node, parent = counts[NODES], tree[parent_node]
@@ -206,7 +206,7 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
     return node
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _trie_child(trie: Any, node: int, digit: int) -> int:
     """The node of the trie below `node`, or OUTSIDE."""
     if node < ROOT or not (trie[node].mask >> digit) & 1:
@@ -214,7 +214,7 @@ def _trie_child(trie: Any, node: int, digit: int) -> int:
     return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
     """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
     kept, top = 0, 0.0
@@ -254,7 +254,7 @@ def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -
         _insert(beam, tree, tables, node, beam.move[beam.extension_from[e]], mass)
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _move(beam: Beam, i: int, k: int) -> None:
     """Entry `i` becomes entry `k`, its masses apart."""
     beam.node[k], beam.token[k], beam.parent[k] = beam.node[i], beam.token[i], beam.parent[i]
@@ -262,7 +262,7 @@ def _move(beam: Beam, i: int, k: int) -> None:
     beam.closing[k], beam.factor[k], beam.key[k] = beam.closing[i], beam.factor[i], beam.key[i]
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _insert(beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass: float) -> None:
     """Append a node to the beam."""
     i, at = beam.counts[ENTRIES], tree[node]

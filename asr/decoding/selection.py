@@ -3,10 +3,12 @@
 import math
 from typing import Any
 
-from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam, compiled, inlined
+from numba import njit
+
+from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
     """How many outputs are worth extending with; fills `tokens` with them, the most probable first."""
     count, top = 0, 0
@@ -25,7 +27,7 @@ def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
     return count
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def drop_dominated(beam: Beam, tree: Any) -> None:
     """Take the mass of prefixes that can never win: another has the same future and more of both masses.
 
@@ -52,7 +54,7 @@ def drop_dominated(beam: Beam, tree: Any) -> None:
             beam.new_blank[i] = beam.new_spoken[i] = 0.0
 
 
-@inlined
+@njit(nogil=True, forceinline=True)
 def _same_future(tree: Any, a: int, b: int) -> bool:
     """Whether whatever follows is worth the same after both prefixes."""
     one, other = tree[a], tree[b]
@@ -65,7 +67,7 @@ def _same_future(tree: Any, a: int, b: int) -> bool:
     )
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     """The least mass that stays in the beam, and how many of exactly that mass."""
     entries, extensions, count = beam.counts[ENTRIES], beam.counts[EXTENSIONS], 0
@@ -87,7 +89,7 @@ def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     return least, width - above
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def _nth_highest(values: Any, count: int, n: int) -> float:
     """The n-th highest of the first `count` values, n ≥ 1; they are reordered (Hoare's quickselect)."""
     low, high, wanted = 0, count - 1, n - 1
@@ -112,7 +114,7 @@ def _nth_highest(values: Any, count: int, n: int) -> float:
     return values[wanted]
 
 
-@compiled
+@njit(nogil=True, cache=True)
 def rescale(beam: Beam, best: float) -> None:
     """Make the highest mass one."""
     for i in range(beam.counts[ENTRIES]):

@@ -117,7 +117,8 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
         ConfigError: no recipe, one that does not exist (with the nearest that does), or two.
     """
     bare = [w for w in words if not re.match(r"^[~+]|.*=", w)]
-    rest = [w for w in words if w not in bare]
+    # These mappings belong to the sources: any key may be set, and is checked by the source itself.
+    rest = ["++" + w if w.startswith(("data.options.", "data.extra.")) else w for w in words if w not in bare]
     if len(bare) > 1:
         raise ConfigError(f"one recipe is expected, but {' and '.join(map(repr, bare))} were given")
     if bare:
