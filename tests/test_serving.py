@@ -1,82 +1,23 @@
 """The service, asked over HTTP on this machine."""
 
-import io
-import json
 import re
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-import soundfile
 from tone_model import spoken, tone_model
-from tones import RATE_HZ
 
-from asr import audio
-from asr.errors import AudioError
-from asr.transcript import Segment, Transcript, Word
-
-uvicorn = pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
-from asr.serving.service import ServingConfig, create_app  # noqa: E402
-
-WORDS = (Word("one", 0.1, 0.4, 0.9), Word("two", 0.5, 0.75, 0.5))
-SAID = Transcript("one two", WORDS, (Segment("one two", 0.1, 0.75, WORDS),), 1.0, -1.0)
-
-
-class Echo:
-    """Reads recordings as a recogniser does, and hears the same in all of them."""
-
-    def __init__(self) -> None:
-        self.go = threading.Event()
-        self.go.set()
-        self.batches: list[int] = []
-
-    def outcomes(self, sources) -> Iterator[Transcript | AudioError]:
-        self.batches.append(len(sources))
-        self.go.wait(20)
-        for source in sources:
-            try:
-                samples = audio.read(source, RATE_HZ)
-                assert len(samples) != 1234, "/secret/path"
-                yield SAID
-            except AudioError as error:
-                yield error
-
-
-@contextmanager
-def serving(model, **config) -> Iterator[httpx.Client]:
-    app = create_app(model, ServingConfig(name="tones", **config))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            thread.join(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
+pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+from service import Echo, serving, wav
 
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
     with serving(Echo()) as opened:
         yield opened
-
-
-def wav(
-    samples: np.ndarray | None = None, *, rate_hz: int = RATE_HZ, form: str = "WAV", **rest: str
-) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.zeros(4000) if samples is None else samples, rate_hz, format=form, **rest)
-    return file.getvalue()
 
 
 def ask(client: httpx.Client, data: bytes | None = None, *, name: str = "a.wav", **fields) -> httpx.Response:
@@ -238,16 +179,3 @@ def test_metrics_are_in_the_form_that_prometheus_reads(client):
     assert names <= set(typed)
     buckets = [float(s[2]) for s in samples if s and s[1] == "asr_request_seconds_bucket"]
     assert buckets == sorted(buckets) and buckets[-1] >= 1
-
-
-def test_the_official_client_is_understood(client):
-    openai = pytest.importorskip("openai", reason="the official client is not installed")
-    theirs = openai.OpenAI(base_url=f"{client.base_url}/v1", api_key="none")
-    said = theirs.audio.transcriptions.create(
-        model="whisper-1",
-        file=("a.wav", wav()),
-        response_format="verbose_json",
-        timestamp_granularities=["word"],
-    )
-    assert (said.text, [w.word for w in said.words]) == ("one two", ["one", "two"])
-    assert json.loads(theirs.models.list().to_json())["data"][0]["id"] == "tones"
