@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import multiprocessing
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 import asr.lm
+from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
 from asr.errors import DecodingError, LanguageModelError
 from asr.text import Alphabet
@@ -53,44 +56,136 @@ def test_without_pruning_the_most_probable_labelling_is_found_exactly(frames, ou
         assert found.log_prob == pytest.approx(every[found.tokens], abs=1e-5)
 
 
-@pytest.mark.parametrize(("alpha", "beta"), [(0.5, 1.0), (1.5, -0.5), (1.0, 0.0)])
-def test_without_pruning_the_best_of_acoustics_words_and_bonus_is_found(alpha, beta):
-    lm = language_model()
-    decoder = BeamDecoder(WORDS, lm=lm, alpha=alpha, beta=beta, unknown_penalty=0.0, **UNPRUNED)
+def word_score(lm: asr.lm.NGramModel, alpha: float, beta: float) -> Callable[[str], float]:
+    return lambda text: alpha * LN_10 * lm.score(text) + beta * len(text.split())
 
-    def score(tokens: tuple[int, ...], ln: float) -> float:
-        words = WORDS.decode(tokens).split()
-        return ln + alpha * LN_10 * lm.score(" ".join(words)) + beta * len(words)
 
-    for seed in range(30):
+def hotword_score(weights: dict[str, float]) -> Callable[[str], float]:
+    """The weights of all hotwords, each as often as its words stand in the text in a row."""
+
+    def score(text: str) -> float:
+        bordered = f" {text.replace(' ', '  ')} "
+        return sum(w * bordered.count(f" {word.replace(' ', '  ')} ") for word, w in weights.items())
+
+    return score
+
+
+def best_by_brute_force(
+    alphabet: Alphabet, log_probs_TV: Tensor, score: Callable[[str], float]
+) -> dict[str, float]:
+    """ln p of the likeliest labelling plus score of every text, best first."""
+    found: dict[str, float] = {}
+    for tokens, ln in all_labellings(log_probs_TV).items():
+        text = " ".join(alphabet.decode(tokens).split())
+        found[text] = max(found.get(text, -math.inf), ln + score(text))
+    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+
+
+SUBWORDS = Alphabet(["▁a", "b", "▁"], tokenizer="{}")
+LM = language_model()
+UNKNOWN_AS_GIVEN = {"lm": LM, "unknown_penalty": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "settings", "score"),
+    [
+        pytest.param(WORDS, {}, lambda text: 0.0, id="acoustics alone"),
+        pytest.param(WORDS, UNKNOWN_AS_GIVEN, word_score(LM, 0.5, 1.0), id="word n-grams"),
+        pytest.param(
+            WORDS,
+            {"alpha": 1.5, "beta": -0.5, **UNKNOWN_AS_GIVEN},
+            word_score(LM, 1.5, -0.5),
+            id="word n-grams, other weights",
+        ),
+        pytest.param(SUBWORDS, {}, lambda text: 0.0, id="subwords"),
+        pytest.param(SUBWORDS, UNKNOWN_AS_GIVEN, word_score(LM, 0.5, 1.0), id="subwords, word n-grams"),
+        pytest.param(
+            WORDS,
+            {"lexicon": ["ab", "b"]},
+            lambda text: 0.0 if set(text.split()) <= {"ab", "b"} else -math.inf,
+            id="lexicon",
+        ),
+        pytest.param(
+            WORDS,
+            {"lexicon": ["ab", "b"], "lm": LM},
+            lambda text: word_score(LM, 0.5, 1.0)(text) if set(text.split()) <= {"ab", "b"} else -math.inf,
+            id="lexicon, word n-grams",
+        ),
+        pytest.param(
+            WORDS, {"hotwords": (hot := {"ab": 2.0, "b": 0.7, "a b": 1.5})}, hotword_score(hot), id="hotwords"
+        ),
+        pytest.param(SUBWORDS, {"hotwords": hot}, hotword_score(hot), id="subwords, hotwords"),
+        pytest.param(
+            WORDS,
+            {"hotwords": hot, **UNKNOWN_AS_GIVEN},
+            lambda text: hotword_score(hot)(text) + word_score(LM, 0.5, 1.0)(text),
+            id="hotwords, word n-grams",
+        ),
+    ],
+)
+def test_without_pruning_the_best_texts_of_all_are_found_with_their_exact_scores(alphabet, settings, score):
+    decoder = BeamDecoder(alphabet, **settings, **UNPRUNED)
+    for seed in range(18):
         frames = 1 + seed % 6
         log_probs_TV = random_log_probs(frames, 4, seed)
-        every = all_labellings(log_probs_TV)
-        best = max(score(tokens, ln) for tokens, ln in every.items())
-        [found] = decoder.decode(log_probs_TV[None], [frames])
-        assert score(found.tokens, every[found.tokens]) == pytest.approx(best, abs=1e-5)
-        assert found.score == pytest.approx(best, abs=1e-5)
+        every = best_by_brute_force(alphabet, log_probs_TV, score)
+        [best] = decoder.decode(log_probs_TV[None], [frames])
+        assert every[best.text(alphabet)] == pytest.approx(max(every.values()), abs=1e-5)
+        [several] = decoder.decode(log_probs_TV[None], [frames], n_best=5)
+        assert [h.score for h in several] == pytest.approx(
+            [s for s in every.values() if s > -math.inf][:5], abs=1e-5
+        )
+        for found in (best, *several):
+            assert found.score == pytest.approx(every[found.text(alphabet)], abs=1e-5)
+            assert found.log_prob == pytest.approx(all_labellings(log_probs_TV)[found.tokens], abs=1e-5)
 
 
+def test_the_parts_of_a_score_are_those_of_the_models():
+    decoder = BeamDecoder(WORDS, lm=LM, alpha=0.7, beta=0.3, hotwords={"ab": 2.0}, unknown_penalty=0.0)
+    for seed in range(20):
+        log_probs_TV = random_log_probs(30, 4, seed)
+        [found] = decoder.decode(log_probs_TV[None], [30])
+        text = found.text(WORDS)
+        lattice = forward_backward(
+            log_probs_TV[None],
+            torch.tensor([found.tokens]),
+            torch.tensor([30]),
+            torch.tensor([len(found.tokens)]),
+        )
+        assert found.log_prob == pytest.approx(-float(lattice.nll_B[0]), abs=1e-9)
+        assert found.lm_log_prob == pytest.approx(LN_10 * LM.score(text), abs=1e-5)
+        words = text.split()
+        assert found.bonus == pytest.approx(0.3 * len(words) + 2.0 * words.count("ab"), abs=1e-9)
+        assert found.score == pytest.approx(found.log_prob + 0.7 * found.lm_log_prob + found.bonus)
+
+
+def test_a_model_over_outputs_is_weighed_exactly():
+    token_lm = asr.lm.train(["a ▁ b", "a a ▁ b", "b ▁ a", "a b"], order=3)
+    decoder = BeamDecoder(WORDS, token_lm=token_lm, token_alpha=0.8, **UNPRUNED)
+    names = {1: "▁", 2: "a", 3: "b"}
+    for seed in range(18):
+        log_probs_TV = random_log_probs(1 + seed % 6, 4, seed)
+        every = {
+            tokens: ln + 0.8 * LN_10 * token_lm.score(" ".join(names[c] for c in tokens))
+            for tokens, ln in all_labellings(log_probs_TV).items()
+        }
+        [found] = decoder.decode(log_probs_TV[None], [len(log_probs_TV)])
+        assert found.score == pytest.approx(max(every.values()), abs=1e-5)
+        assert every[found.tokens] == pytest.approx(found.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"lm": LM, "unknown_penalty": 0.0}], ids=["no model", "n-grams"])
 @pytest.mark.parametrize("width", [1, 2, 3, 8])
-def test_no_width_scores_below_what_greedy_finds(width):
-    decoder = BeamDecoder(WORDS, beam_width=width)
+def test_no_width_scores_below_what_greedy_finds(width, settings):
+    decoder = BeamDecoder(WORDS, beam_width=width, **settings)
+    score = word_score(LM, 0.5, 1.0) if settings else lambda text: 0.0
     for seed in range(30):
         log_probs_TV = random_log_probs(6, 4, seed, sharpness=1.0)
         every = all_labellings(log_probs_TV)
-        [best_path] = greedy(log_probs_TV[None], [6])
-        [found] = decoder.decode(log_probs_TV[None], [6])
-        assert every[found.tokens] >= every[best_path.tokens] - 1e-5
-
-
-def test_the_best_hypotheses_are_distinct_sorted_and_the_best_there_are():
-    decoder = BeamDecoder(WORDS, **UNPRUNED)
-    for seed in range(10):
-        log_probs_TV = random_log_probs(5, 4, seed)
-        every = sorted(all_labellings(log_probs_TV).values(), reverse=True)
-        [found] = decoder.decode(log_probs_TV[None], [5], n_best=6)
-        assert len({h.tokens for h in found}) == 6
-        assert [h.log_prob for h in found] == pytest.approx(every[:6], abs=1e-5)
+        [found], [best_path] = decoder.decode(log_probs_TV[None], [6]), greedy(log_probs_TV[None], [6])
+        truth = [every[h.tokens] + score(h.text(WORDS)) for h in (found, best_path)]
+        assert found.score == pytest.approx(truth[0], abs=1e-5)
+        assert truth[0] >= truth[1] - 1e-5
 
 
 def test_the_lexicon_keeps_to_its_words():
@@ -99,6 +194,14 @@ def test_the_lexicon_keeps_to_its_words():
         log_probs_TV = random_log_probs(6, 4, seed)
         [found] = decoder.decode(log_probs_TV[None], [6])
         assert set(found.text(WORDS).split()) <= {"ab", "ba"}
+
+
+def test_what_the_lexicon_forbids_at_any_width_still_gives_whole_words():
+    clear = torch.full((1, 5, 4), 1e-9, dtype=torch.float64)
+    for t, k in enumerate([2, 3, 1, 3, 3]):  # "ab b", but no word is "b"
+        clear[0, t, k] = 1 - 3e-9
+    [found] = BeamDecoder(WORDS, lexicon=["ab", "bb"], beam_width=1).decode(clear.log(), [5])
+    assert found.text(WORDS) == "ab"
 
 
 def test_a_hotword_wins_where_it_is_nearly_as_likely():
@@ -117,6 +220,38 @@ def test_padding_and_company_change_nothing():
     batch[0], batch[1, :5] = long, short
     together = decoder.decode(batch, [12, 5])
     assert together == [decoder.decode(x[None], [len(x)])[0] for x in (long, short)]
+
+
+def some_utterances() -> tuple[Tensor, list[int]]:
+    lengths = [40, 7, 0, 23, 40, 1]
+    return torch.stack([random_log_probs(40, 4, seed) for seed in range(6)]), lengths
+
+
+def test_threads_change_nothing():
+    one, three = (BeamDecoder(WORDS, lm=LM, beam_width=20, threads=n) for n in (1, 3))
+    assert one.decode(*some_utterances(), n_best=3) == three.decode(*some_utterances(), n_best=3)
+
+
+def test_a_decoder_works_in_a_spawned_process():
+    decoder = BeamDecoder(WORDS, lm=LM, hotwords=["ab"], beam_width=20)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(decoder.decode, some_utterances()) == decoder.decode(*some_utterances())
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_blocks_of_any_size_give_what_the_whole_gives(size):
+    decoder = BeamDecoder(WORDS, lm=LM, beam_width=30)
+    for seed in range(5):
+        log_probs_TV = random_log_probs(200, 4, seed)
+        search = decoder.begin()
+        agreed: tuple[int, ...] = ()
+        for block in log_probs_TV.split(size):
+            search.advance(block)
+            assert search.agreed()[: len(agreed)] == agreed
+            agreed = search.agreed()
+            assert search.leading()[: len(agreed)] == agreed
+        assert search.frames == 200
+        assert search.finish() == decoder.decode(log_probs_TV[None], [200], n_best=1)
 
 
 def test_tokens_have_frames_in_order_and_confidences():

@@ -4,19 +4,19 @@ Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word la
 """
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from asr.ctc import align, ctc_loss
-from asr.decoding import search
-from asr.decoding.best_path import greedy
-from asr.decoding.emissions import check
+from asr.decoding import outcome, search
+from asr.decoding.emissions import check, probabilities
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.prefixes import Settings, new_beam, new_tree
+from asr.decoding.ranking import rank
 from asr.decoding.spelling import check_hotwords
 from asr.decoding.tables import build_tables
 from asr.errors import DecodingError
@@ -44,11 +44,14 @@ class BeamDecoder:
         beam_threshold: prefixes this many nats below the best are dropped.
         token_threshold: outputs below this natural log-probability extend nothing in a frame, unless they are
             its best.
+        threads: over the utterances of a batch; None takes all cores that the process may use. The result
+            does not depend on it.
 
     Raises:
         DecodingError: settings that make no sense, or a hotword that the alphabet cannot spell.
         LanguageModelError: a language model of which no word can be spelled.
 
+    >>> import torch
     >>> decoder = BeamDecoder(Alphabet(["a", "b"]))
     >>> probs = torch.tensor([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]])  # the best path is empty, the best text not
     >>> decoder.decode(probs.log()[None], [2])[0].tokens
@@ -71,6 +74,7 @@ class BeamDecoder:
         token_alpha: float = 0.5,
         beam_threshold: float = 12.0,
         token_threshold: float = -8.0,
+        threads: int | None = None,
     ) -> None:
         if beam_width < 1 or beam_threshold <= 0 or token_threshold > 0:
             raise DecodingError(
@@ -93,11 +97,8 @@ class BeamDecoder:
             token_lm=token_lm,
             token_alpha=token_alpha,
         )
-        self._plain = lm is None and lexicon is None and token_lm is None and not hotwords
-        self._width = beam_width
-        self._cuts = (math.exp(-beam_threshold), math.exp(token_threshold))
-        self._beam = new_beam(beam_width, alphabet.size)
-        self._tree = new_tree(4096)
+        self.settings = Settings(beam_width, math.exp(-beam_threshold), math.exp(token_threshold), True)
+        self.threads = threads or _available_cores()
 
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], n_best: int = 1) -> Any:
         """The best hypothesis of each utterance, or with n_best > 1 a list of the best ones, best first.
@@ -105,62 +106,108 @@ class BeamDecoder:
         Args:
             log_probs_BTV: natural logs, blank at 0.
             lengths_B: frames of each utterance; what lies behind them is not looked at.
-            n_best: at most so many distinct hypotheses of each utterance.
+            n_best: at most so many hypotheses of each utterance, of different texts.
 
         Raises:
-            DecodingError: wrong shapes or lengths, NaN, values that are not normalised log-probabilities,
-                or an utterance that the lexicon cannot spell within the beam.
+            DecodingError: wrong shapes or lengths, NaN, or values that are not normalised log-probabilities.
         """
         if n_best < 1:
             raise DecodingError(f"n_best={n_best}: expected at least 1")
-        checked_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
-        checked_BTV = checked_BTV.float().cpu()
-        found = [self._decode(checked_BTV[i, :n], n_best) for i, n in enumerate(lengths)]
-        return found if n_best > 1 else [best for best, *_ in found]
+        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
+        probs_BTV = probabilities(log_probs_BTV, lengths).cpu()
 
-    def _decode(self, log_probs_TV: Tensor, n_best: int) -> list[Hypothesis]:
-        if not len(log_probs_TV):
-            return [Hypothesis((), (), (), 0.0, 0.0)]
-        y_TV = np.exp(log_probs_TV.double().numpy())
-        settings = Settings(self._width, *self._cuts, n_best == 1)
-        tree = self._tree
-        search.start(self._beam, tree, self.tables)
-        done = search.advance_beam(y_TV, self._beam, tree, self.tables, settings)
-        while done < len(y_TV):
-            bigger = new_tree(2 * len(tree) + y_TV.shape[1] * self._width)
-            bigger[: len(tree)] = tree
-            self._tree = tree = bigger
-            done += search.advance_beam(y_TV[done:], self._beam, tree, self.tables, settings)
-        scores, acoustic = search.finish(self._beam, tree, self.tables)
-        order = [i for i in np.argsort(-scores, kind="stable")[:n_best] if np.isfinite(scores[i])]
-        if not order:
-            raise DecodingError("no word of the lexicon fits: widen the beam, or allow any word")
-        traced = [(search.trace(tree, self._beam.node[i]), acoustic[i], scores[i]) for i in order]
-        if self._plain:
-            traced = self._not_below_greedy(traced, log_probs_TV)[:n_best]
-        return [self._hypothesis(tokens, a, score, log_probs_TV) for tokens, a, score in traced]
+        def decode_one(i: int) -> list[Hypothesis]:
+            search = self.begin(n_best)
+            search.take(probs_BTV[i, : lengths[i]].double().numpy())
+            return search.finish()
 
-    def _not_below_greedy(self, traced: list[Any], log_probs_TV: Tensor) -> list[Any]:
-        """The best path's labelling, with its exact probability, among those that a narrow beam found."""
-        [best_path] = greedy(log_probs_TV[None], [len(log_probs_TV)])
-        tokens = np.array(best_path.tokens, dtype=np.int64)
-        if any(np.array_equal(tokens, other) for other, _, _ in traced):
-            return traced
-        target = torch.from_numpy(tokens)[None]
-        lengths = torch.tensor([len(log_probs_TV)]), torch.tensor([len(tokens)])
-        exact = -float(ctc_loss(log_probs_TV[None], target, *lengths)[0])
-        return sorted([*traced, (tokens, exact, exact)], key=lambda entry: -entry[2])
+        # the longest first, so that no thread is left with a long one at the end
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        threads = min(self.threads, len(order))
+        if threads > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                found = dict(zip(order, pool.map(decode_one, order), strict=True))
+        else:
+            found = {i: decode_one(i) for i in order}
+        return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
 
-    def _hypothesis(
-        self, tokens: np.ndarray, acoustic: float, score: float, log_probs_TV: Tensor
-    ) -> Hypothesis:
-        spans = align(log_probs_TV, tokens)
-        peaks = [float(log_probs_TV[s.start_frame : s.end_frame, s.token].max().exp()) for s in spans]
-        return Hypothesis(
-            tuple(tokens.tolist()),
-            tuple((s.start_frame, s.end_frame) for s in spans),
-            tuple(min(peak, 1.0) for peak in peaks),
-            float(acoustic),
-            float(score),
-            bonus=float(score - acoustic),
+    def begin(self, n_best: int = 1) -> "Search":
+        """A search that has heard nothing yet; it will be asked for n_best hypotheses."""
+        return Search(self, n_best)
+
+
+class Search:
+    """One utterance that is being decoded: feed its frames in blocks of any size, then ask what was said.
+
+    However the frames are cut into blocks, the result is that of `BeamDecoder.decode`. Tokens are outputs
+    1 … V−1. `agreed` only ever grows, and whatever `finish` finds among the prefixes of the beam begins with
+    it; `leading` may change with every block.
+
+    >>> import torch
+    >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
+    >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
+    >>> search.advance(log_probs_TV[:2])
+    >>> search.leading()
+    (1,)
+    >>> search.advance(log_probs_TV[2:])
+    >>> [best] = search.finish()
+    >>> best.tokens, best.frames
+    ((1, 2), ((0, 1), (2, 3)))
+    """
+
+    def __init__(self, decoder: BeamDecoder, n_best: int) -> None:
+        self._decoder, self._n_best = decoder, n_best
+        self._settings = decoder.settings._replace(drop_dominated=n_best == 1)
+        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(4096)
+        self._blocks: list[np.ndarray] = []
+        search.start(self._beam, self._tree, decoder.tables)
+
+    @property
+    def frames(self) -> int:
+        """Frames heard so far."""
+        return sum(map(len, self._blocks))
+
+    def advance(self, log_probs_TV: Tensor) -> None:
+        """Hear a block of frames: natural logs, (frames, outputs), blank at 0.
+
+        Raises:
+            DecodingError: as `BeamDecoder.decode`; the frame is counted from the start of the block.
+        """
+        block_BTV, lengths = check(
+            log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size
         )
+        self.take(probabilities(block_BTV, lengths)[0].cpu().double().numpy())
+
+    def take(self, y_TV: np.ndarray) -> None:
+        """Hear a block of frames as plain probabilities (float64) that have been checked."""
+        self._blocks.append(y_TV)
+        done = 0
+        while done < len(y_TV):
+            done += search.advance_beam(
+                y_TV[done:], self._beam, self._tree, self._decoder.tables, self._settings
+            )
+            if done < len(y_TV):
+                bigger = new_tree(2 * len(self._tree) + self._beam.present.size)
+                bigger[: len(self._tree)] = self._tree
+                self._tree = bigger
+
+    def leading(self) -> tuple[int, ...]:
+        """The tokens of the prefix that leads at present; its last word may be unfinished."""
+        return self._tokens(search.leader(self._beam))
+
+    def agreed(self) -> tuple[int, ...]:
+        """The tokens that all prefixes of the beam begin with."""
+        return self._tokens(outcome.shared_node(self._beam, self._tree))
+
+    def finish(self) -> list[Hypothesis]:
+        """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards."""
+        y_TV = np.concatenate([np.empty((0, self._decoder.alphabet.size)), *self._blocks])
+        decoder = self._decoder
+        return rank(self._beam, self._tree, decoder.tables, decoder.alphabet, y_TV, self._n_best)
+
+    def _tokens(self, node: int) -> tuple[int, ...]:
+        return tuple(outcome.trace(self._tree, node).tolist())
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

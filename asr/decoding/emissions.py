@@ -1,6 +1,7 @@
 """What decoders take: log-probabilities and lengths, checked before any work."""
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ AXES = "(batch, time, outputs)"
 def check(
     log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], *, outputs: int | None = None
 ) -> tuple[Tensor, list[int]]:
-    """The log-probabilities and the lengths as integers, if a decoder can work with them.
+    """The log-probabilities and the lengths as integers, if their shapes fit together.
 
     Args:
         log_probs_BTV: natural logs; a frame sums to one; behind an utterance's length anything may stand.
@@ -22,7 +23,7 @@ def check(
         outputs: V of the alphabet, if it is known.
 
     Raises:
-        DecodingError: wrong axes, size or lengths; NaN, positive or unnormalised values.
+        DecodingError: wrong axes, size or lengths.
     """
     log_probs = torch.as_tensor(log_probs_BTV).detach()
     lengths = torch.as_tensor(lengths_B if len(lengths_B) else torch.zeros(0, dtype=torch.int64)).cpu()
@@ -50,19 +51,28 @@ def check(
                 f"utterance {i} has length {n}, but the log-probabilities of shape {shape} have "
                 f"{shape[1]} frames"
             )
-    _check_values(log_probs, frames)
-    return log_probs, frames
+    return (log_probs.float() if log_probs.dtype in (torch.float16, torch.bfloat16) else log_probs), frames
 
 
-def _check_values(log_probs_BTV: Tensor, lengths: list[int]) -> None:
-    """Refuse frames that are not distributions; padding is not looked at."""
+def probabilities(log_probs_BTV: Tensor, lengths: list[int]) -> Tensor:
+    """exp of the log-probabilities, if every frame is a distribution; padding is not looked at.
+
+    Raises:
+        DecodingError: NaN, positive or unnormalised values.
+    """
+    probs_BTV = log_probs_BTV.exp()
     if not log_probs_BTV.numel():
-        return
+        return probs_BTV
     inside_BT = torch.arange(log_probs_BTV.shape[1])[None] < torch.tensor(lengths)[:, None]
-    total_BT = log_probs_BTV.exp().sum(-1, dtype=torch.float32).cpu()
+    total_BT = probs_BTV.sum(-1).cpu()
     wrong_BT = inside_BT & ~((total_BT - 1).abs() <= TOLERANCE)
-    if not bool(wrong_BT.any()):
-        return
+    if bool(wrong_BT.any()):
+        _complain(log_probs_BTV, total_BT, wrong_BT)
+    return probs_BTV
+
+
+def _complain(log_probs_BTV: Tensor, total_BT: Tensor, wrong_BT: Tensor) -> NoReturn:
+    """Say what is wrong with the first of the wrong frames."""
     i, t = (int(at[0]) for at in torch.nonzero(wrong_BT, as_tuple=True))
     frame = log_probs_BTV[i, t].float().cpu()
     where = f"frame {t} of utterance {i}"

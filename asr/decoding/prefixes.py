@@ -3,13 +3,18 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
-from numba.core import cgutils
+from numba import njit, types
 from numba.extending import intrinsic
 
 # Beam.counts
 ENTRIES, NODES, EXTENSIONS, FRAMES, BEST = range(5)
 TINY = 1e-100
+
+# No reference counts: counting the arrays of a tuple in every call would cost more than the search. What is
+# compiled with these must therefore not make arrays.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+compiled = njit(cache=True, **_OPTIONS)
+inlined = njit(forceinline=True, **_OPTIONS)
 
 NODE = np.dtype(
     [
@@ -119,31 +124,6 @@ def new_beam(width: int, outputs: int) -> Beam:
 def new_tree(nodes: int) -> np.ndarray:
     """A tree with room for so many nodes."""
     return np.empty(nodes, NODE)
-
-
-@intrinsic
-def borrow(_typing: Any, given: Any) -> Any:
-    """The same array, or tuple of arrays, without a reference count: counting costs more than the search.
-
-    Whoever calls must hold the arrays for as long.
-    """
-
-    def strip(context: Any, builder: Any, kind: Any, value: Any) -> Any:
-        if isinstance(kind, types.BaseTuple):
-            for i, part in enumerate(kind):
-                stripped = strip(context, builder, part, builder.extract_value(value, i))
-                value = builder.insert_value(value, stripped, i)
-        elif isinstance(kind, types.Array):
-            array = context.make_array(kind)(context, builder, value)
-            array.meminfo = cgutils.get_null_value(array.meminfo.type)
-            array.parent = cgutils.get_null_value(array.parent.type)
-            value = array._getvalue()
-        return value
-
-    def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return strip(context, builder, given, arguments[0])
-
-    return given(given), generate
 
 
 @intrinsic

@@ -16,7 +16,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from asr.decoding.prefixes import (
     BEST,
@@ -27,15 +26,16 @@ from asr.decoding.prefixes import (
     TINY,
     Beam,
     Settings,
-    borrow,
+    compiled,
     count_bits,
+    inlined,
 )
 from asr.decoding.selection import choose_outputs, drop_dominated, least_mass, rescale
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.lm.automaton import advance
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def start(beam: Beam, tree: Any, tables: Tables) -> None:
     """Make the empty prefix, of mass one, the only one."""
     root = tree[0]
@@ -53,10 +53,9 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
     beam.blank[0], beam.spoken[0] = 1.0, 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
     """Take in frames of plain probabilities; how many, which is fewer than given if the tree is full."""
-    beam, tree, tables, y_TV = borrow(beam), borrow(tree), borrow(tables), borrow(y_TV)
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
         count = choose_outputs(y_V, settings.least_output, beam.chosen)
@@ -79,7 +78,7 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
     return y_TV.shape[0]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _stay(y_V: Any, beam: Beam) -> float:
     """The highest mass among the prefixes of the beam after a frame in which none is extended out of it.
 
@@ -101,7 +100,7 @@ def _stay(y_V: Any, beam: Beam) -> float:
     return best
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
     """The highest mass after all extensions that may survive are listed; `best` is that of stays."""
     first, frame = beam.counts[BEST], beam.counts[FRAMES]
@@ -134,12 +133,12 @@ def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: T
     return best
 
 
-@njit(nogil=True, forceinline=True)
+@inlined
 def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
     """An upper bound of the factor of extending entry `i` by output `c`; mostly the factor itself."""
     if tables.closes[c]:
         if math.isnan(beam.closing[i]):
-            _close_word(tree, tables, beam.node[i])
+            close_word(tree, tables, beam.node[i])
             beam.closing[i] = math.exp(tree[beam.node[i]].close)
         return beam.closing[i] * tables.opening[c] * tables.hot_bound
     at = tables.first[c]
@@ -153,8 +152,8 @@ def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
     return tables.trie[child].ahead * beam.ahead[i] * tables.hot_bound
 
 
-@njit(nogil=True, forceinline=True)
-def _close_word(tree: Any, tables: Tables, node: int) -> None:
+@inlined
+def close_word(tree: Any, tables: Tables, node: int) -> None:
     """Note what it costs to end the word at this prefix, and the history of words that results."""
     at = tree[node]
     ln, after = 0.0, at.history
@@ -171,7 +170,7 @@ def _close_word(tree: Any, tables: Tables, node: int) -> None:
     at.next_history = after
 
 
-@njit(nogil=True, forceinline=True)
+@inlined
 def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
     """A new node of the tree, with what it knows of words and what entering it is worth."""
     node, parent = counts[NODES], tree[parent_node]
@@ -188,7 +187,7 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
     for a in range(tables.first[token], tables.first[token + 1]):
         digit = np.int64(tables.digits[a])
         if digit:
-            word_node = _trie_child(tables.trie, word_node, digit)
+            word_node = trie_child(tables.trie, word_node, digit)
             if word_node == OUTSIDE:
                 ln -= tables.outside_step
         hot = tables.hot_after[hot, digit]
@@ -206,15 +205,15 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
     return node
 
 
-@njit(nogil=True, forceinline=True)
-def _trie_child(trie: Any, node: int, digit: int) -> int:
+@inlined
+def trie_child(trie: Any, node: int, digit: int) -> int:
     """The node of the trie below `node`, or OUTSIDE."""
     if node < ROOT or not (trie[node].mask >> digit) & 1:
         return OUTSIDE
     return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
     """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
     kept, top = 0, 0.0
@@ -254,7 +253,7 @@ def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -
         _insert(beam, tree, tables, node, beam.move[beam.extension_from[e]], mass)
 
 
-@njit(nogil=True, forceinline=True)
+@inlined
 def _move(beam: Beam, i: int, k: int) -> None:
     """Entry `i` becomes entry `k`, its masses apart."""
     beam.node[k], beam.token[k], beam.parent[k] = beam.node[i], beam.token[i], beam.parent[i]
@@ -262,7 +261,7 @@ def _move(beam: Beam, i: int, k: int) -> None:
     beam.closing[k], beam.factor[k], beam.key[k] = beam.closing[i], beam.factor[i], beam.key[i]
 
 
-@njit(nogil=True, forceinline=True)
+@inlined
 def _insert(beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass: float) -> None:
     """Append a node to the beam."""
     i, at = beam.counts[ENTRIES], tree[node]
@@ -284,37 +283,7 @@ def _insert(beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass:
     at.slot = i
 
 
-@njit(nogil=True, cache=True)
-def finish(beam: Beam, tree: Any, tables: Tables) -> tuple[Any, Any]:
-    """(ln score, ln acoustic probability) of each prefix as a whole utterance, its words closed."""
-    entries = beam.counts[ENTRIES]
-    scores, acoustic = np.empty(entries), np.empty(entries)
-    for i in range(entries):
-        at = tree[beam.node[i]]
-        if math.isnan(at.close):
-            _close_word(tree, tables, beam.node[i])
-        ln = at.close - tables.hot_promise[at.hot]
-        ln += tables.hot_reward[tables.hot_after[at.hot, 0]] if tables.hot_start else 0.0
-        if tables.start_state >= 0:
-            ln += tables.alpha * advance(tables.ngrams, at.next_history, tables.end)[1]
-        if at.token_history >= 0:
-            ln += tables.token_alpha * advance(tables.token_ngrams, at.token_history, tables.token_end)[1]
-        mass = math.log(beam.total[i]) + beam.scale[0]
-        scores[i] = mass + ln
-        acoustic[i] = mass - at.total
-    return scores, acoustic
-
-
-@njit(nogil=True, cache=True)
-def trace(tree: Any, node: int) -> Any:
-    """The outputs of a prefix."""
-    length, at = 0, node
-    while at > 0:
-        length += 1
-        at = tree[at].parent
-    tokens = np.empty(length, np.int64)
-    while node > 0:
-        length -= 1
-        tokens[length] = tree[node].token
-        node = tree[node].parent
-    return tokens
+@compiled
+def leader(beam: Beam) -> int:
+    """The node of the prefix that has the highest mass at present."""
+    return beam.node[beam.counts[BEST]]

@@ -3,12 +3,10 @@
 import math
 from typing import Any
 
-from numba import njit
-
-from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam
+from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam, compiled, inlined
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
     """How many outputs are worth extending with; fills `tokens` with them, the most probable first."""
     count, top = 0, 0
@@ -27,7 +25,7 @@ def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def drop_dominated(beam: Beam, tree: Any) -> None:
     """Take the mass of prefixes that can never win: another has the same future and more of both masses.
 
@@ -54,7 +52,7 @@ def drop_dominated(beam: Beam, tree: Any) -> None:
             beam.new_blank[i] = beam.new_spoken[i] = 0.0
 
 
-@njit(nogil=True, forceinline=True)
+@inlined
 def _same_future(tree: Any, a: int, b: int) -> bool:
     """Whether whatever follows is worth the same after both prefixes."""
     one, other = tree[a], tree[b]
@@ -67,7 +65,7 @@ def _same_future(tree: Any, a: int, b: int) -> bool:
     )
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     """The least mass that stays in the beam, and how many of exactly that mass."""
     entries, extensions, count = beam.counts[ENTRIES], beam.counts[EXTENSIONS], 0
@@ -89,7 +87,7 @@ def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     return least, width - above
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _nth_highest(values: Any, count: int, n: int) -> float:
     """The n-th highest of the first `count` values, n ≥ 1; they are reordered (Hoare's quickselect)."""
     low, high, wanted = 0, count - 1, n - 1
@@ -114,7 +112,7 @@ def _nth_highest(values: Any, count: int, n: int) -> float:
     return values[wanted]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def rescale(beam: Beam, best: float) -> None:
     """Make the highest mass one."""
     for i in range(beam.counts[ENTRIES]):
