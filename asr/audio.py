@@ -140,14 +140,52 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> I
     Raises:
         AudioError: a rate that is not positive.
     """
-    _check_rates(from_hz, to_hz)
-    if from_hz == to_hz:
-        yield from (np.asarray(block, np.float32) for block in blocks)
-        return
-    converter = soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+    resampler = Resampler(from_hz, to_hz)
     for block in blocks:
-        yield _clip(converter.resample_chunk(np.asarray(block, np.float32)))
-    yield _clip(converter.resample_chunk(np.zeros(0, np.float32), last=True))
+        yield resampler.feed(block)
+    if len(rest := resampler.finish()):
+        yield rest
+
+
+class Resampler:
+    """`resample` for sound that comes in blocks.
+
+    Raises:
+        AudioError: a rate that is not positive.
+    """
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        _check_rates(from_hz, to_hz)
+        equal = from_hz == to_hz
+        self._converter = None if equal else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
+
+    def feed(self, block: np.ndarray) -> np.ndarray:
+        """What is ready with this block (n,): about as long, some milliseconds later."""
+        block = np.asarray(block, np.float32)
+        return block if self._converter is None else _clip(self._converter.resample_chunk(block))
+
+    def finish(self) -> np.ndarray:
+        """The rest; nothing may be fed any more."""
+        nothing = np.zeros(0, np.float32)
+        return (
+            nothing if self._converter is None else _clip(self._converter.resample_chunk(nothing, last=True))
+        )
+
+
+def check_samples(samples: np.ndarray) -> np.ndarray:
+    """The same samples as float32, if they are mono sound.
+
+    Raises:
+        AudioError: other than floating-point numbers in one dimension, or values that are not numbers.
+    """
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(
+            f"{samples.dtype} samples of shape {samples.shape}: expected floating-point numbers in [-1, 1] "
+            "in one dimension, mono"
+        )
+    if not np.isfinite(samples).all():
+        raise AudioError("the samples hold values that are not numbers (NaN or infinite)")
+    return samples.astype(np.float32, copy=False)
 
 
 def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None:

@@ -3,6 +3,7 @@
 Conventions. Frame i is centred on sample i · hop, and what lies outside an utterance is zero, so an utterance
 of n samples has 1 + n // hop frames and zero padding in a batch changes none of them. Power is relative to a
 full-scale sine tone, logarithms are natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
+A stream is computed in blocks that overlap, and gives the same frames unless they are scaled by the whole.
 """
 
 import math
@@ -118,12 +119,45 @@ class Features(nn.Module):
             AudioError: an empty batch or utterance, or shapes that do not belong together.
             ConfigError: global normalisation before `fit` or loading.
         """
-        if self.config.normalise == "global" and not self.fitted:
-            raise ConfigError("normalise=global needs the corpus' mean and variance: call fit(batches) first")
+        self._check_fitted()
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
             mask_BT1 = _mask(frames_B, raw_BTF.shape[1])
             return self._normalised(raw_BTF, mask_BT1) * mask_BT1, frames_B
+
+    def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The frames of a block of each stream, one for every whole window in it, and their numbers.
+
+        With `fft_samples // 2` zeros before a stream and behind it, and blocks that overlap by
+        `fft_samples − hop_samples`, the frames of all blocks are those that `forward` gives for the whole.
+
+        Args:
+            samples_BT: float32, T at least `fft_samples`; the first frame is centred on `fft_samples // 2`.
+            lengths_B: int64, samples of the block before its stream ends; 0 to T.
+
+        Returns:
+            features_BTF float32, zero behind the end of a stream, and lengths_B int64 (frames).
+
+        Raises:
+            ConfigError: normalisation over the utterance, which is not known before its end.
+        """
+        if self.config.normalise == "utterance":
+            raise ConfigError(
+                "normalise=utterance needs the whole utterance before its first frame: for block by block "
+                "recognition train with features.normalise=global"
+            )
+        self._check_fitted()
+        with torch.autocast(samples_BT.device.type, enabled=False):
+            log_BTF = self._log(self._energies(self._emphasised(samples_BT.float(), lengths_B), self.bank))
+            frames_B = ((lengths_B - self.fft_samples // 2) // self.hop_samples + 1).clamp(
+                0, log_BTF.shape[1]
+            )
+            mask_BT1 = _mask(frames_B, log_BTF.shape[1])
+            return self._normalised(log_BTF, mask_BT1) * mask_BT1, frames_B
+
+    def _check_fitted(self) -> None:
+        if self.config.normalise == "global" and not self.fitted:
+            raise ConfigError("normalise=global needs the corpus' mean and variance: call fit(batches) first")
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -152,27 +186,37 @@ class Features(nn.Module):
     def _raw(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None) -> tuple[Tensor, Tensor]:
         lengths_B = _checked(samples_BT, lengths_B)
         bank = self.bank if warp_B is None else self.warped_bank(warp_B.to(samples_BT.device))
-        mel_BTF = self._mel(samples_BT.float(), lengths_B, bank)
+        half = self.fft_samples // 2
+        mel_BTF = self._energies(
+            functional.pad(self._emphasised(samples_BT.float(), lengths_B), (half, half)), bank
+        )
         frames_B = self.output_lengths(lengths_B)
+        floor: Tensor | None = None
         if self.config.normalise == "utterance":
             loudest_B11 = (mel_BTF * _mask(frames_B, mel_BTF.shape[1])).amax((1, 2), keepdim=True)
-            floor_B11 = loudest_B11 * 10 ** (-self.config.floor_db / 10)
-            log_BTF = torch.maximum(mel_BTF, floor_B11.clamp(min=_SILENT)).log()
-        else:
-            log_BTF = mel_BTF.clamp(min=_QUIET).log()
-        return (log_BTF @ self.dct if self.config.kind == "mfcc" else log_BTF), frames_B
+            floor = (loudest_B11 * 10 ** (-self.config.floor_db / 10)).clamp(min=_SILENT)
+        return self._log(mel_BTF, floor), frames_B
 
-    def _mel(self, samples_BT: Tensor, lengths_B: Tensor, bank: Tensor) -> Tensor:
-        """Mel energies (B, frames, bands) of all frames of the batch, relative to a full-scale tone."""
+    def _log(self, mel_BTF: Tensor, floor: Tensor | None = None) -> Tensor:
+        """Log energies, or the coefficients made of them."""
+        log_BTF = (mel_BTF.clamp(min=_QUIET) if floor is None else torch.maximum(mel_BTF, floor)).log()
+        return log_BTF @ self.dct if self.config.kind == "mfcc" else log_BTF
+
+    def _emphasised(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """The samples with high frequencies raised, zero behind each length.
+
+        The first sample lacks the one before it; it is the first of an utterance, or no window weighs it.
+        """
         if self.config.preemphasis:
             samples_BT = samples_BT - self.config.preemphasis * functional.pad(samples_BT, (1, 0))[:, :-1]
         inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
-        samples_BT = torch.where(inside_BT, samples_BT, 0.0)
-        half = self.fft_samples // 2
-        padded_BT = functional.pad(samples_BT, (half, half))
+        return torch.where(inside_BT, samples_BT, 0.0)
+
+    def _energies(self, samples_BT: Tensor, bank: Tensor) -> Tensor:
+        """Mel energies (B, frames, bands) of every whole window, relative to a full-scale tone."""
         if torch.onnx.is_in_onnx_export():
-            return self._power_by_convolution(padded_BT) @ bank
-        frames_BTW = padded_BT.unfold(1, self.fft_samples, self.hop_samples)
+            return self._power_by_convolution(samples_BT) @ bank
+        frames_BTW = samples_BT.unfold(1, self.fft_samples, self.hop_samples)
         step = frames_BTW.shape[1]
         if samples_BT.device.type == "cpu":  # what stays in the cache is several times faster
             step = max(1, _FRAMES_IN_CACHE // len(samples_BT))

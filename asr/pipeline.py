@@ -8,6 +8,7 @@ stretch that nothing ends is cut where the model itself hears nothing.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor
 
 from asr.errors import AudioError
-from asr.segmentation import Piece, pieces
-from asr.transcript import Segment, Transcript, Word
+from asr.segmentation import Piece, longest_samples, pieces
+from asr.transcript import Partial, Segment, Transcript
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -77,6 +78,8 @@ class Pipeline(Generic[T]):
         decode: log_probs_BTV, lengths_B → hypotheses.
         joint: what stands between the texts of two segments; a space, but nothing in a script without spaces.
         silent: outputs that are no sound: the blank and the space.
+        stream: recognises blocks one after the other, if the model hears the past alone; it then keeps its
+            state through long recordings, and nothing is cut or heard twice.
         batch_s: seconds of sound, padding included, in a batch.
         on_segment: told (number of the source, segment) as soon as a segment is known.
     """
@@ -86,6 +89,7 @@ class Pipeline(Generic[T]):
     open_blocks: Callable[[T], Iterable[np.ndarray]]
     joint: str = " "
     silent: tuple[int, ...] = (0,)
+    stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     batch_s: float = 160.0
     on_segment: Callable[[int, Segment], None] | None = None
 
@@ -108,18 +112,48 @@ class Pipeline(Generic[T]):
         self._recognise(pool)
         yield from self._finished(queue)
 
+    @property
+    def _step_samples(self) -> int:
+        """Samples from one output to the next."""
+        return round(self.model.frame_s * self.model.rate_hz)
+
     def _pieces(self, source: T, recording: Recording) -> Iterator[Piece]:
-        step_samples = round(self.model.frame_s * self.model.rate_hz)
         try:
-            for piece in pieces(
-                self.open_blocks(source), rate_hz=self.model.rate_hz, step_samples=step_samples
-            ):
+            blocks = iter(self.open_blocks(source))
+            if self.stream is not None:
+                beginning, is_long = self._beginning(blocks)
+                if is_long:
+                    self._listen(chain(beginning, blocks), recording)
+                blocks = iter(() if is_long else beginning)
+            for piece in pieces(blocks, rate_hz=self.model.rate_hz, step_samples=self._step_samples):
                 recording.samples = piece.start_samples + len(piece.samples)
                 recording.waiting += 1
                 yield piece
         except AudioError as error:
             recording.error = error
         recording.read = True
+
+    def _beginning(self, blocks: Iterator[np.ndarray]) -> tuple[list[np.ndarray], bool]:
+        """The blocks up to the length of a piece, and whether the recording is longer than that."""
+        taken, left = [], longest_samples(self.model.rate_hz, self._step_samples)
+        for block in blocks:
+            taken.append(block)
+            left -= len(block)
+            if left < 0:
+                break
+        return taken, left < 0
+
+    def _listen(self, blocks: Iterable[np.ndarray], recording: Recording) -> None:
+        """Recognise a long recording from its beginning to its end."""
+        assert self.stream is not None
+        for now in self.stream(blocks):
+            for segment in now.segments[len(recording.segments) :]:
+                recording.segments.append(segment)
+                if self.on_segment is not None:
+                    self.on_segment(recording.name, segment)
+            recording.samples = round(now.heard_s * self.model.rate_hz)
+            if now.transcript is not None:
+                recording.log_prob = now.transcript.log_prob
 
     def _finished(self, queue: deque[Recording]) -> Iterator[Transcript | AudioError]:
         while queue and queue[0].read and not queue[0].waiting:
@@ -155,8 +189,7 @@ class Pipeline(Generic[T]):
         """The stretches that a piece ends, or that are long enough to be cut."""
         recording.waiting -= 1
         if not recording.open_parts:
-            step_samples = round(self.model.frame_s * self.model.rate_hz)
-            recording.open_start = piece.start_samples // step_samples + piece.skip_outputs
+            recording.open_start = piece.start_samples // self._step_samples + piece.skip_outputs
         recording.open_parts.append(log_probs_TV)
         outputs = sum(map(len, recording.open_parts))
         start_s = recording.open_start * self.model.frame_s
@@ -192,19 +225,7 @@ class Pipeline(Generic[T]):
 
     def _segment(self, stretch: Stretch, hypothesis: "Hypothesis") -> Segment | None:
         left_s = max(0.0, stretch.recording.samples / self.model.rate_hz - stretch.start_s)
-        said = self.model.transcript(hypothesis, left_s)
-        if not said.words:
-            return None
-        words = tuple(
-            Word(
-                w.text,
-                round(w.start_s + stretch.start_s, 3),
-                round(w.end_s + stretch.start_s, 3),
-                w.confidence,
-            )
-            for w in said.words
-        )
-        return Segment(said.text.strip(), words[0].start_s, words[-1].end_s, words)
+        return self.model.transcript(hypothesis, left_s).segment(stretch.start_s)
 
     def _batches(self, order: list[int], seconds: Callable[[int], float]) -> Iterator[list[int]]:
         """Items that come shortest first, in batches of up to `batch_s` seconds with padding."""

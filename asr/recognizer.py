@@ -6,20 +6,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asr import audio, bundle
+from asr.decoding import greedy
+from asr.decoding.choice import Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
-from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
+from asr.errors import AlphabetError, AudioError, BundleError
 from asr.features import Features, FeaturesConfig
 from asr.pipeline import Pipeline
 from asr.scoring.calibration import Calibration
+from asr.streaming import TranscriptStream, joint, obstacles, silent_outputs
+from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
-from asr.transcript import Segment, Transcript, Word
+from asr.transcript import Partial, Segment, Transcript, Word
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -28,26 +32,6 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 
 Source = str | Path | bytes | BinaryIO | np.ndarray
-DecoderName = Literal["greedy", "beam", "pyctcdecode"]
-
-
-@dataclass
-class DecoderConfig:
-    """How log-probabilities become words, unless a call says otherwise."""
-
-    name: Literal["greedy", "beam", "pyctcdecode"] = "greedy"
-    beam_width: int = 64
-    alpha: float = 0.5
-    """Weight of the language model's natural log-probability."""
-    beta: float = 1.0
-    """Bonus for every word."""
-    hotword_weight: float = 4.0
-    """Natural-log bonus of a recognised hotword."""
-    lexicon: bool = False
-    """The beam writes only words that the language model knows."""
-    confidence_slope: float = 1.0
-    confidence_bias: float = 0.0
-    """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
 
 
 @dataclass
@@ -62,7 +46,7 @@ class Recognizer:
     lm: "NGramModel | None" = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
-    _decoders: dict[tuple[str, ...], Any] = field(default_factory=dict, repr=False, compare=False)
+    _chooser: Chooser = field(default_factory=Chooser, repr=False, compare=False)
 
     @classmethod
     def build(
@@ -141,29 +125,56 @@ class Recognizer:
         Raises:
             DecodingError: an unknown decoder, or settings that make no sense.
         """
-        from asr import decoding
-
         name = decoder or self.decoder.name
         if name == "greedy":
-            return decoding.greedy(log_probs_BTV, lengths_B)
-        if name not in ("beam", "pyctcdecode"):
-            raise DecodingError(f"decoder {name!r}: expected greedy, beam or pyctcdecode")
-        chosen = {
-            "lm": self.lm,
-            "beam_width": self.decoder.beam_width,
-            "alpha": self.decoder.alpha,
-            "beta": self.decoder.beta,
-        } | {key: value for key, value in settings.items() if value is not None}
-        if name == "beam" and self.decoder.lexicon and (lm := chosen["lm"]) is not None:
-            chosen.setdefault("lexicon", [w for w in lm.vocabulary if w not in ("<unk>", "<s>", "</s>")])
-        if chosen.get("hotwords"):
-            chosen.setdefault("hotword_weight", self.decoder.hotword_weight)
-        key = (name, *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))
-        if key not in self._decoders:
-            make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
-            self._decoders = {key: make(self.alphabet, **chosen)}
-        found: list[Hypothesis] = self._decoders[key].decode(log_probs_BTV, lengths_B)
+            return greedy(log_probs_BTV, lengths_B)
+        chosen = self._chooser.decoder(name, self.alphabet, self.decoder, self.lm, **settings)
+        found: list[Hypothesis] = chosen.decode(log_probs_BTV, lengths_B)
         return found
+
+    @torch.no_grad()
+    def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """The log-probabilities of a block of each stream, and the state to go on with.
+
+        Arguments as for `Features.step`, with as many windows as make whole outputs.
+        """
+        features_BTF, _ = self.features.step(samples_BT.to(self.device), lengths_B.to(self.device))
+        log_probs_BTV, state = self.encoder.step(features_BTF, state)
+        return log_probs_BTV.float().cpu(), state
+
+    def open_stream(
+        self, rate_hz: int | None = None, *, decoder: DecoderName | None = None, **settings: Any
+    ) -> TranscriptStream:
+        """A transcript of sound that is fed block by block; see `stream`."""
+        name = decoder or self.decoder.name
+        make = partial(self._chooser.stream_decoder, name, self.alphabet, self.decoder, self.lm, **settings)
+        return TranscriptStream(self, make, rate_hz=rate_hz)
+
+    def stream(
+        self,
+        blocks: Iterable[np.ndarray],
+        rate_hz: int | None = None,
+        *,
+        decoder: DecoderName | None = None,
+        **settings: Any,
+    ) -> Iterator[Partial]:
+        """What was said so far, after each block of sound that is still coming.
+
+        The last one has the whole transcript, which is that of `transcribe` for the same sound.
+
+        Args:
+            blocks: mono float32 samples in [-1, 1], of any lengths.
+            rate_hz: their rate; None is that of the model.
+            decoder: `greedy` or `beam`; None takes the bundle's.
+            settings: see `decode`.
+
+        Raises:
+            ConfigError: the model needs the whole recording; the message says what to train instead.
+            AudioError: blocks that are no sound.
+        """
+        opened = self.open_stream(rate_hz, decoder=decoder, **settings)
+        yield from map(opened.feed, blocks)
+        yield opened.finish()
 
     def transcribe(
         self, source: Source, *, decoder: DecoderName | None = None, **settings: Any
@@ -213,33 +224,30 @@ class Recognizer:
 
         `on_segment` is told (number of the source, segment) as soon as a segment is known.
         """
-        space = self.alphabet.space
+        can_stream = not obstacles(self.features, self.encoder)
         return Pipeline(
             self,
             partial(self.decode, decoder=decoder, **settings),
             self._blocks,
-            joint="" if space is None and not self.alphabet.is_subword else " ",
-            silent=(0,) if space is None else (0, space),
+            joint=joint(self.alphabet),
+            silent=silent_outputs(self.alphabet),
+            stream=partial(self.stream, decoder=decoder, **settings) if can_stream else None,
             batch_s=batch_s,
             on_segment=on_segment,
         ).run(sources)
 
     def _blocks(self, source: Source) -> Iterable[np.ndarray]:
-        return (
-            [self._samples(source)] if isinstance(source, np.ndarray) else audio.stream(source, self.rate_hz)
-        )
+        if not isinstance(source, np.ndarray):
+            return audio.stream(source, self.rate_hz)
+        samples, step = self._samples(source), 10 * self.rate_hz
+        return (samples[i : i + step] for i in range(0, len(samples), step))
 
     def _samples(self, source: Source) -> np.ndarray:
         if not isinstance(source, np.ndarray):
             return audio.read(source, self.rate_hz)
-        if source.ndim != 1 or len(source) == 0 or not np.issubdtype(source.dtype, np.floating):
-            raise AudioError(
-                f"{source.dtype} samples of shape {source.shape}: expected floating-point numbers in [-1, 1] "
-                "in one non-empty dimension, mono"
-            )
-        if not np.isfinite(source).all():
-            raise AudioError("the samples hold values that are not numbers (NaN or infinite)")
-        return source.astype(np.float32, copy=False)
+        if not len(source):
+            raise AudioError("the samples are empty: expected at least one")
+        return audio.check_samples(source)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis with frames turned into seconds and confidences calibrated."""

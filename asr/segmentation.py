@@ -57,7 +57,7 @@ def pieces(
         longest_s: no piece is longer.
         overlap_s: shared by two pieces that no pause parts, at most half of `longest_s`.
     """
-    longest = int(longest_s * rate_hz) // step_samples * step_samples
+    longest = longest_samples(rate_hz, step_samples, longest_s)
     half = int(overlap_s * rate_hz / 2) // step_samples * step_samples
     held, start, skip = np.zeros(0, np.float32), 0, 0
     for block in blocks:
@@ -75,6 +75,11 @@ def pieces(
             held, start = held[passed:], start + passed
     if len(held):
         yield Piece(start, held, skip)
+
+
+def longest_samples(rate_hz: int, step_samples: int, longest_s: float = LONGEST_S) -> int:
+    """Samples of the longest piece, whole steps."""
+    return int(longest_s * rate_hz) // step_samples * step_samples
 
 
 def find_pause(samples: np.ndarray, rate_hz: int, *, after_samples: int = 0) -> int | None:

@@ -33,3 +33,33 @@ class Transcript:
     duration_s: float = 0.0
     log_prob: float = 0.0
     """Natural log of the probability of the text under the acoustic model, as the decoder found it."""
+
+    def segment(self, start_s: float) -> Segment | None:
+        """All of it as a segment of a recording in which it starts at `start_s`; None if nothing was said."""
+        if not self.words:
+            return None
+        words = tuple(
+            Word(w.text, round(w.start_s + start_s, 3), round(w.end_s + start_s, 3), w.confidence)
+            for w in self.words
+        )
+        return Segment(self.text.strip(), words[0].start_s, words[-1].end_s, words)
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a stream has said so far."""
+
+    stable: str
+    """Text that never changes: the whole transcript will begin with it."""
+    unstable: str
+    """What seems to follow it, to be written right behind it."""
+    words: tuple[Word, ...]
+    """All words so far."""
+    stable_words: int
+    """So many of them, from the first, are complete and part of the stable text."""
+    segments: tuple[Segment, ...]
+    """Those that have ended."""
+    heard_s: float
+    """Seconds of sound taken in."""
+    transcript: Transcript | None = None
+    """The whole, when the stream has ended."""

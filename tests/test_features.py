@@ -238,6 +238,37 @@ def test_the_spectrum_by_convolution_is_the_same_for_export() -> None:
     np.testing.assert_allclose(power_BTK.numpy(), expected_BTK, rtol=1e-3, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("preemphasis", [0.0, 0.9])
+def test_blocks_that_overlap_give_the_frames_of_the_whole(kind: str, preemphasis: float) -> None:
+    features = Features(FeaturesConfig(kind=kind, normalise="global", preemphasis=preemphasis))
+    lengths = [4321, 1, 160, 4000, 2399]
+    samples_BT, lengths_B = noise(*lengths)
+    features.fit([(samples_BT, lengths_B)])
+    whole_BTF, frames_B = features(samples_BT, lengths_B)
+    half, overlap = features.fft_samples // 2, features.fft_samples - features.hop_samples
+    padded_BT = torch.nn.functional.pad(samples_BT, (half, 6 * half))
+    for frames in (1, 3, 10):
+        parts, counts = [], []
+        for start in range(0, whole_BTF.shape[1], frames):
+            first = start * features.hop_samples
+            block_BT = padded_BT[:, first : first + overlap + frames * features.hop_samples]
+            inside_B = (lengths_B + half - first).clamp(0, block_BT.shape[1])
+            part_BTF, count_B = features.step(block_BT, inside_B)
+            parts.append(part_BTF)
+            counts.append(count_B)
+        assert sum(counts).tolist() == frames_B.tolist()
+        together_BTF = torch.cat(parts, 1)[:, : whole_BTF.shape[1]]
+        torch.testing.assert_close(together_BTF, whole_BTF, atol=1e-4, rtol=1e-4)
+
+
+def test_blocks_need_a_normalisation_that_is_known_beforehand() -> None:
+    with pytest.raises(ConfigError, match="normalise=global"):
+        Features().step(torch.zeros(1, 512), torch.tensor([512]))
+    with pytest.raises(ConfigError, match="fit"):
+        Features(FeaturesConfig(normalise="global")).step(torch.zeros(1, 512), torch.tensor([512]))
+
+
 def test_frames_are_float32_and_equal_under_autocast() -> None:
     features, (samples_BT, lengths_B) = Features(), noise(8_000)
     plain_BTF, _ = features(samples_BT, lengths_B)

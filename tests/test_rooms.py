@@ -28,6 +28,7 @@ ROOMS = (
     "scoring",
     "transcript",
     "pipeline",
+    "streaming",
     "bundle",
     "recognizer",
     "training",

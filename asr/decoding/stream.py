@@ -1,0 +1,105 @@
+"""Decoding while the sound still comes: a part that is settled for good, and a guess at what follows it.
+
+Conventions. Log-probabilities come in blocks of any size, (time, outputs). Frames count from the first block.
+What was found when the last block is in is what `greedy` and `BeamDecoder.decode` find in the whole.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from asr.decoding.best_path import greedy
+from asr.decoding.hypothesis import Hypothesis, word_slices, write
+from asr.errors import DecodingError
+from asr.text import Alphabet
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is believed after some frames.
+
+    Attributes:
+        hypothesis: of all frames so far, as if they were all.
+        settled: so many of its first tokens will be the first tokens at the end, whatever comes.
+    """
+
+    hypothesis: Hypothesis
+    settled: int
+
+    def settled_text(self, alphabet: Alphabet) -> str:
+        """What the settled tokens spell: the text at the end begins with it."""
+        return write(self.hypothesis.tokens[: self.settled], alphabet)
+
+    def settled_words(self, alphabet: Alphabet) -> int:
+        """Of the first words so many are settled: their tokens are, and something that ends them."""
+        alone = alphabet.space is None and not alphabet.is_subword
+        ends = [end for _, end in word_slices(self.hypothesis.tokens, alphabet)]
+        return sum(end < self.settled or (alone and end == self.settled) for end in ends)
+
+
+class StreamDecoder(Protocol):
+    """Takes log-probabilities as they come."""
+
+    def feed(self, log_probs_TV: Tensor) -> Progress:
+        """What is believed with these frames behind those before."""
+        ...
+
+    def finish(self) -> Hypothesis:
+        """What was said in all; nothing may be fed any more."""
+        ...
+
+
+class GreedyStream:
+    """The best path, block by block.
+
+    All its tokens are settled but one that the next frame may still make longer.
+
+    >>> import torch
+    >>> stream = GreedyStream()
+    >>> probs_TV = torch.tensor([[0.1, 0.9], [0.3, 0.7], [0.8, 0.2], [0.4, 0.6]])
+    >>> [(now.hypothesis.frames, now.settled) for now in map(stream.feed, probs_TV.log().split(2))]
+    [(((0, 2),), 0), (((0, 2), (3, 4)), 1)]
+    """
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._closed: list[tuple[int, tuple[int, int], float]] = []
+        self._open: tuple[int, tuple[int, int], float] | None = None
+        self._log_prob = 0.0
+
+    def feed(self, log_probs_TV: Tensor) -> Progress:
+        """What is believed with these frames behind those before.
+
+        Raises:
+            DecodingError: wrong axes, NaN, or values that are not normalised log-probabilities.
+        """
+        if log_probs_TV.dim() != 2:
+            raise DecodingError(
+                f"a block of log-probabilities of shape {tuple(log_probs_TV.shape)}: expected (time, outputs)"
+            )
+        [new] = greedy(log_probs_TV[None], [len(log_probs_TV)])
+        for token, (start, end), confidence in zip(new.tokens, new.frames, new.confidences, strict=True):
+            span = start + self._frames, end + self._frames
+            before = self._open
+            if before is not None and before[0] == token and before[1][1] == span[0]:
+                self._open = token, (before[1][0], span[1]), max(before[2], confidence)
+            else:
+                self._close()
+                self._open = token, span, confidence
+        self._frames += len(log_probs_TV)
+        self._log_prob += new.log_prob
+        if self._open is not None and self._open[1][1] < self._frames:
+            self._close()
+        return Progress(self.finish(), len(self._closed))
+
+    def finish(self) -> Hypothesis:
+        """What was said in all."""
+        found = [*self._closed, self._open] if self._open is not None else self._closed
+        tokens, frames, confidences = zip(*found, strict=True) if found else ((), (), ())
+        return Hypothesis(tokens, frames, confidences, self._log_prob, self._log_prob)
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._closed.append(self._open)
+            self._open = None
