@@ -116,6 +116,12 @@ UNKNOWN_AS_GIVEN = {"lm": LM, "unknown_penalty": 0.0}
         ),
         pytest.param(SUBWORDS, {"hotwords": hot}, hotword_score(hot), id="subwords, hotwords"),
         pytest.param(
+            Alphabet(list("好天今")),
+            {"hotwords": {"今天": 1.0, "天好": 0.7}},
+            lambda text: text.count("今天") + 0.7 * text.count("天好"),
+            id="hotwords without spaces",
+        ),
+        pytest.param(
             WORDS,
             {"hotwords": hot, **UNKNOWN_AS_GIVEN},
             lambda text: hotword_score(hot)(text) + word_score(LM, 0.5, 1.0)(text),

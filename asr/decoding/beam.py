@@ -14,10 +14,11 @@ from torch import Tensor
 
 from asr.decoding import outcome, search
 from asr.decoding.emissions import check, probabilities
+from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.lexicon import Pronunciations
 from asr.decoding.prefixes import Settings, new_beam, new_tree
-from asr.decoding.ranking import rank
-from asr.decoding.spelling import check_hotwords
+from asr.decoding.ranking import rank, read
 from asr.decoding.tables import build_tables
 from asr.errors import DecodingError
 from asr.text import Alphabet
@@ -35,10 +36,15 @@ class BeamDecoder:
         beam_width: prefixes that are kept in each frame.
         alpha: weight of the language model's natural log-probability.
         beta: bonus of every word in nats; only with a language model.
-        hotwords: words or phrases to prefer, or a mapping of each to its own bonus in nats.
+        hotwords: words or phrases to prefer, as they are written, or a mapping of each to its bonus in nats.
         hotword_weight: bonus of each where none is given.
-        lexicon: the only words that may be written; None allows any.
-        unknown_penalty: subtracted from the language model's log-probability (nats) of an unknown word.
+        lexicon: the only words that may be written; None allows any. Or a mapping from each word to its
+            pronunciations, for an alphabet of phones with " " between words: each pronunciation a sequence of
+            the alphabet's symbols. Words may share one. While the search goes on, it follows only the one of
+            several homophones that is best after what it takes to be said before; of what it finds in the
+            end the homophones are chosen anew, exactly. Hypotheses then carry the words in their orthography.
+        unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
+            it nor lexicon or hotwords know.
         token_lm: n-grams over the alphabet's outputs, as `asr.lm.train` makes of spaced symbols.
         token_alpha: its weight.
         beam_threshold: prefixes this many nats below the best are dropped.
@@ -48,7 +54,8 @@ class BeamDecoder:
             does not depend on it.
 
     Raises:
-        DecodingError: settings that make no sense, or a hotword that the alphabet cannot spell.
+        DecodingError: settings that make no sense, pronunciations that are none, or a hotword that
+            cannot be spelled.
         LanguageModelError: a language model of which no word can be spelled.
 
     >>> import torch
@@ -68,7 +75,7 @@ class BeamDecoder:
         beta: float = 1.0,
         hotwords: Iterable[str] | Mapping[str, float] = (),
         hotword_weight: float = 4.0,
-        lexicon: Iterable[str] | None = None,
+        lexicon: Iterable[str] | Pronunciations | None = None,
         unknown_penalty: float = 10.0,
         token_lm: "NGramModel | None" = None,
         token_alpha: float = 0.5,
@@ -86,17 +93,18 @@ class BeamDecoder:
                 f"alpha={alpha}, beta={beta}, hotword_weight={hotword_weight}: expected finite numbers"
             )
         self.alphabet = alphabet
-        self.tables, self.unspellable = build_tables(
+        self.tables, words, self.unspellable = build_tables(
             alphabet,
             lm=lm,
             alpha=alpha,
             beta=beta,
             unknown_penalty=unknown_penalty,
             lexicon=lexicon,
-            hotwords=check_hotwords(hotwords, hotword_weight),
+            hotwords=check_hotwords(hotwords, hotword_weight, alphabet),
             token_lm=token_lm,
             token_alpha=token_alpha,
         )
+        self.words = words if isinstance(lexicon, Mapping) else None
         self.settings = Settings(beam_width, math.exp(-beam_threshold), math.exp(token_threshold), True)
         self.threads = threads or _available_cores()
 
@@ -130,6 +138,11 @@ class BeamDecoder:
         else:
             found = {i: decode_one(i) for i in order}
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
+
+    def write(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens as a whole utterance; nothing for a last word that no pronunciation ends."""
+        given = np.array(tokens, np.int64)
+        return " ".join(read(given, self.tables, self.alphabet, self.words).text.split())
 
     def begin(self, n_best: int = 1) -> "Search":
         """A search that has heard nothing yet; it will be asked for n_best hypotheses."""
@@ -203,7 +216,15 @@ class Search:
         """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards."""
         y_TV = np.concatenate([np.empty((0, self._decoder.alphabet.size)), *self._blocks])
         decoder = self._decoder
-        return rank(self._beam, self._tree, decoder.tables, decoder.alphabet, y_TV, self._n_best)
+        return rank(
+            self._beam,
+            self._tree,
+            y_TV,
+            decoder.tables,
+            decoder.alphabet,
+            words=decoder.words,
+            n_best=self._n_best,
+        )
 
     def _tokens(self, node: int) -> tuple[int, ...]:
         return tuple(outcome.trace(self._tree, node).tolist())

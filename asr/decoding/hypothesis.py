@@ -28,7 +28,8 @@ class Hypothesis:
             path, for a beam the sum over the paths that it kept.
         score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`.
         lm_log_prob: ln P(words) by the language model, </s> included, before its weight; 0 without one.
-        bonus: word bonuses and hotword bonuses together.
+        bonus: what words, hotwords and a model over outputs add, and unknown words take away.
+        orthography: the words as they are written, where the tokens are phones and do not tell; else None.
     """
 
     tokens: tuple[int, ...]
@@ -38,6 +39,7 @@ class Hypothesis:
     score: float
     lm_log_prob: float = 0.0
     bonus: float = 0.0
+    orthography: tuple[str, ...] | None = None
 
     def text(self, alphabet: Alphabet) -> str:
         """The words in writing: separated by one space, or by nothing in a script without spaces.
@@ -46,7 +48,7 @@ class Hypothesis:
         >>> said.text(Alphabet([" ", "a", "b"]))
         'a b'
         """
-        return write(self.tokens, alphabet)
+        return write(self.tokens, alphabet) if self.orthography is None else " ".join(self.orthography)
 
     def words(self, alphabet: Alphabet) -> list[Word]:
         """The words with their frames; a word is as sure as the least sure of its tokens.
@@ -55,14 +57,11 @@ class Hypothesis:
         >>> said.words(Alphabet([" ", "a", "b"]))
         [Word(text='ab', start_frame=0, end_frame=4, confidence=0.8), Word(text='a', start_frame=7, end_frame=8, confidence=0.6)]
         """  # noqa: E501
+        slices = list(word_slices(self.tokens, alphabet))
+        texts = self.orthography or [alphabet.decode(self.tokens[first:end]) for first, end in slices]
         return [
-            Word(
-                alphabet.decode(self.tokens[first:end]),
-                self.frames[first][0],
-                self.frames[end - 1][1],
-                min(self.confidences[first:end]),
-            )
-            for first, end in word_slices(self.tokens, alphabet)
+            Word(text, self.frames[first][0], self.frames[end - 1][1], min(self.confidences[first:end]))
+            for text, (first, end) in zip(texts, slices, strict=True)
         ]
 
 

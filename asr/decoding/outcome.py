@@ -1,7 +1,7 @@
 """What a search has found, scored anew from the outputs alone; compiled by numba.
 
-The beam ranks by sums over the paths that it kept. What it hands out is scored by `weigh` and `locate`, which
-know nothing of beams: so a score means the same at any width.
+The beam ranks by sums over the paths that it kept, and follows one of several homophones. What it hands out
+is scored by what stands here and in `occurrence`, which know no beam: a score means the same at any width.
 """
 
 import math
@@ -11,11 +11,9 @@ import numpy as np
 from numba import njit
 
 from asr.decoding.prefixes import ENTRIES, Beam
-from asr.decoding.search import close_word, trie_child
+from asr.decoding.search import close_word, say_word, trie_child
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.lm.automaton import advance
-
-FORGET = 1e-40  # a state of the lattice with so much less mass than the frame's best is not followed
 
 
 @njit(nogil=True, cache=True)
@@ -26,8 +24,7 @@ def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
         at = tree[beam.node[i]]
         if math.isnan(at.close):
             close_word(tree, tables, beam.node[i])
-        ln = at.close - tables.hot_promise[at.hot]
-        ln += tables.hot_reward[tables.hot_after[at.hot, 0]] if tables.hot_start else 0.0
+        ln = at.close - tables.hot_promise[at.next_hot]
         if tables.start_state >= 0:
             ln += tables.alpha * advance(tables.ngrams, at.next_history, tables.end)[1]
         if at.token_history >= 0:
@@ -66,95 +63,84 @@ def shared_node(beam: Beam, tree: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
-def weigh(tokens: Any, tables: Tables) -> tuple[float, float]:
-    """(log10 P by the word n-grams, all other weights in nats) of a labelling as a whole utterance.
-
-    Found anew from the tokens alone, nothing foreseen: an independent account of what the search adds up.
-    """
-    log10_p, other, history, word_node, spelled = 0.0, 0.0, tables.start_state, ROOT, 0.0
-    hot, token_history = tables.hot_start, tables.token_start
-    for i in range(len(tokens) + 1):
-        c = tokens[i] if i < len(tokens) else -1
-        if c < 0 or tables.closes[c]:
-            if word_node != ROOT:
-                word = tables.trie[word_node].word if word_node > ROOT else -1
-                if word < 0:
-                    word = tables.unknown
-                    other -= np.inf if tables.outside == -np.inf else tables.unknown_penalty + spelled
-                if tables.start_state >= 0:
-                    history, p = advance(tables.ngrams, history, word)
-                    log10_p += p
-                    other += tables.beta
-            word_node, spelled = ROOT, 0.0
-        if c < 0:
-            break
+def read_words(tokens: Any, tables: Tables) -> tuple[Any, float]:
+    """(trie node at the end of each word, ln of what words outside the trie cost by their length)."""
+    nodes, count, node, cost = np.empty(len(tokens) + 1, np.int64), 0, ROOT, 0.0
+    for c in tokens:
+        if tables.closes[c] and node != ROOT:
+            nodes[count] = node
+            count, node = count + 1, ROOT
         for a in range(tables.first[c], tables.first[c + 1]):
             digit = np.int64(tables.digits[a])
             if digit:
-                word_node = trie_child(tables.trie, word_node, digit)
-                spelled += tables.outside_step if word_node == OUTSIDE else 0.0
-            hot = tables.hot_after[hot, digit]
-            other += tables.hot_reward[hot]
-        if token_history >= 0:
-            token_history, p = advance(tables.token_ngrams, token_history, tables.token_word[c])
-            other += tables.token_alpha * p
-    if tables.hot_start:
-        other += tables.hot_reward[tables.hot_after[hot, 0]]
-    if token_history >= 0:
-        other += tables.token_alpha * advance(tables.token_ngrams, token_history, tables.token_end)[1]
-    if tables.start_state >= 0:
-        log10_p += advance(tables.ngrams, history, tables.end)[1]
-    return log10_p, other
+                node = trie_child(tables.trie, node, digit)
+                cost -= tables.outside_step if node == OUTSIDE else 0.0
+    if node != ROOT:
+        nodes[count] = node
+        count += 1
+    return nodes[:count], cost
 
 
 @njit(nogil=True, cache=True)
-def locate(y_TV: Any, tokens: Any, spans: Any) -> float:
-    """ln p(tokens) by all paths; fills spans (S, 2) with first frame and end of each token on the best path.
+def choose_words(nodes: Any, tables: Tables) -> Any:
+    """The entries of the best words that are spelled so, −1 for a word of no entry.
 
-    Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both in plain
-    probabilities scaled anew in every frame, and only over the window of states that are not negligible.
-    −∞ if none of them spells the tokens; the spans then say nothing.
+    Viterbi over the homophones: exact under language model and hotwords, for words that are spelled alike.
+
+    Args:
+        nodes: as `read_words` gives them.
     """
-    frames, states = y_TV.shape[0], 2 * len(tokens) + 1
-    moves = np.empty((frames, states), np.int8)
-    mass, best = np.zeros(states + 2), np.zeros(states + 2)  # state s lies at s + 2
-    mass[2] = best[2] = 1.0
-    low, high, ln = 0, 0, 0.0
-    for t in range(frames):
-        top, high = 0.0, min(high + 2, states - 1)
-        for s in range(high, low - 1, -1):
-            label = tokens[s >> 1] if s & 1 else 0
-            total, path, move = mass[s + 2] + mass[s + 1], best[s + 2], 0
-            if best[s + 1] > path:
-                path, move = best[s + 1], 1
-            if s & 1 and s > 1 and label != tokens[(s >> 1) - 1]:
-                total += mass[s]
-                if best[s] > path:
-                    path, move = best[s], 2
-            mass[s + 2], best[s + 2], moves[t, s] = total * y_TV[t, label], path * y_TV[t, label], move
-            top = max(top, mass[s + 2])
-        if not top > 0.0:
-            return -np.inf
-        while mass[high + 2] < FORGET * top:
-            mass[high + 2] = best[high + 2] = 0.0
-            high -= 1
-        while mass[low + 2] < FORGET * top:
-            mass[low + 2] = best[low + 2] = 0.0
-            low += 1
-        for s in range(low, high + 1):
-            mass[s + 2] /= top
-            best[s + 2] /= top
-        ln += math.log(top)
-    s = states - 1
-    total = mass[s + 2] + (mass[s + 1] if states > 1 else 0.0)
-    if states > 1 and best[s + 1] > best[s + 2]:
-        s -= 1
-    if not best[s + 2] > 0.0:
-        return -np.inf
-    spans[:, 1] = 0
-    for t in range(frames - 1, -1, -1):
-        if s & 1:
-            spans[s >> 1, 0] = t
-            spans[s >> 1, 1] = max(spans[s >> 1, 1], t + 1)
-        s -= moves[t, s]
-    return ln + math.log(total)
+    trail = [(-1, -1)]  # entry, and where the one before it stands
+    now = [(0.0, tables.start_state, 0, 0)]  # ln, history, state of the hotwords, where its last word stands
+    for node in nodes:
+        first, count = np.int64(-1), 1
+        if node > ROOT and tables.trie[node].word >= 0:
+            first, count = np.int64(tables.trie[node].word), tables.trie[node].homophones
+        then = now[:0]
+        for ln, history, hot, at in now:
+            for entry in range(first, first + count):
+                value, after, hot_after = say_word(tables, entry, history, hot)
+                trail.append((entry, at))
+                new = (ln + value, int(after), int(hot_after), len(trail) - 1)
+                same = 0
+                while same < len(then) and (then[same][1] != new[1] or then[same][2] != new[2]):
+                    same += 1
+                if same == len(then):
+                    then.append(new)
+                elif new[0] > then[same][0]:
+                    then[same] = new
+        now = then
+    best, at = -np.inf, now[0][3]
+    for ln, history, hot, end in now:
+        if tables.start_state >= 0:
+            ln += tables.alpha * advance(tables.ngrams, history, tables.end)[1]
+        if ln - tables.hot_promise[hot] > best:
+            best, at = ln - tables.hot_promise[hot], end
+    entries = np.empty(len(nodes), np.int64)
+    for i in range(len(nodes) - 1, -1, -1):
+        entries[i], at = trail[at]
+    return entries
+
+
+@njit(nogil=True, cache=True)
+def weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
+    """(log10 P of the words by the n-grams, all other weights in nats but their lengths), of an utterance."""
+    log10_p, other, history, hot, token_history = 0.0, 0.0, tables.start_state, 0, tables.token_start
+    for entry in entries:
+        if entry < 0:
+            other -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
+        hot = tables.hot_after[hot, tables.hot_numbers[entry] if entry >= 0 else 0]
+        other += tables.hot_reward[hot]
+        if tables.start_state >= 0:
+            word = tables.word_ids[entry] if entry >= 0 else tables.unknown
+            history, p = advance(tables.ngrams, history, word)
+            log10_p += p
+            other += tables.beta
+    if tables.start_state >= 0:
+        log10_p += advance(tables.ngrams, history, tables.end)[1]
+    if token_history >= 0:
+        for c in tokens:
+            token_history, p = advance(tables.token_ngrams, token_history, tables.token_word[c])
+            other += tables.token_alpha * p
+        other += tables.token_alpha * advance(tables.token_ngrams, token_history, tables.token_end)[1]
+    return log10_p, other

@@ -26,9 +26,9 @@ NODE = np.dtype(
         ("word_node", np.int32),  # of the trie
         ("history", np.int32),  # state of the n-grams after the last complete word
         ("next_history", np.int32),  # the same if the word ended here
-        ("hot", np.int32),  # state of the hotwords
+        ("hot", np.int32),  # state of the hotwords after the last complete word
+        ("next_hot", np.int32),  # the same if the word ended here
         ("token_history", np.int32),  # state of the n-grams over outputs
-        ("total", np.float64),  # ln of all factors up to here
         ("close", np.float64),  # ln of the factor of ending the word here; NaN if not asked for yet
         ("factor", np.float64),  # of entering
     ]

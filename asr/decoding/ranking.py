@@ -1,20 +1,53 @@
 """From the prefixes that a search ends with to the hypotheses that it hands out."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from asr.ctc import align, ctc_loss
-from asr.decoding import outcome, search
+from asr.decoding import occurrence, outcome, search
 from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.prefixes import Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
 
 
+class Reading(NamedTuple):
+    """What a labelling writes, and what that is worth apart from the audio."""
+
+    text: str
+    orthography: tuple[str, ...] | None
+    log10_p: float
+    other: float
+
+
+def read(tokens: np.ndarray, tables: Tables, alphabet: Alphabet, words: Sequence[str] | None) -> Reading:
+    """The text of a labelling, of homophones the best; `other` is −∞ if it may not be written.
+
+    Args:
+        words: the word of each entry of the tables where words are written by their pronunciation.
+    """
+    nodes, cost = outcome.read_words(tokens, tables)
+    entries = outcome.choose_words(nodes, tables)
+    log10_p, other = outcome.weigh(tokens, entries, tables)
+    if words is None:
+        return Reading(write(tokens.tolist(), alphabet), None, log10_p, other + cost)
+    orthography = tuple(words[entry] if entry >= 0 else "" for entry in entries)
+    return Reading(" ".join(orthography), orthography, log10_p, other + cost)
+
+
 def rank(
-    beam: Beam, tree: np.ndarray, tables: Tables, alphabet: Alphabet, y_TV: np.ndarray, n_best: int
+    beam: Beam,
+    tree: np.ndarray,
+    y_TV: np.ndarray,
+    tables: Tables,
+    alphabet: Alphabet,
+    *,
+    words: Sequence[str] | None,
+    n_best: int,
 ) -> list[Hypothesis]:
     """At most n_best hypotheses of different texts, at least one, best first.
 
@@ -22,53 +55,50 @@ def rank(
     allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word.
 
     Args:
-        beam, tree, tables: of a search that has taken all frames.
+        beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
+        words: see `read`.
     """
-    scores = outcome.finish(beam, tree, tables)
-    order = [i for i in np.argsort(-scores, kind="stable") if scores[i] > -math.inf]
     found: dict[str, Hypothesis] = {}
-    for i in order:
-        _add(found, outcome.trace(tree, beam.node[i]), tables, alphabet, y_TV)
-        if len(found) == n_best:
+
+    def add(tokens: np.ndarray) -> None:
+        reading = read(tokens, tables, alphabet, words)
+        known = found.get(reading.text)
+        if reading.other > -math.inf and (known is None or known.tokens != tuple(tokens.tolist())):
+            new = _hypothesis(tokens, reading, y_TV, tables.alpha)
+            if known is None or new.score > known.score:
+                found[reading.text] = new
+
+    scores = outcome.finish(beam, tree, tables)
+    for i in np.argsort(-scores, kind="stable"):
+        if len(found) == n_best or scores[i] == -math.inf:
             break
-    _add(found, _best_path(y_TV), tables, alphabet, y_TV)
+        add(outcome.trace(tree, beam.node[i]))
+    add(_best_path(y_TV))
     if not found:
-        leading = outcome.trace(tree, search.leader(beam))
-        _add(found, _whole_words(leading, tables), tables, alphabet, y_TV)
+        add(_whole_words(outcome.trace(tree, search.leader(beam)), tables, alphabet, words))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 
-def _add(
-    found: dict[str, Hypothesis], tokens: np.ndarray, tables: Tables, alphabet: Alphabet, y_TV: np.ndarray
-) -> None:
-    """Put the hypothesis of these tokens under its text, unless a better one stands there or none may."""
-    text = write(tokens.tolist(), alphabet)
-    if text in found and found[text].tokens == tuple(tokens.tolist()):
-        return
-    log10_p, other = outcome.weigh(tokens, tables)
-    if other == -math.inf:
-        return
+def _hypothesis(tokens: np.ndarray, reading: Reading, y_TV: np.ndarray, alpha: float) -> Hypothesis:
     log_prob, spans = _locate(y_TV, tokens)
-    score = log_prob + tables.alpha * log10_p + other
-    if text in found and found[text].score >= score:
-        return
     peaks = [float(y_TV[a:b, c].max()) for c, (a, b) in zip(tokens, spans, strict=True)]
-    found[text] = Hypothesis(
+    return Hypothesis(
         tuple(tokens.tolist()),
         tuple(spans),
         tuple(min(peak, 1.0) for peak in peaks),
         log_prob,
-        score,
-        lm_log_prob=log10_p * LN_10,
-        bonus=other,
+        log_prob + alpha * reading.log10_p + reading.other,
+        lm_log_prob=reading.log10_p * LN_10,
+        bonus=reading.other,
+        orthography=reading.orthography,
     )
 
 
 def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, list[tuple[int, int]]]:
     """ln p(tokens) and the frames of each; in logarithms where plain probabilities do not suffice."""
     spans = np.empty((len(tokens), 2), np.int64)
-    ln = outcome.locate(y_TV, tokens, spans)
+    ln = occurrence.locate(y_TV, tokens, spans)
     if ln > -math.inf:
         return ln, [(a, b) for a, b in spans.tolist()]
     log_probs_TV = torch.from_numpy(np.log(np.maximum(y_TV, np.finfo(float).tiny)))
@@ -83,8 +113,10 @@ def _best_path(y_TV: np.ndarray) -> np.ndarray:
     return best_T[(best_T > 0) & (np.diff(best_T, prepend=0) != 0)]
 
 
-def _whole_words(tokens: np.ndarray, tables: Tables) -> np.ndarray:
+def _whole_words(
+    tokens: np.ndarray, tables: Tables, alphabet: Alphabet, words: Sequence[str] | None
+) -> np.ndarray:
     """The longest beginning of the tokens that consists of words that may be written."""
     ends = [0, *np.flatnonzero(tables.closes[tokens]).tolist()]
-    allowed = [end for end in ends if outcome.weigh(tokens[:end], tables)[1] > -math.inf]
-    return tokens[: max(allowed, default=0)]
+    allowed = [end for end in ends if read(tokens[:end], tables, alphabet, words).other > -math.inf]
+    return tokens[: max(allowed)]

@@ -42,8 +42,8 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
     root.parent = root.child = root.sibling = -1
     root.token = root.slot = 0
     root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
-    root.hot, root.token_history = tables.hot_start, tables.token_start
-    root.total, root.close, root.factor = 0.0, np.nan, 1.0
+    root.hot, root.next_hot, root.token_history = 0, 0, tables.token_start
+    root.close, root.factor = np.nan, 1.0
     beam.seen_at[:] = -1
     beam.present[:] = -1
     beam.counts[:] = 0
@@ -140,34 +140,52 @@ def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
         if math.isnan(beam.closing[i]):
             close_word(tree, tables, beam.node[i])
             beam.closing[i] = math.exp(tree[beam.node[i]].close)
-        return beam.closing[i] * tables.opening[c] * tables.hot_bound
+        return beam.closing[i] * tables.opening[c]
     at = tables.first[c]
     if tables.first[c + 1] - at > 1:
         return tables.bound
     digit, mask = np.int64(tables.digits[at]), beam.mask[i]
     if not (mask >> digit) & 1:
-        return beam.leave[i] * tables.hot_bound
+        return beam.leave[i]
     parent = tables.trie[tree[beam.node[i]].word_node]
     child = parent.first + count_bits(mask & ((1 << digit) - 1))
-    return tables.trie[child].ahead * beam.ahead[i] * tables.hot_bound
+    return tables.trie[child].ahead * beam.ahead[i]
 
 
 @inlined
 def close_word(tree: Any, tables: Tables, node: int) -> None:
-    """Note what it costs to end the word at this prefix, and the history of words that results."""
+    """Note what it costs to end the word at this prefix, and what has been heard then.
+
+    Of homophones only the one that is best here is followed.
+    """
     at = tree[node]
-    ln, after = 0.0, at.history
-    if at.word_node != ROOT:
-        word = tables.trie[at.word_node].word if at.word_node > ROOT else -1
-        ln = -tables.trie[at.word_node].foreseen if at.word_node > ROOT else -tables.outside
-        if word < 0:
-            word = tables.unknown
-            ln -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
-        if tables.start_state >= 0:
-            after, log10_p = advance(tables.ngrams, at.history, word)
-            ln += tables.alpha * log10_p + tables.beta
-    at.close = ln
-    at.next_history = after
+    at.close, at.next_history, at.next_hot = 0.0, at.history, at.hot
+    if at.word_node == ROOT:
+        return
+    foreseen, word, last = tables.outside, -1, -1
+    if at.word_node > ROOT:
+        ends = tables.trie[at.word_node]
+        foreseen, word, last = ends.foreseen, ends.word, ends.word + max(ends.homophones, 1) - 1
+    at.close = -np.inf
+    for entry in range(word, last + 1):
+        ln, history, hot = say_word(tables, entry, at.history, at.hot)
+        if entry == word or ln - foreseen > at.close:
+            at.close, at.next_history, at.next_hot = ln - foreseen, history, hot
+
+
+@inlined
+def say_word(tables: Tables, entry: int, history: int, hot: int) -> tuple[float, int, int]:
+    """(value, history, state of the hotwords) with one word more; −1 stands for any word of no entry."""
+    ln, word, number = 0.0, tables.unknown, 0
+    if entry >= 0:
+        word, number = tables.word_ids[entry], tables.hot_numbers[entry]
+    else:
+        ln -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
+    if tables.start_state >= 0:
+        history, log10_p = advance(tables.ngrams, history, word)
+        ln += tables.alpha * log10_p + tables.beta
+    after = tables.hot_after[hot, number]
+    return ln + tables.hot_promise[after] + tables.hot_reward[after] - tables.hot_promise[hot], history, after
 
 
 @inlined
@@ -176,12 +194,11 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
     node, parent = counts[NODES], tree[parent_node]
     counts[NODES] += 1
     new = tree[node]
-    word_node, hot = parent.word_node, parent.hot
-    ln = -tables.hot_promise[hot]
-    new.history = parent.history
+    word_node, ln = parent.word_node, 0.0
+    new.history, new.hot = parent.history, parent.hot
     if tables.closes[token]:
         ln += parent.close
-        word_node, new.history = ROOT, parent.next_history
+        word_node, new.history, new.hot = ROOT, parent.next_history, parent.next_hot
     else:
         ln -= tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside
     for a in range(tables.first[token], tables.first[token + 1]):
@@ -190,9 +207,7 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
             word_node = trie_child(tables.trie, word_node, digit)
             if word_node == OUTSIDE:
                 ln -= tables.outside_step
-        hot = tables.hot_after[hot, digit]
-        ln += tables.hot_reward[hot]
-    ln += tables.hot_promise[hot] + (tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside)
+    ln += tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside
     new.token_history = parent.token_history
     if parent.token_history >= 0:
         after, log10_p = advance(tables.token_ngrams, parent.token_history, tables.token_word[token])
@@ -200,8 +215,7 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
         ln += tables.token_alpha * log10_p
     new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
     parent.child = node
-    new.word_node, new.hot, new.total = word_node, hot, parent.total + ln
-    new.close, new.factor = np.nan, math.exp(ln)
+    new.word_node, new.close, new.factor = word_node, np.nan, math.exp(ln)
     return node
 
 

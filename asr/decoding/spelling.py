@@ -1,17 +1,17 @@
-"""The words a decoder knows, as flat arrays: how outputs spell, a trie of words, an automaton of hotwords.
+"""How outputs and words are spelled, and a trie of words, as flat arrays.
 
-Characters are spelled with *digits*, so that a node of the trie has its children in one 64-bit mask whatever
-the script: 0 stands for the border between words (the space symbol, the `▁` of subwords); an alphabet of up
-to 62 characters needs one digit 1 … 62 for each, a larger one two or three. Trie and automaton run over
-digits, not outputs: a word is found however subwords cut it up.
+Outputs are spelled with *digits*, so that a node of the trie has its children in one 64-bit mask whatever the
+script: 0 stands for the border between words (the space symbol, the `▁` of subwords). An alphabet of up to 62
+characters needs one digit 1 … 62 for each, a larger one two or three. The trie runs over digits, not outputs:
+a word is found however subwords cut it up. With pronunciations, what is spelled so is not a character but a
+whole symbol of the alphabet.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from asr.errors import DecodingError
 from asr.text import WORD_OPENER, Alphabet
 
 BORDER = 0
@@ -25,7 +25,7 @@ class Spelling(NamedTuple):
         first: (V + 1,) output c writes digits[first[c] : first[c + 1]].
         digits: the digits of all outputs.
         closes: (V,) whether the output ends the word before it.
-        digits_of: character → its digits, as many for each.
+        digits_of: character, or whole symbol → its digits, as many for each.
         bordered: whether the script separates words.
     """
 
@@ -41,11 +41,16 @@ class Spelling(NamedTuple):
         return len(next(iter(self.digits_of.values()), (0,)))
 
 
-def spell_outputs(alphabet: Alphabet) -> Spelling:
-    """The digits that each output of the alphabet writes, the blank none."""
+def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
+    """The digits that each output of the alphabet writes, the blank none.
+
+    Args:
+        whole: symbols are spelled as one, not by their characters.
+    """
     bordered = alphabet.space is not None or alphabet.is_subword
     border = WORD_OPENER if alphabet.is_subword else " " if bordered else None
-    characters = sorted({c for symbol in alphabet.symbols for c in symbol} - {border})
+    pieces = [[symbol] if whole else list(symbol) for symbol in alphabet.symbols]
+    characters = sorted({c for symbol in pieces for c in symbol} - {border})
     places = 1
     while BASE**places < len(characters):
         places += 1
@@ -53,8 +58,7 @@ def spell_outputs(alphabet: Alphabet) -> Spelling:
         c: tuple(i // BASE**p % BASE + 1 for p in reversed(range(places))) for i, c in enumerate(characters)
     }
     written = [
-        [d for c in symbol for d in ((BORDER,) if c == border else digits_of[c])]
-        for symbol in ("", *alphabet.symbols)
+        [d for c in symbol for d in ((BORDER,) if c == border else digits_of[c])] for symbol in ([], *pieces)
     ]
     closes = [
         c > 0 and (not bordered or c == alphabet.space or alphabet.word_starts[c])
@@ -69,57 +73,66 @@ def spell_outputs(alphabet: Alphabet) -> Spelling:
     )
 
 
-class Trie(NamedTuple):
-    """A trie of words over digits; node 0 is the root.
-
-    Attributes:
-        mask: (N,) bit d is set if the node has a child by digit d.
-        first: (N,) its first child; the others follow in the order of their digits.
-        word: (N,) the word that ends at the node, or −1.
-        best: (N,) the highest value of a word at or below the node.
-    """
-
-    mask: np.ndarray
-    first: np.ndarray
-    word: np.ndarray
-    best: np.ndarray
-
-
-def build_trie(
-    words: Sequence[str], values: np.ndarray, digits_of: Mapping[str, tuple[int, ...]]
-) -> tuple[Trie, list[int]]:
-    """The trie of the words that can be spelled, and the indices of those that cannot.
-
-    Args:
-        words: distinct words; `word` of the trie counts in this list.
-        values: (len(words),) a value for each.
-        digits_of: character → its digits, as many for each.
-    """
+def spell_words(words: Sequence[str], digits_of: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
+    """The digits of each word by its characters; those of a character that cannot be spelled are 0."""
     places = len(next(iter(digits_of.values()), (0,)))
     table = np.zeros((max([0, *map(ord, digits_of)]) + 2, places), np.int32)
     for c, digits in digits_of.items():
         table[ord(c)] = digits
     codes = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
-    lengths = np.array([len(w) for w in words], np.int64) * places
     flat = table[np.minimum(codes, len(table) - 1)].reshape(-1)
-    row = np.repeat(np.arange(len(words)), lengths)
+    return np.split(flat, np.cumsum([len(w) * places for w in words])[:-1]) if words else []
+
+
+class Trie(NamedTuple):
+    """A trie over digits; node 0 is the root.
+
+    Attributes:
+        mask: (N,) bit d is set if the node has a child by digit d.
+        first: (N,) its first child; the others follow in the order of their digits.
+        word, homophones: (N,) the entries that end at the node are order[word : word + homophones].
+        best: (N,) the highest value of an entry at or below the node.
+        order: the entries that can be spelled.
+    """
+
+    mask: np.ndarray
+    first: np.ndarray
+    word: np.ndarray
+    homophones: np.ndarray
+    best: np.ndarray
+    order: np.ndarray
+
+
+def build_trie(spelled: Sequence[np.ndarray], values: np.ndarray, bonuses: np.ndarray) -> Trie:
+    """The trie of the entries that can be spelled: those of at least one digit and no zero.
+
+    Args:
+        spelled: the digits of each entry; several may be spelled alike.
+        values: (E,) what each is worth.
+        bonuses: (E,) what comes on top bit by bit, in proportion to the digits that have been spelled.
+    """
+    lengths = np.array([len(digits) for digits in spelled], np.int64)
+    flat = np.concatenate([np.empty(0, np.int32), *spelled])
+    row = np.repeat(np.arange(len(spelled)), lengths)
     column = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     good = lengths > 0
     good[row[flat == 0]] = False
-    matrix = np.zeros((len(words), int(lengths.max(initial=0)) + 1), np.int32)
+    matrix = np.zeros((len(spelled), int(lengths.max(initial=0)) + 1), np.int32)
     matrix[row, column] = flat
     order = np.flatnonzero(good)
     order = order[np.lexsort(matrix[order].T[::-1])]
-    return _build_layers(matrix[order], order, values), np.flatnonzero(~good).tolist()
+    shares = bonuses[order] / np.maximum(lengths[order], 1)
+    return _build_layers(matrix[order], order, values[order], shares)
 
 
-def _build_layers(sorted_words: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Trie:
+def _build_layers(words: np.ndarray, order: np.ndarray, values: np.ndarray, shares: np.ndarray) -> Trie:
     """The trie of lexicographically sorted rows of digits, ended by 0; nodes numbered layer by layer."""
-    mask, first, word = [], [], [np.full(1, -1)]
-    best = [np.array([values[indices].max(initial=-np.inf)])]
-    node, alive, layer, base = np.zeros(len(indices), np.int64), np.arange(len(indices)), 1, 1
-    for depth in range(sorted_words.shape[1]):
-        here = sorted_words[alive, depth]
+    none = np.full(1, -1)
+    mask, first, word, homophones = [], [], [none], [none + 1]
+    best = [np.array([values.max(initial=-np.inf)])]
+    node, alive, layer, base = np.zeros(len(words), np.int64), np.arange(len(words)), 1, 1
+    for depth in range(words.shape[1]):
+        here = words[alive, depth]
         alive, node, here = alive[here > 0], node[here > 0], here[here > 0]
         starts = np.flatnonzero(np.diff(node, prepend=-1) | np.diff(here, prepend=-1))
         bits = np.zeros(layer, np.int64)
@@ -128,90 +141,18 @@ def _build_layers(sorted_words: np.ndarray, indices: np.ndarray, values: np.ndar
         first.append(base + np.searchsorted(node[starts], np.arange(layer)))
         if not len(alive):
             break
-        best.append(np.maximum.reduceat(values[indices[alive]], starts))
-        # of the words that share a node the one that ends here is the shortest, so it stands first
-        ends = sorted_words[alive[starts], depth + 1] == 0
-        word.append(np.where(ends, indices[alive[starts]], -1))
+        best.append(np.maximum.reduceat(values[alive] + shares[alive] * (depth + 1), starts))
+        # of the entries that share a node, those that end here are the shortest, so they stand first
+        ending = np.add.reduceat((words[alive, depth + 1] == 0).astype(np.int64), starts)
+        word.append(np.where(ending > 0, alive[starts], -1))
+        homophones.append(ending)
         node = np.cumsum(np.isin(np.arange(len(alive)), starts)) - 1
         layer, base = len(starts), base + len(starts)
     return Trie(
         np.concatenate(mask),
         np.concatenate(first).astype(np.int32),
         np.concatenate(word).astype(np.int32),
+        np.concatenate(homophones).astype(np.int32),
         np.concatenate(best),
+        order,
     )
-
-
-class Automaton(NamedTuple):
-    """Hotwords as an Aho–Corasick automaton; state 0 has seen nothing of any.
-
-    Attributes:
-        after: (H, 63) the state after a digit.
-        promise: (H,) the part of a hotword's weight that is credited for what has been seen of it.
-        reward: (H,) weight of the hotwords complete on arrival at a state.
-        start: the state at the start of an utterance.
-    """
-
-    after: np.ndarray
-    promise: np.ndarray
-    reward: np.ndarray
-    start: int
-
-
-def build_automaton(hotwords: Mapping[str, float], spelling: Spelling) -> Automaton:
-    """The automaton of the hotwords, words or phrases with one space between words.
-
-    Each part that matches is worth an equal share of the weight; what has been credited is taken back when
-    the match breaks. In scripts that separate words a hotword matches whole words only.
-
-    Source: Aho & Corasick 1975.
-    """
-    children: list[dict[int, int]] = [{}]
-    promise, reward = [0.0], [0.0]
-    for phrase, weight in hotwords.items():
-        border = (BORDER,) if spelling.bordered else ()
-        inner = [d for c in phrase for d in (border if c == " " else spelling.digits_of[c])]
-        path = [*border, *inner, *border]
-        state = 0
-        for i, digit in enumerate(path, start=1 - len(border)):
-            if digit not in children[state]:
-                children[state][digit] = len(children)
-                children.append({})
-                promise.append(-np.inf)
-                reward.append(0.0)
-            state = children[state][digit]
-            whole = len(path) - len(border)
-            if i < whole:
-                promise[state] = max(promise[state], weight * i / whole)
-        reward[state] += weight
-    return _link(children, np.array(promise), np.array(reward), spelling)
-
-
-def _link(
-    children: list[dict[int, int]], promise: np.ndarray, reward: np.ndarray, spelling: Spelling
-) -> Automaton:
-    """All transitions, those of broken matches too: to the longest suffix that begins a hotword."""
-    after = np.zeros((len(children), BASE + 1), np.int32)
-    broken = np.zeros(len(children), np.int32)
-    queue = [0]
-    for state in queue:
-        if state:
-            after[state] = after[broken[state]]
-            reward[state] += reward[broken[state]]
-            promise[state] = max(promise[state], promise[broken[state]])
-        for digit, child in children[state].items():
-            broken[child] = after[state, digit]
-            after[state, digit] = child
-            queue.append(child)
-    return Automaton(after, promise, reward, int(after[0, BORDER]) if spelling.bordered else 0)
-
-
-def check_hotwords(hotwords: Iterable[str] | Mapping[str, float], weight: float) -> dict[str, float]:
-    """Each hotword with its weight, spaces tidied; those without a weight of their own get `weight`."""
-    if isinstance(hotwords, str):
-        raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")
-    weights = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
-    for word, value in weights.items():
-        if not np.isfinite(value):
-            raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
-    return {" ".join(word.split()): float(value) for word, value in weights.items() if word.strip()}

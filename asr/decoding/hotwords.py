@@ -1,0 +1,112 @@
+"""Hotwords as an automaton over words: what has been heard of any, and what that is worth."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from asr.errors import DecodingError
+from asr.text import Alphabet
+
+
+class Automaton(NamedTuple):
+    """Hotwords as an Aho–Corasick automaton; state 0 has heard nothing of any.
+
+    The words of all hotwords are numbered 1, 2, …; any other word is 0.
+
+    Attributes:
+        numbers: the number of each word.
+        after: (H, words + 1) the state after a word.
+        promise: (H,) the part of a hotword's weight that is credited for the words heard so far.
+        reward: (H,) weight of the hotwords complete on arrival at a state.
+    """
+
+    numbers: dict[str, int]
+    after: np.ndarray
+    promise: np.ndarray
+    reward: np.ndarray
+
+
+def build_automaton(hotwords: Mapping[tuple[str, ...], float]) -> Automaton:
+    """The automaton of the hotwords, each one word or several.
+
+    Each word that matches is worth an equal share of the weight; what has been credited is taken back when
+    the match breaks.
+
+    Source: Aho & Corasick 1975.
+    """
+    numbers: dict[str, int] = {}
+    children: list[dict[int, int]] = [{}]
+    promise, reward = [0.0], [0.0]
+    for words, weight in hotwords.items():
+        state = 0
+        for i, word in enumerate(words, start=1):
+            number = numbers.setdefault(word, len(numbers) + 1)
+            if number not in children[state]:
+                children[state][number] = len(children)
+                children.append({})
+                promise.append(-np.inf)
+                reward.append(0.0)
+            state = children[state][number]
+            if i < len(words):
+                promise[state] = max(promise[state], weight * i / len(words))
+        reward[state] += weight
+    return _link(numbers, children, np.array(promise), np.array(reward))
+
+
+def _link(
+    numbers: dict[str, int], children: list[dict[int, int]], promise: np.ndarray, reward: np.ndarray
+) -> Automaton:
+    """All transitions, those of broken matches too: to the longest suffix that begins a hotword."""
+    after = np.zeros((len(children), len(numbers) + 1), np.int32)
+    broken = np.zeros(len(children), np.int32)
+    queue = [0]
+    for state in queue:
+        if state:
+            after[state] = after[broken[state]]
+            reward[state] += reward[broken[state]]
+            promise[state] = max(promise[state], promise[broken[state]])
+        for number, child in children[state].items():
+            broken[child] = after[state, number]
+            after[state, number] = child
+            queue.append(child)
+    return Automaton(numbers, after, promise, reward)
+
+
+def bonuses(hotwords: Mapping[tuple[str, ...], float]) -> dict[str, float]:
+    """For each word of a hotword its share of the weight, the highest if it is in several."""
+    shares: dict[str, float] = {}
+    for words, weight in hotwords.items():
+        for word in words:
+            shares[word] = max(shares.get(word, 0.0), weight / len(words))
+    return shares
+
+
+def check_hotwords(
+    hotwords: Iterable[str] | Mapping[str, float], weight: float, alphabet: Alphabet
+) -> dict[tuple[str, ...], float]:
+    """The words of each hotword with its weight; those without a weight of their own get `weight`.
+
+    In a script without spaces every symbol of the alphabet is a word.
+
+    Raises:
+        DecodingError: no list or mapping, or a weight that is no finite number.
+    """
+    if isinstance(hotwords, str):
+        raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")
+    weights = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
+    for word, value in weights.items():
+        if not np.isfinite(value):
+            raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
+    bordered = alphabet.space is not None or alphabet.is_subword
+    return {
+        tuple(word.split()) if bordered else _symbols(word, alphabet): float(value)
+        for word, value in weights.items()
+        if word.strip()
+    }
+
+
+def _symbols(text: str, alphabet: Alphabet) -> tuple[str, ...]:
+    """The symbols that spell a text without spaces; its characters if they cannot."""
+    text = "".join(text.split())
+    return tuple(text if alphabet.missing(text) else (alphabet.symbols[i - 1] for i in alphabet.encode(text)))

@@ -1,0 +1,139 @@
+"""The words that the search knows, one entry for each way of spelling one."""
+
+import logging
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from asr.decoding.spelling import Spelling, spell_words
+from asr.errors import DecodingError, LanguageModelError
+from asr.text import Alphabet
+
+if TYPE_CHECKING:
+    from asr.lm import NGramModel
+
+Pronunciations = Mapping[str, Iterable[Sequence[str]]]
+
+_log = logging.getLogger(__name__)
+
+
+class Entries(NamedTuple):
+    """Ways of spelling words.
+
+    Attributes:
+        words: (E,) the word of each.
+        spelled: (E,) its digits; 0 among them stands for what the alphabet lacks.
+    """
+
+    words: list[str]
+    spelled: list[np.ndarray]
+
+
+def known_words(
+    alphabet: Alphabet,
+    spelling: Spelling,
+    *,
+    lm: "NGramModel | None",
+    lexicon: Iterable[str] | Pronunciations | None,
+    hotwords: Iterable[str],
+) -> Entries:
+    """The words of the lexicon, or else of the model, and those of hotwords.
+
+    Args:
+        hotwords: single words.
+
+    Raises:
+        DecodingError: a lexicon of another kind, or hotwords that cannot be spelled.
+    """
+    if isinstance(lexicon, str):
+        raise DecodingError(f"lexicon {lexicon[:40]!r}: expected a list of words, or their pronunciations")
+    if isinstance(lexicon, Mapping):
+        entries = _pronounced_words(alphabet, spelling, lexicon, hotwords)
+        _warn_of_unpronounced(_vocabulary(lm), lexicon)
+    else:
+        _check_characters(hotwords, alphabet)
+        words = dict.fromkeys((*(_vocabulary(lm) if lexicon is None else lexicon), *hotwords))
+        entries = Entries(list(words), spell_words(list(words), spelling.digits_of))
+    if lexicon is not None and not entries.words:
+        raise DecodingError("a lexicon without words: nothing could be written; None allows any word")
+    return entries
+
+
+def _pronounced_words(
+    alphabet: Alphabet, spelling: Spelling, lexicon: Pronunciations, hotwords: Iterable[str]
+) -> Entries:
+    """One entry for each pronunciation of each word."""
+    if alphabet.space is None:
+        raise DecodingError(f"pronunciations need an alphabet with ' ' between words; {alphabet!r} has none")
+    absent = (0,) * spelling.per_character
+    words, spelled = [], []
+    for word, pronunciations in lexicon.items():
+        if isinstance(pronunciations, str) or any(isinstance(p, str) for p in pronunciations):
+            raise DecodingError(
+                f"pronunciations of {word!r}: {pronunciations!r}: expected a list of pronunciations, each a "
+                "list of symbols"
+            )
+        for symbols in dict.fromkeys(map(tuple, pronunciations)):
+            digits = [spelling.digits_of.get(unicodedata.normalize("NFC", s), absent) for s in symbols]
+            words.append(word)
+            spelled.append(np.array([d for each in digits for d in each], np.int32))
+    if strange := [word for word in hotwords if word not in lexicon]:
+        raise DecodingError(f"hotwords without a pronunciation: {', '.join(map(repr, strange))}; add one")
+    return Entries(words, spelled)
+
+
+def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) -> None:
+    if silent := [word for word in vocabulary if word not in lexicon]:
+        examples = ", ".join(map(repr, silent[:5]))
+        _log.warning(
+            "%d of %d words of the language model have no pronunciation, e.g. %s; they are never recognised",
+            len(silent),
+            len(vocabulary),
+            examples,
+        )
+
+
+def _vocabulary(lm: "NGramModel | None") -> list[str]:
+    if lm is None:
+        return []
+    specials = {lm.unknown_id, lm.start_id, lm.end_id}
+    return [word for i, word in enumerate(lm.vocabulary) if i not in specials]
+
+
+def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:
+    foreign = {word: sorted(alphabet.missing(word)) for word in hotwords if alphabet.missing(word)}
+    if foreign:
+        listed = "; ".join(f"{word!r} has {', '.join(map(repr, odd))}" for word, odd in foreign.items())
+        raise DecodingError(f"hotwords that the alphabet cannot spell: {listed}; normalise or leave them out")
+
+
+def check_spellable(
+    entries: Entries, alphabet: Alphabet, spelling: Spelling, lm: "NGramModel | None"
+) -> list[str]:
+    """The words that can never be recognised; in a script without spaces a word is one symbol.
+
+    They are counted in a warning.
+
+    Raises:
+        DecodingError, LanguageModelError: these are all words there are.
+    """
+    symbols = set(alphabet.symbols)
+    unspellable = [
+        word
+        for word, digits in zip(entries.words, entries.spelled, strict=True)
+        if not (len(digits) and digits.all() and (spelling.bordered or word in symbols))
+    ]
+    if not unspellable:
+        return []
+    examples = ", ".join(map(repr, unspellable[:5]))
+    count = len(entries.words)
+    message = f"{len(unspellable)} of {count} words cannot be spelled in {alphabet!r}, e.g. {examples}"
+    if len(unspellable) < count:
+        _log.warning("%s; they are never recognised", message)
+        return unspellable
+    changed = (str.lower, str.upper)
+    case = any(not alphabet.missing(change(word)) for change in changed for word in unspellable[:5])
+    hint = "the case of the letters differs" if case else "are they of the same language and normalisation?"
+    raise (LanguageModelError if lm else DecodingError)(f"{message}; {hint}")

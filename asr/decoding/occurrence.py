@@ -1,0 +1,62 @@
+"""How probable a labelling is, and when each of its tokens was said; compiled by numba."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+FORGET = 1e-40  # a state of the lattice with so much less mass than the frame's best is not followed
+
+
+@njit(nogil=True, cache=True)
+def locate(y_TV: Any, tokens: Any, spans: Any) -> float:
+    """ln p(tokens) by all paths; fills spans (S, 2) with first frame and end of each token on the best path.
+
+    Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both in plain
+    probabilities scaled anew in every frame, and only over the window of states that are not negligible.
+    −∞ if none of them spells the tokens; the spans then say nothing.
+    """
+    frames, states = y_TV.shape[0], 2 * len(tokens) + 1
+    moves = np.empty((frames, states), np.int8)
+    mass, best = np.zeros(states + 2), np.zeros(states + 2)  # state s lies at s + 2
+    mass[2] = best[2] = 1.0
+    low, high, ln = 0, 0, 0.0
+    for t in range(frames):
+        top, high = 0.0, min(high + 2, states - 1)
+        for s in range(high, low - 1, -1):
+            label = tokens[s >> 1] if s & 1 else 0
+            total, path, move = mass[s + 2] + mass[s + 1], best[s + 2], 0
+            if best[s + 1] > path:
+                path, move = best[s + 1], 1
+            if s & 1 and s > 1 and label != tokens[(s >> 1) - 1]:
+                total += mass[s]
+                if best[s] > path:
+                    path, move = best[s], 2
+            mass[s + 2], best[s + 2], moves[t, s] = total * y_TV[t, label], path * y_TV[t, label], move
+            top = max(top, mass[s + 2])
+        if not top > 0.0:
+            return -np.inf
+        while mass[high + 2] < FORGET * top:
+            mass[high + 2] = best[high + 2] = 0.0
+            high -= 1
+        while mass[low + 2] < FORGET * top:
+            mass[low + 2] = best[low + 2] = 0.0
+            low += 1
+        for s in range(low, high + 1):
+            mass[s + 2] /= top
+            best[s + 2] /= top
+        ln += math.log(top)
+    s = states - 1
+    total = mass[s + 2] + (mass[s + 1] if states > 1 else 0.0)
+    if states > 1 and best[s + 1] > best[s + 2]:
+        s -= 1
+    if not best[s + 2] > 0.0:
+        return -np.inf
+    spans[:, 1] = 0
+    for t in range(frames - 1, -1, -1):
+        if s & 1:
+            spans[s >> 1, 0] = t
+            spans[s >> 1, 1] = max(spans[s >> 1, 1], t + 1)
+        s -= moves[t, s]
+    return ln + math.log(total)
