@@ -329,7 +329,7 @@ def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
     file = path / FILE if path.is_dir() else path
     header, tensors = bundle.read(file)
     try:
-        alphabet = Alphabet(header["alphabet"]["symbols"], tokenizer=header["alphabet"]["tokenizer"])
+        alphabet = Alphabet.from_json(json.dumps(header["alphabet"]))
         recognizer = Recognizer.build(
             alphabet,
             features=bundle.settings(FeaturesConfig, header["features"]),

@@ -4,7 +4,8 @@ Conventions. Text is Unicode NFC. The blank of CTC is index 0 and is no symbol o
 `symbols[i]` has index `i + 1`. Three kinds of unit share one class:
 
 * characters, with " " as the symbol between words (or no space symbol at all for scripts without spaces);
-* subwords, where `▁` opens a word, spelled by a tokenizer that travels with the alphabet as JSON.
+* subwords, where `▁` opens a word, spelled by a tokenizer that travels with the alphabet as JSON;
+* phones, with " " between words, spelled by a lexicon of pronunciations that travels with the alphabet.
 """
 
 import json
@@ -12,9 +13,11 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 from asr.errors import AlphabetError, TextError
+from asr.pronunciation import Lexicon
 
 BLANK = 0
 WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
@@ -58,18 +61,21 @@ class Alphabet:
     Args:
         symbols: distinct, non-empty strings without the blank.
         tokenizer: for subwords, the JSON of a trained `tokenizers` tokenizer over the same symbols.
+        lexicon: for phones, how words are said in the same symbols.
 
     Raises:
-        AlphabetError: an empty or repeated symbol.
+        AlphabetError: an empty or repeated symbol, or a lexicon with other phones.
 
     >>> ab = Alphabet([" ", "a", "b"])
     >>> ab.size, ab.encode("ab"), ab.decode([2, 3])
     (4, [2, 3], 'ab')
     """
 
-    def __init__(self, symbols: Sequence[str], *, tokenizer: str | None = None) -> None:
+    def __init__(
+        self, symbols: Sequence[str], *, tokenizer: str | None = None, lexicon: Lexicon | None = None
+    ) -> None:
         self.symbols: tuple[str, ...] = tuple(unicodedata.normalize("NFC", s) for s in symbols)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.lexicon = tokenizer, lexicon
         if not self.symbols:
             raise AlphabetError("an alphabet needs at least one symbol besides the blank; none was given")
         if "" in self.symbols:
@@ -82,6 +88,8 @@ class Alphabet:
                 raise AlphabetError(f"symbol {symbol!r} stands twice in the alphabet")
             seen.add(symbol)
         self._index = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
+        if lexicon is not None and (strange := set(lexicon.phones()) - seen | {" "} - seen):
+            raise AlphabetError(f"the lexicon has phones that are no symbols: {sorted(strange)}")
 
     @property
     def size(self) -> int:
@@ -115,10 +123,14 @@ class Alphabet:
         """
         text = unicodedata.normalize("NFC", text)
         if strange := self.missing(text):
+            what = "the alphabet has no" if self.lexicon is None else "there is no pronunciation of"
             raise AlphabetError(
-                f"the alphabet has no {', '.join(map(repr, sorted(strange)))} (in {text[:60]!r}); "
+                f"{what} {', '.join(map(repr, sorted(strange)))} (in {text[:60]!r}); "
                 "normalise the text or train with it"
             )
+        if self.lexicon is not None:
+            said = [[self._index[phone] for phone in self.lexicon.first(word)] for word in text.split()]
+            return [i for k, word in enumerate(said) for i in ([self._index[" "]] if k else []) + word]
         if self.is_subword:
             pieces: list[str] = self._subwords.encode(text, add_special_tokens=False).tokens
             return [self._index[piece] for piece in pieces]
@@ -155,18 +167,27 @@ class Alphabet:
         return frozenset(known | {" "} if self.is_subword else known)
 
     def missing(self, text: str) -> set[str]:
-        """Characters of `text` that no symbol of the alphabet contains.
+        """Characters of `text` that no symbol contains; for phones, the words without a pronunciation.
 
         >>> sorted(Alphabet(["a", "b"]).missing("a b?"))
         [' ', '?']
         """
-        return set(unicodedata.normalize("NFC", text)) - self._characters
+        text = unicodedata.normalize("NFC", text)
+        if self.lexicon is not None:
+            return {word for word in text.split() if word not in self.lexicon}
+        return set(text) - self._characters
 
     def decode(self, indices: Iterable[int]) -> str:
         """The text that the indices spell; blanks are skipped, repeats are kept.
 
+        Phones become the first word that is said so, and stay as they are where there is none.
+
         Raises:
             AlphabetError: an index outside 0 … V−1.
+
+        >>> heard = Alphabet([" ", "t", "uː"], lexicon=Lexicon({"two": [("t", "uː")]}))
+        >>> heard.encode("two two"), heard.decode([2, 3, 1, 3])
+        ([2, 3, 1, 2, 3], 'two uː')
         """
         out = []
         for i in indices:
@@ -174,30 +195,49 @@ class Alphabet:
                 raise AlphabetError(f"index {i}: this alphabet has outputs 0 to {self.size - 1}")
             if i != BLANK:
                 out.append(self.symbols[i - 1])
+        if self.lexicon is not None:
+            words = [list(word) for is_space, word in groupby(out, " ".__eq__) if not is_space]
+            return " ".join(self.lexicon.word(word) or "".join(word) for word in words)
         text = "".join(out)
         return text.replace(WORD_OPENER, " ").strip() if self.is_subword else text
 
     def to_json(self) -> str:
         """All of the alphabet as one JSON text; `from_json` reads it back."""
-        return json.dumps({"symbols": self.symbols, "tokenizer": self.tokenizer}, ensure_ascii=False)
+        fields: dict[str, Any] = {"symbols": self.symbols, "tokenizer": self.tokenizer}
+        if self.lexicon is not None:
+            fields |= {"lexicon": self.lexicon.to_text(), "language": self.lexicon.language}
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Alphabet":
         """The alphabet that `to_json` wrote."""
         fields = json.loads(text)
-        return cls(fields["symbols"], tokenizer=fields.get("tokenizer"))
+        lexicon = fields.get("lexicon")
+        return cls(
+            fields["symbols"],
+            tokenizer=fields.get("tokenizer"),
+            lexicon=lexicon and Lexicon.from_text(lexicon, language=fields["language"]),
+        )
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str], *, subwords: int | None = None) -> "Alphabet":
-        """The alphabet of a training set: its characters in code-point order, or trained subwords.
+    def from_texts(
+        cls, texts: Iterable[str], *, subwords: int | None = None, lexicon: Lexicon | None = None
+    ) -> "Alphabet":
+        """The alphabet of a training set: its characters in code-point order, trained subwords, or phones.
 
         Args:
             texts: normalised transcripts.
             subwords: None for characters; otherwise the wanted number of byte-pair units.
+            lexicon: of the words of the texts, and of further ones, for phones.
 
         Raises:
-            AlphabetError: no text, or fewer subwords asked for than there are characters.
+            AlphabetError: no text, no known word, or fewer subwords asked for than there are characters.
         """
+        if lexicon is not None:
+            known = lexicon.of_common_phones(texts)
+            if not len(known):
+                raise AlphabetError(f"no word of the transcripts is among the {len(lexicon)} of the lexicon")
+            return cls([" ", *known.phones()], lexicon=known)
         if subwords is not None:
             return cls._train_subwords(texts, subwords)
         characters = sorted({c for text in texts for c in unicodedata.normalize("NFC", text)})
@@ -232,6 +272,7 @@ class Alphabet:
             isinstance(other, Alphabet)
             and self.symbols == other.symbols
             and self.tokenizer == other.tokenizer
+            and self.lexicon == other.lexicon
         )
 
     def __hash__(self) -> int:
@@ -239,4 +280,6 @@ class Alphabet:
 
     def __repr__(self) -> str:
         shown = "".join(self.symbols[:40]) if not self.is_subword else f"{len(self)} subwords"
+        if self.lexicon is not None:
+            shown = f"{len(self) - 1} phones, {len(self.lexicon)} words"
         return f"Alphabet({shown!r})"

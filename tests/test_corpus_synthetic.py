@@ -10,9 +10,9 @@ import pytest
 
 from asr import audio
 from asr.corpus import prepare
-from asr.corpus.espeak import Espeak, Manner
 from asr.corpus.synthetic import ACCENTS, FAMILIES, WORDS, timbres
 from asr.errors import ConfigError, CorpusError
+from asr.espeak import Espeak, Manner
 
 pytest.importorskip("espeakng_loader")
 SMALL = {"train": 20, "dev": 2, "test": 2}

@@ -15,6 +15,8 @@ ROOMS = (
     "errors",
     "audio",
     "segmentation",
+    "espeak",
+    "pronunciation",
     "text",
     "corpus",
     "features",

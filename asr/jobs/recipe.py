@@ -46,6 +46,8 @@ class DataConfig:
     """Normalisation of transcripts, see `asr.text.normalise`."""
     subwords: int | None = None
     """Number of byte-pair units; None trains on characters."""
+    phones: str | None = None
+    """Trains on phones: a voice of espeak-ng that pronounces the words (`en-us`), or a lexicon file."""
     min_s: float = 0.1
     max_s: float = 30.0
     """Training utterances outside these durations are left out, and counted."""

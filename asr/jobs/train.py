@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from asr.corpus.packed import PackedCorpus
-from asr.errors import CorpusError
+from asr.errors import ConfigError, CorpusError
 from asr.jobs.console import TrainingBar, say, warn
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe, to_fields
+from asr.lm import read_sentences
+from asr.pronunciation import Lexicon, pronounce
 from asr.recognizer import Recognizer
 from asr.text import Alphabet, normalise
 from asr.training import Trainer
@@ -77,11 +80,8 @@ def development_split(prepared: Prepared) -> str:
 
 
 def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
-    texts = [normalise(u.text, recipe.data.style) for u in corpus.utterances]
-    characters = {" "} if recipe.training.join > 1 and recipe.data.subwords is None else set()
-    alphabet = Alphabet.from_texts([*texts, *characters], subwords=recipe.data.subwords)
     recognizer = Recognizer.build(
-        alphabet,
+        _alphabet(recipe, [normalise(u.text, recipe.data.style) for u in corpus.utterances]),
         features=recipe.features,
         encoder=recipe.encoder,
         seed=recipe.seed,
@@ -92,6 +92,24 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
     if recipe.features.normalise == "global":
         recognizer.features.fit(_samples(corpus))
     return recognizer
+
+
+def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
+    data = recipe.data
+    if data.phones is None:
+        characters = {" "} if recipe.training.join > 1 and data.subwords is None else set()
+        return Alphabet.from_texts([*texts, *characters], subwords=data.subwords)
+    if data.subwords is not None:
+        raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
+    if Path(data.phones).suffix or Path(data.phones).exists():
+        return Alphabet.from_texts(texts, lexicon=Lexicon.read(data.phones, lower=data.style == "basic"))
+    counts = Counter(word for text in texts for word in text.split())
+    counts.update(
+        word for line in read_sentences(recipe.lm.text) for word in normalise(line, data.style).split()
+    )
+    return Alphabet.from_texts(
+        texts, lexicon=pronounce([word for word, _ in counts.most_common()], data.phones)
+    )
 
 
 def _samples(corpus: PackedCorpus) -> Any:
@@ -107,7 +125,7 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     fields = to_fields(recipe)
     training = {k: v for k, v in fields["training"].items() if k not in _FREE}
     kept = {k: fields[k] for k in ("seed", "features", "augmentation", "encoder")}
-    data = {k: fields["data"][k] for k in ("style", "subwords", "min_s", "max_s")}
+    data = {k: fields["data"][k] for k in ("style", "subwords", "phones", "min_s", "max_s")}
     return {**kept, "training": training, "data": data}
 
 

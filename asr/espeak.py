@@ -1,4 +1,4 @@
-"""The espeak-ng synthesiser through ctypes: text in, samples out, the same for the same request.
+"""The espeak-ng synthesiser through ctypes: text in, samples or phones out, the same for the same request.
 
 The library and its voices come with the package `espeakng-loader`; nothing is compiled or downloaded. The
 library is one global machine, so there is one `Espeak` in a process at a time.
@@ -6,6 +6,7 @@ library is one global machine, so there is one `Espeak` in a process at a time.
 
 import _ctypes
 import ctypes
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,17 @@ from types import TracebackType
 
 import numpy as np
 
-from asr.errors import CorpusError
+from asr.errors import CorpusError, TextError
 
 _RETRIEVAL, _SYNCHRONOUS = 1, 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
+_IPA, _SEPARATOR = 0x02, "_"  # of the phones of a word
 _LONGEST_PATH = 120  # the library keeps its data path in 160 bytes, with more behind it
 
 _PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4, "gap": 7}
+
+_NO_PHONE = re.compile(r"[ˈˌ\s]|\([^)]*\)")  # stress, spaces, and marks of a switch to another language
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -50,12 +54,13 @@ class Espeak:
             import espeakng_loader
         except ImportError as error:
             raise CorpusError(
-                "speech is synthesised by espeak-ng, which is not installed: pip install 'asr[synth]'"
+                "espeak-ng, which speaks and pronounces, is not installed: pip install 'asr[synth]'"
             ) from error
         self._path = espeakng_loader.get_library_path()
         self._data = Path(espeakng_loader.get_data_path())
         self._near: tempfile.TemporaryDirectory[str] | None = None
         self._parts: list[np.ndarray] = []
+        self._language = ""
         self._callback = _Callback(self._collect)
         self.rate_hz = 0
 
@@ -74,7 +79,7 @@ class Espeak:
         return self
 
     def _start(self) -> None:
-        self._library = ctypes.CDLL(self._path)
+        self._library, self._language = ctypes.CDLL(self._path), ""
         self.rate_hz = self._library.espeak_Initialize(
             _SYNCHRONOUS, 0, str(self._data).encode(), _DO_NOT_EXIT
         )
@@ -125,6 +130,32 @@ class Espeak:
         if not any(part.any() for part in self._parts):
             raise CorpusError(f"espeak-ng gives no sound for {text!r} with voice {manner.voice!r}")
         return np.concatenate(self._parts).astype(np.float32) / 32768
+
+    def phones(self, word: str, language: str) -> list[str]:
+        """The phones of a word in the International Phonetic Alphabet, without stress; none if it is silent.
+
+        Args:
+            word: in ordinary spelling.
+            language: a voice of espeak-ng, as `en-us` or `de`.
+
+        Raises:
+            TextError: there is no such language.
+
+        Source: espeak-ng, speak_lib.h, espeak_TextToPhonemes.
+        """
+        if language != self._language:
+            if self._library.espeak_SetVoiceByName(language.encode()) != 0:
+                raise TextError(
+                    f"espeak-ng does not speak {language!r}; `en-us` and `de` are among its voices"
+                )
+            self._language = language
+        to_phonemes = self._library.espeak_TextToPhonemes
+        to_phonemes.restype = ctypes.c_char_p
+        rest, clauses = ctypes.c_char_p(word.encode()), []
+        while rest.value:  # the library returns clause by clause and moves the pointer on
+            clause = to_phonemes(ctypes.byref(rest), _UTF8, ord(_SEPARATOR) << 8 | _IPA)
+            clauses.append((clause or b"").decode())
+        return [phone for phone in _NO_PHONE.sub("", _SEPARATOR.join(clauses)).split(_SEPARATOR) if phone]
 
     def variants(self) -> list[str]:
         """Names of the timbres that any accent can be spoken with."""

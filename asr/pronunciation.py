@@ -1,0 +1,176 @@
+"""How words are said: a lexicon from a file or from espeak-ng, for models whose outputs are phones.
+
+English spelling takes hundreds of hours to learn; its sounds take a few. A model of phones leaves spelling to
+this lexicon: word → one or more pronunciations, each a tuple of phones. The first is what training takes for
+the word; decoding allows them all.
+
+The file format is the field's (CMUdict, Kaldi): one pronunciation a line, `word phone phone …`; a word may
+stand on several lines. Stress digits (`AH0`) and variant marks (`word(2)`) of CMUdict are removed.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+
+from asr.errors import TextError
+from asr.espeak import Espeak
+
+Pronunciation = tuple[str, ...]
+
+MOST_RARE = 80
+RARE_SHARE = 1 / 3000
+"""A phone that is said less often in training than `MOST_RARE` times and than this share of all is not learnt
+for itself: see `Lexicon.of_common_phones`."""
+
+_VARIANT = re.compile(r"\(\d+\)$")
+_STRESS = re.compile(r"(?<=[A-Z])[0-2]$")
+
+
+class Lexicon:
+    """Words and how they are said; words that are alike to the ear stand in the order of their frequency.
+
+    Args:
+        words: word → its pronunciations, the usual one first.
+        language: voice of espeak-ng that can pronounce further words; None if there is none.
+
+    >>> lexicon = Lexicon({"two": [("t", "uː")], "too": [("t", "uː")]})
+    >>> lexicon.first("too"), lexicon.word(("t", "uː")), "four" in lexicon
+    (('t', 'uː'), 'two', False)
+    """
+
+    def __init__(self, words: Mapping[str, Iterable[Iterable[str]]], *, language: str | None = None) -> None:
+        self.language = language
+        self.words: dict[str, tuple[Pronunciation, ...]] = {}
+        for word, pronunciations in words.items():
+            if said := tuple(dict.fromkeys(p for p in map(tuple, pronunciations) if p)):
+                self.words[word] = said
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Lexicon) and self.words == other.words and self.language == other.language
+
+    def __hash__(self) -> int:
+        return hash((len(self.words), self.language))
+
+    def first(self, word: str) -> Pronunciation:
+        """The usual pronunciation of a word of the lexicon."""
+        return self.words[word][0]
+
+    def word(self, pronunciation: Iterable[str]) -> str | None:
+        """The first word that is said so; None if there is none."""
+        return self._said.get(tuple(pronunciation))
+
+    @cached_property
+    def _said(self) -> dict[Pronunciation, str]:
+        said: dict[Pronunciation, str] = {}
+        for word, pronunciations in self.words.items():
+            for p in pronunciations:
+                said.setdefault(p, word)
+        return said
+
+    def of_common_phones(self, texts: Iterable[str]) -> "Lexicon":
+        """The same words in phones that are common in these training texts.
+
+        A rarer phone is spelled by the common ones that its symbol is made of, longest first (`aɪɚ` by `aɪ`
+        and `ɚ`); what none of them begins with is left out.
+        """
+        counts = Counter(
+            phone for text in texts for word in text.split() if word in self for phone in self.first(word)
+        )
+        least = min(MOST_RARE, RARE_SHARE * counts.total())
+        return self._in_phones({phone for phone, count in counts.items() if count >= least})
+
+    def _in_phones(self, common: Collection[str]) -> "Lexicon":
+        words = {
+            word: [[part for phone in p for part in spell(phone, common)] for p in pronunciations]
+            for word, pronunciations in self.words.items()
+        }
+        return Lexicon(words, language=self.language)
+
+    def phones(self) -> list[str]:
+        """All phones, in code-point order."""
+        return sorted({phone for ps in self.words.values() for p in ps for phone in p})
+
+    def with_words(self, words: Iterable[str]) -> "Lexicon":
+        """The lexicon with further words, pronounced in its language with the phones that it has.
+
+        Without a language nothing is added.
+
+        Raises:
+            CorpusError: espeak-ng is needed and not installed.
+        """
+        new = [word for word in dict.fromkeys(words) if word not in self]
+        if not new or self.language is None:
+            return self
+        added = pronounce(new, self.language)._in_phones(self.phones())
+        return Lexicon({**self.words, **added.words}, language=self.language)
+
+    def to_text(self) -> str:
+        """The lexicon in the format of its file."""
+        return "".join(f"{word}\t{' '.join(p)}\n" for word, ps in self.words.items() for p in ps)
+
+    @classmethod
+    def from_text(cls, text: str, *, language: str | None = None, name: str = "lexicon") -> "Lexicon":
+        """The lexicon in the format of its file; empty lines and CMUdict's comments (`;;;`) are skipped.
+
+        Raises:
+            TextError: a line without phones, quoted with its number; or no words at all.
+        """
+        words: dict[str, list[list[str]]] = {}
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.startswith(";;;"):
+                continue
+            word, *phones = line.partition(" #")[0].split()  # CMUdict's remarks
+            if not phones:
+                raise TextError(f"{name}, line {number}: {line!r}; expected a word and its phones")
+            word = _VARIANT.sub("", word) if word.endswith(")") else word
+            words.setdefault(word, []).append([_STRESS.sub("", p) if p[-1].isdigit() else p for p in phones])
+        if not words:
+            raise TextError(f"{name}: no words in it; expected lines `word phone phone …`")
+        return cls(words, language=language)
+
+    @classmethod
+    def read(cls, path: str | Path, *, lower: bool = False) -> "Lexicon":
+        """The lexicon in a file; `lower` brings its words to lower case, as transcripts are."""
+        try:
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TextError(f"{path}: not a readable lexicon ({error})") from error
+        found = cls.from_text(text, name=str(path))
+        return cls({word.lower(): p for word, p in found.words.items()}) if lower else found
+
+
+def pronounce(words: Iterable[str], language: str) -> Lexicon:
+    """The words as espeak-ng says each of them alone; those that are silent are left out.
+
+    Raises:
+        CorpusError: espeak-ng is not installed.
+        TextError: it has no such language.
+    """
+    with Espeak() as espeak:
+        return Lexicon({word: [espeak.phones(word, language)] for word in words}, language=language)
+
+
+def spell(phone: str, common: Collection[str]) -> list[str]:
+    """The phone itself if it is common, else the common ones that its symbol is made of.
+
+    >>> spell("aɪɚ", {"a", "aɪ", "ɚ"}), spell("ʒ", {"z"})
+    (['aɪ', 'ɚ'], [])
+    """
+    parts, at = [], 0
+    while at < len(phone):
+        for end in range(len(phone), at, -1):
+            if phone[at:end] in common:
+                parts.append(phone[at:end])
+                at = end
+                break
+        else:
+            at += 1
+    return parts

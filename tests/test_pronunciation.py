@@ -1,0 +1,93 @@
+"""Lexicons of pronunciations: files, espeak-ng, rare phones, and alphabets of phones."""
+
+import pytest
+
+from asr.errors import AlphabetError, TextError
+from asr.pronunciation import Lexicon, pronounce, spell
+from asr.text import Alphabet
+
+CMUDICT = """;;; a comment
+read  R IY1 D
+read(2)  R EH1 D  # past
+two  T UW1
+too  T UW1
+"""
+
+
+def test_a_file_in_the_form_of_cmudict_is_read_without_stress_and_marks_of_variants():
+    lexicon = Lexicon.from_text(CMUDICT)
+    assert lexicon.words == {
+        "read": (("R", "IY", "D"), ("R", "EH", "D")),
+        "two": (("T", "UW"),),
+        "too": (("T", "UW"),),
+    }
+    assert Lexicon.from_text(lexicon.to_text()) == lexicon
+
+
+def test_a_line_without_phones_is_quoted_with_its_number(tmp_path):
+    (tmp_path / "lexicon.txt").write_text("one W AH N\nsilence\n")
+    with pytest.raises(TextError, match=r"lexicon.txt, line 2: 'silence'; expected a word and its phones"):
+        Lexicon.read(tmp_path / "lexicon.txt")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(TextError, match="no words in it"):
+        Lexicon.read(tmp_path / "empty.txt")
+    with pytest.raises(TextError, match="not a readable lexicon"):
+        Lexicon.read(tmp_path / "nothing.txt")
+
+
+def test_words_of_a_file_are_brought_to_the_case_of_the_transcripts(tmp_path):
+    (tmp_path / "lexicon.txt").write_text("ONE W AH N\n")
+    assert "one" in Lexicon.read(tmp_path / "lexicon.txt", lower=True)
+
+
+def test_rare_phones_are_spelled_by_common_ones():
+    lexicon = Lexicon({"a": [["aɪ"]], "b": [["ɚ", "a"]], "fire": [["f", "aɪɚ"]], "f": [["f"]]})
+    common = lexicon.of_common_phones(["a b f"] * 500 + ["fire"] * 10 + ["f a b"] * 20_000)
+    assert common.first("fire") == ("f", "aɪ", "ɚ")
+    assert common.phones() == ["a", "aɪ", "f", "ɚ"]
+    assert lexicon.of_common_phones(["a b fire"]).first("fire") == ("f", "aɪɚ")  # little text: all are kept
+
+
+@pytest.mark.parametrize(
+    ("phone", "parts"), [("tʃ", ["t", "ʃ"]), ("t", ["t"]), ("x", []), ("ət", ["t"]), ("", [])]
+)
+def test_a_phone_falls_into_the_longest_common_ones(phone, parts):
+    assert spell(phone, {"t", "ʃ", "s"}) == parts
+
+
+def test_espeak_says_words_alone_without_stress():
+    pytest.importorskip("espeakng_loader")
+    lexicon = pronounce(["hello", "two", "too", "o'clock", "..."], "en-us")
+    assert lexicon.first("hello") == ("h", "ə", "l", "oʊ")
+    assert lexicon.first("two") == lexicon.first("too") == ("t", "uː")
+    assert "..." not in lexicon
+    assert pronounce(["zwei"], "de").first("zwei")[0] == "ts"
+    with pytest.raises(TextError, match="does not speak 'atlantean'"):
+        pronounce(["one"], "atlantean")
+
+
+def test_further_words_are_pronounced_in_the_phones_that_there_are():
+    pytest.importorskip("espeakng_loader")
+    small = Lexicon({"two": [("t", "uː")]}, language="en-us").with_words(["two", "moot"])
+    assert small.words == {"two": (("t", "uː"),), "moot": (("uː", "t"),)}
+    assert len(Lexicon({"two": [("t", "uː")]}).with_words(["moot"])) == 1
+
+
+def test_an_alphabet_of_phones_writes_words_and_reads_them_back():
+    lexicon = Lexicon({"two": [("t", "uː")], "too": [("t", "uː")], "shoe": [("ʃ", "uː"), ("ʃ", "oʊ")]})
+    alphabet = Alphabet.from_texts(["two shoe", "shoe"], lexicon=lexicon)
+    assert alphabet.symbols == (" ", "t", "uː", "ʃ")  # oʊ is never trained
+    assert alphabet.decode(alphabet.encode("two shoe two")) == "two shoe two"
+    assert alphabet.decode(alphabet.encode("too")) == "two"
+    assert alphabet.decode([1, 2, 1, 4, 3, 1, 1]) == "t shoe"
+    assert Alphabet.from_json(alphabet.to_json()) == alphabet
+    assert alphabet.missing("two blue shoe") == {"blue"}
+    with pytest.raises(AlphabetError, match="no pronunciation of 'blue'"):
+        alphabet.encode("blue shoe")
+
+
+def test_a_lexicon_and_symbols_that_differ_are_refused():
+    with pytest.raises(AlphabetError, match="phones that are no symbols: \\['uː'\\]"):
+        Alphabet([" ", "t"], lexicon=Lexicon({"two": [("t", "uː")]}))
+    with pytest.raises(AlphabetError, match="no word of the transcripts"):
+        Alphabet.from_texts(["one"], lexicon=Lexicon({"two": [("t", "uː")]}))
