@@ -269,9 +269,10 @@ class Recognizer:
         """The outputs that spell `text` after the model's normalisation.
 
         Raises:
-            AlphabetError: characters the model was not trained on.
+            AlphabetError: characters the model was not trained on, or words without pronunciation.
         """
-        return self.alphabet.encode(normalise(text, self.style))
+        text = normalise(text, self.style)
+        return self.alphabet.with_words(text.split()).encode(text)
 
     def log_prob(self, source: Source, text: str) -> float:
         """The exact natural-log probability of `text` given the recording: the sum over all its paths.

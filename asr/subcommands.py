@@ -18,6 +18,7 @@ def load_model(model: str, device: str, lm: str | None) -> Any:
         from asr.lm import load as load_lm
 
         recognizer.lm = load_lm(lm)
+        recognizer.alphabet = recognizer.alphabet.with_words(recognizer.lm.known_words)
     return recognizer
 
 

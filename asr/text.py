@@ -177,6 +177,16 @@ class Alphabet:
             return {word for word in text.split() if word not in self.lexicon}
         return set(text) - self._characters
 
+    def with_words(self, words: Iterable[str]) -> "Alphabet":
+        """An alphabet of phones that can spell these words too, said by espeak-ng; any other as it is.
+
+        Raises:
+            CorpusError: espeak-ng is needed and not installed.
+        """
+        if self.lexicon is None or (lexicon := self.lexicon.with_words(words)) is self.lexicon:
+            return self
+        return Alphabet(self.symbols, lexicon=lexicon)
+
     def decode(self, indices: Iterable[int]) -> str:
         """The text that the indices spell; blanks are skipped, repeats are kept.
 

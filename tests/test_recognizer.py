@@ -12,6 +12,8 @@ from asr import load
 from asr.encoder import EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
 from asr.features import FeaturesConfig
+from asr.lm import train
+from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
 
@@ -138,3 +140,30 @@ def test_confidences_are_calibrated_as_the_settings_say(model):
     softer = [w.confidence for t in model.transcribe_many(WAVES) for w in t.words]
     expected = [1 / (1 + ((1 - c) / c) ** 0.5) for c in raw]  # the log-odds halved
     assert softer == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_model_of_phones_writes_words_and_travels_with_its_lexicon(tmp_path):
+    lexicon = Lexicon({"bee": [("b", "iː")], "be": [("b", "iː")], "dab": [("d", "æ", "b")]})
+    alphabet = Alphabet.from_texts(["bee dab be"], lexicon=lexicon)
+    model = Recognizer.build(alphabet, features=FeaturesConfig(rate_hz=8000, bands=24)).eval()
+    model.save(tmp_path)
+    again = load(tmp_path)
+    assert again.alphabet == alphabet
+    assert again.targets("Be dab!") == alphabet.encode("bee dab")
+    with pytest.raises(AlphabetError, match="no pronunciation of 'cab'"):
+        again.targets("cab")
+    frames = torch.tensor([0, *alphabet.encode("dab be"), 0])  # one frame for each output
+    log_probs_BTV = torch.full((1, len(frames), alphabet.size), 1e-3).scatter(2, frames[None, :, None], 1.0)
+    log_probs_BTV = (log_probs_BTV / log_probs_BTV.sum(-1, keepdim=True)).log()
+    lengths_B = torch.tensor([len(frames)])
+    for decoder, lm, text in (
+        ("greedy", None, "dab bee"),
+        ("beam", None, "dab bee"),
+        ("beam", train(["dab be", "bee dab"] * 3, order=2), "dab be"),
+    ):
+        again.lm = lm
+        [found] = again.decode(log_probs_BTV, lengths_B, decoder=decoder)
+        assert found.text(alphabet) == text
+        assert [w.text for w in found.words(alphabet)] == text.split()
+    with pytest.raises(DecodingError, match="takes alphabets of characters"):
+        again.decode(log_probs_BTV, lengths_B, decoder="pyctcdecode")

@@ -1,5 +1,6 @@
 """A decoder by its name and settings."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -61,12 +62,14 @@ class Chooser:
             "alpha": config.alpha,
             "beta": config.beta,
         } | {key: value for key, value in settings.items() if value is not None}
-        if name == "beam" and config.lexicon and (words := chosen["lm"]) is not None:
-            chosen.setdefault("lexicon", [w for w in words.vocabulary if w not in ("<unk>", "<s>", "</s>")])
         if chosen.get("hotwords"):
             chosen.setdefault("hotword_weight", config.hotword_weight)
-        key = (name, *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))
+        spoken = len(alphabet.lexicon) if alphabet.lexicon is not None else None
+        key = (f"{name} {spoken}", *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))
         if key not in self._made:
+            alphabet = alphabet.with_words(w for phrase in chosen.get("hotwords", ()) for w in phrase.split())
+            if name == "beam" and (lexicon := _lexicon(alphabet, config, chosen["lm"])) is not None:
+                chosen.setdefault("lexicon", lexicon)
             make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
             self._made = {key: make(alphabet, **chosen)}
         return self._made[key]
@@ -91,3 +94,16 @@ class Chooser:
         if name == "pyctcdecode":
             raise DecodingError("decoder=pyctcdecode needs the whole recording: stream with greedy or beam")
         raise DecodingError("decoder=beam cannot stream yet: take greedy")
+
+
+def _lexicon(
+    alphabet: Alphabet, config: DecoderConfig, lm: "NGramModel | None"
+) -> Iterable[str] | Mapping[str, Sequence[Sequence[str]]] | None:
+    """What may be written: with phones words that have a pronunciation; None if there is no limit."""
+    words = lm.known_words if lm is not None else None
+    if alphabet.lexicon is None:
+        return words if config.lexicon else None
+    known = alphabet.lexicon.words
+    if words is None or not config.lexicon:
+        return known
+    return {word: known[word] for word in words if word in known}

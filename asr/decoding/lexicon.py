@@ -96,10 +96,7 @@ def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) ->
 
 
 def _vocabulary(lm: "NGramModel | None") -> list[str]:
-    if lm is None:
-        return []
-    specials = {lm.unknown_id, lm.start_id, lm.end_id}
-    return [word for i, word in enumerate(lm.vocabulary) if i not in specials]
+    return lm.known_words if lm else []
 
 
 def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:

@@ -48,7 +48,7 @@ class PyctcDecoder:
                 "decoder=pyctcdecode needs the package pyctcdecode, which exists for Python below 3.13; "
                 "decoder=beam needs nothing"
             ) from error
-        if alphabet.is_subword:
+        if alphabet.is_subword or alphabet.lexicon is not None:
             raise DecodingError("decoder=pyctcdecode takes alphabets of characters; use decoder=beam")
         self.alphabet = alphabet
         self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords), hotword_weight

@@ -152,6 +152,7 @@ def tune_bundle(bundle: str, manifest: Path, *, lm: str | None = None, picture: 
     model = load(bundle)
     if lm is not None:
         model.lm = load_lm(lm)
+        model.alphabet = model.alphabet.with_words(model.lm.known_words)
     utterances = read_manifest(manifest)
     tuning = tune(model, utterances)
     tell(tuning)

@@ -149,6 +149,12 @@ class NGramModel:
             sentences=count,
         )
 
+    @property
+    def known_words(self) -> list[str]:
+        """The vocabulary without <unk>, <s> and </s>."""
+        specials = {self.unknown_id, self.start_id, self.end_id}
+        return [word for i, word in enumerate(self.vocabulary) if i not in specials]
+
     def _token_scores(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all words and the closing </s>, and log10 P of each, sentence after sentence."""
         from asr.lm.automaton import score_sentences
