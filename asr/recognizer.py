@@ -128,7 +128,7 @@ class Recognizer:
         name = decoder or self.decoder.name
         if name == "greedy":
             return greedy(log_probs_BTV, lengths_B)
-        chosen = self._chooser.decoder(name, self.alphabet, self.decoder, self.lm, **settings)
+        chosen = self._chooser.decoder(name, self.alphabet, self.decoder, self.lm, settings)
         found: list[Hypothesis] = chosen.decode(log_probs_BTV, lengths_B)
         return found
 
@@ -147,7 +147,7 @@ class Recognizer:
     ) -> TranscriptStream:
         """A transcript of sound that is fed block by block; see `stream`."""
         name = decoder or self.decoder.name
-        make = partial(self._chooser.stream_decoder, name, self.alphabet, self.decoder, self.lm, **settings)
+        make = partial(self._chooser.stream_decoder, name, self.alphabet, self.decoder, self.lm, settings)
         return TranscriptStream(self, make, rate_hz=rate_hz)
 
     def stream(

@@ -135,6 +135,15 @@ def test_a_recipe_goes_from_the_original_layout_to_scores(asr, tmp_path, name):
         assert (folder / ("report.html" if split == "test" else f"report-{split}.html")).is_file()
 
 
+def test_a_streaming_recipe_gives_a_model_that_streams(asr, tmp_path):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
+    asr("run", "mini_librispeech/streaming", f"data.root={root}", *TINY)
+    model = load(tmp_path / "exp" / "mini_librispeech" / "streaming" / "model")
+    samples = tones("ab c", rate_hz=16_000)
+    *_, last = model.stream([samples[:5000], samples[5000:]])
+    assert last.transcript.text == model.transcribe(samples).text
+
+
 def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(asr, tmp_path):
     root = librispeech(tmp_path, {"train-clean-5": 8, "mine": 6, "unseen": 3}, ".opus") / "LibriSpeech"
     (tmp_path / "more text.txt").write_text("BAD CAB\n")
@@ -153,6 +162,7 @@ def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(as
 
 def test_recipes_are_short_and_their_readme_says_what_they_give():
     home = recipes.home() / "recipes"
+    assert all(len(path.read_text().splitlines()) <= 20 for path in home.glob("*/streaming.yaml"))
     for name in CORPORA:
         assert len((home / name / "default.yaml").read_text().splitlines()) <= 20
         readme = (home / name / "README.md").read_text()

@@ -9,7 +9,7 @@ import torch
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, tones
 
-from asr import audio
+from asr import audio, lm
 from asr.encoder import EncoderConfig
 from asr.errors import AudioError, ConfigError, DecodingError
 from asr.features import FeaturesConfig
@@ -137,6 +137,25 @@ def test_what_is_stable_never_changes(sizes: tuple[int, ...]) -> None:
     partials = listen(tone_model(bidirectional=False), spoken("abc dab cc ad", seed=2), *sizes)
     check_growth(partials)
     assert len({now.stable for now in partials}) > 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"lm": True}, {"lm": True, "hotwords": ["dab"]}])
+def test_a_beam_keeps_its_word_too(settings: dict[str, object]) -> None:
+    model, samples = tone_model(bidirectional=False), spoken("abc dab cc ad", seed=2)
+    if settings.get("lm"):
+        settings = settings | {"lm": lm.train(["abc dab", "cc ad cc", "dab"], order=2)}
+    for sizes in [(300,), (1600,)]:
+        partials = listen(model, samples, *sizes, decoder="beam", **settings)
+        *_, last = partials
+        offline = model.transcribe(samples, decoder="beam", **settings)
+        assert replace(last.transcript, log_prob=0) == replace(offline, log_prob=0)
+        assert last.transcript.log_prob == pytest.approx(offline.log_prob, abs=1e-3)
+        for before, after in itertools.pairwise(partials):
+            assert after.stable.startswith(before.stable)
+            for old, new in zip(before.words[: before.stable_words], after.words, strict=False):
+                assert old.text == new.text
+                assert (old.start_s, old.end_s) == pytest.approx((new.start_s, new.end_s), abs=0.05)
+        assert len({now.stable for now in partials}) > 2
 
 
 def test_words_are_stable_soon_after_they_were_said() -> None:

@@ -212,8 +212,12 @@ class Search:
         """The tokens that all prefixes of the beam begin with."""
         return self._tokens(outcome.shared_node(self._beam, self._tree))
 
-    def finish(self) -> list[Hypothesis]:
-        """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards."""
+    def finish(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
+        """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards.
+
+        Args:
+            begin: tokens of `agreed` that were handed out already: every hypothesis begins with them.
+        """
         y_TV = np.concatenate([np.empty((0, self._decoder.alphabet.size)), *self._blocks])
         decoder = self._decoder
         return rank(
@@ -224,6 +228,7 @@ class Search:
             decoder.alphabet,
             words=decoder.words,
             n_best=self._n_best,
+            begin=begin,
         )
 
     def _tokens(self, node: int) -> tuple[int, ...]:

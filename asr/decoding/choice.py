@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from asr.decoding.stream import GreedyStream, StreamDecoder
+from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
@@ -45,7 +45,7 @@ class Chooser:
         alphabet: Alphabet,
         config: DecoderConfig,
         lm: "NGramModel | None",
-        **settings: Any,
+        settings: dict[str, Any],
     ) -> Any:
         """The `BeamDecoder` or `PyctcDecoder`; settings that are None are those of the configuration.
 
@@ -80,7 +80,7 @@ class Chooser:
         alphabet: Alphabet,
         config: DecoderConfig,
         lm: "NGramModel | None",
-        **settings: Any,
+        settings: dict[str, Any],
     ) -> StreamDecoder:
         """The same for log-probabilities that come in blocks.
 
@@ -93,7 +93,7 @@ class Chooser:
             raise DecodingError(f"decoder {name!r}: expected greedy or beam")
         if name == "pyctcdecode":
             raise DecodingError("decoder=pyctcdecode needs the whole recording: stream with greedy or beam")
-        raise DecodingError("decoder=beam cannot stream yet: take greedy")
+        return BeamStream(self.decoder(name, alphabet, config, lm, settings))
 
 
 def _lexicon(

@@ -48,6 +48,7 @@ def rank(
     *,
     words: Sequence[str] | None,
     n_best: int,
+    begin: tuple[int, ...] = (),
 ) -> list[Hypothesis]:
     """At most n_best hypotheses of different texts, at least one, best first.
 
@@ -58,6 +59,7 @@ def rank(
         beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
         words: see `read`.
+        begin: tokens that the prefixes of the beam begin with. The best path takes part only if it does too.
     """
     found: dict[str, Hypothesis] = {}
 
@@ -74,7 +76,9 @@ def rank(
         if len(found) == n_best or scores[i] == -math.inf:
             break
         add(outcome.trace(tree, beam.node[i]))
-    add(_best_path(y_TV))
+    best_path = _best_path(y_TV)
+    if tuple(best_path[: len(begin)].tolist()) == begin:
+        add(best_path)
     if not found:
         add(_whole_words(outcome.trace(tree, search.leader(beam)), tables, alphabet, words))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]

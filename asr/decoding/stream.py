@@ -1,11 +1,13 @@
 """Decoding while the sound still comes: a part that is settled for good, and a guess at what follows it.
 
 Conventions. Log-probabilities come in blocks of any size, (time, outputs). Frames count from the first block.
-What was found when the last block is in is what `greedy` and `BeamDecoder.decode` find in the whole.
+What was found when the last block is in is what `greedy` and `BeamDecoder.decode` find in the whole; but
+where a beam has lost the better labelling of the best path, the beam's is kept, since it was handed out.
 """
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
@@ -14,6 +16,9 @@ from asr.decoding.hypothesis import Hypothesis, word_slices, write
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamDecoder
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -21,7 +26,8 @@ class Progress:
 
     Attributes:
         hypothesis: of all frames so far, as if they were all.
-        settled: so many of its first tokens will be the first tokens at the end, whatever comes.
+        settled: so many of its first tokens will be the first tokens at the end, whatever comes. A beam may
+            still move their frames, by one or two, and think again about their confidence.
     """
 
     hypothesis: Hypothesis
@@ -74,10 +80,7 @@ class GreedyStream:
         Raises:
             DecodingError: wrong axes, NaN, or values that are not normalised log-probabilities.
         """
-        if log_probs_TV.dim() != 2:
-            raise DecodingError(
-                f"a block of log-probabilities of shape {tuple(log_probs_TV.shape)}: expected (time, outputs)"
-            )
+        _check_axes(log_probs_TV)
         [new] = greedy(log_probs_TV[None], [len(log_probs_TV)])
         for token, (start, end), confidence in zip(new.tokens, new.frames, new.confidences, strict=True):
             span = start + self._frames, end + self._frames
@@ -103,3 +106,46 @@ class GreedyStream:
         if self._open is not None:
             self._closed.append(self._open)
             self._open = None
+
+
+class BeamStream:
+    """A beam search, block by block: settled is what all prefixes that are alive have in common.
+
+    With a lexicon, only whole words are, because an utterance must not end within one; with pronunciations
+    none are, because only at the end is it known which of several homophones was meant.
+    """
+
+    def __init__(self, decoder: "BeamDecoder") -> None:
+        self._search = decoder.begin()
+        self._closes = decoder.tables.closes
+        self._whole_words = math.isinf(decoder.tables.outside)
+        self._nothing = decoder.words is not None
+
+    def feed(self, log_probs_TV: Tensor) -> Progress:
+        """What is believed with these frames behind those before.
+
+        Raises:
+            DecodingError: wrong axes, NaN, or values that are not normalised log-probabilities.
+        """
+        _check_axes(log_probs_TV)
+        self._search.advance(log_probs_TV)
+        return Progress(self.finish(), len(self._settled()))
+
+    def finish(self) -> Hypothesis:
+        """What was said in all."""
+        [best] = self._search.finish(self._settled())
+        return best
+
+    def _settled(self) -> tuple[int, ...]:
+        agreed = () if self._nothing else self._search.agreed()
+        if not self._whole_words:
+            return agreed
+        ends = [i for i, token in enumerate(agreed) if self._closes[token]]
+        return agreed[: max(ends, default=0)]
+
+
+def _check_axes(log_probs_TV: Tensor) -> None:
+    if log_probs_TV.dim() != 2:
+        raise DecodingError(
+            f"a block of log-probabilities of shape {tuple(log_probs_TV.shape)}: expected (time, outputs)"
+        )

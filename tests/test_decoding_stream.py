@@ -1,0 +1,125 @@
+"""Decoding block by block against decoding the whole, and what is settled against what comes."""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import asr.lm
+from asr.decoding import BeamDecoder, Hypothesis, greedy
+from asr.decoding.stream import BeamStream, GreedyStream, Progress, StreamDecoder
+from asr.errors import DecodingError
+from asr.text import Alphabet
+
+WORDS = Alphabet([" ", "a", "b"])
+LM = asr.lm.train(["a b", "a a b", "b a", "ab b", "a"], order=3)
+SPLITS = [(1,), (3,), (7, 1), (20, 0, 5), (1000,)]
+BEAMS: dict[str, dict[str, object]] = {
+    "plain": {},
+    "narrow": {"beam_width": 2},
+    "language model": {"lm": LM, "alpha": 0.8},
+    "lexicon": {"lexicon": ["ab", "b", "aab"]},
+    "language model and lexicon": {"lm": LM, "lexicon": ["ab", "b", "a"], "beam_width": 8},
+    "hotwords": {"hotwords": {"ab": 3.0, "b a": 2.0}},
+}
+
+
+def emissions(seed: int, frames: int = 60, outputs: int = 4) -> Tensor:
+    """Log-probabilities with runs of one output, sure of some frames and not of others."""
+    rng = np.random.default_rng(seed)
+    heard = np.repeat(rng.integers(0, outputs, frames), rng.integers(1, 4, frames))[:frames]
+    logits = rng.normal(size=(frames, outputs))
+    logits[np.arange(frames), heard] += rng.uniform(0, 6, frames)
+    return torch.from_numpy(logits).log_softmax(-1).float()
+
+
+def feed(stream: StreamDecoder, log_probs_TV: Tensor, sizes: tuple[int, ...]) -> list[Progress]:
+    said, at = [], 0
+    for size in itertools.cycle(sizes):
+        if at >= len(log_probs_TV):
+            return said
+        said.append(stream.feed(log_probs_TV[at : at + size]))
+        at += size
+    raise AssertionError
+
+
+def check_settled(said: list[Progress], end: Hypothesis) -> None:
+    for now in said:
+        assert end.tokens[: now.settled] == now.hypothesis.tokens[: now.settled]
+        assert len(now.hypothesis.tokens) >= now.settled
+    settled = [now.settled for now in said]
+    assert settled == sorted(settled)
+
+
+@pytest.mark.parametrize("sizes", SPLITS)
+def test_the_best_path_in_blocks_is_that_of_the_whole(sizes: tuple[int, ...]) -> None:
+    for seed in range(20):
+        log_probs_TV, stream = emissions(seed), GreedyStream()
+        said = feed(stream, log_probs_TV, sizes)
+        [whole] = greedy(log_probs_TV[None], [60])
+        end = stream.finish()
+        assert (end.tokens, end.frames, end.confidences) == (whole.tokens, whole.frames, whole.confidences)
+        assert end.log_prob == pytest.approx(whole.log_prob, abs=1e-4)
+        check_settled(said, end)
+        for now in said:  # of the best path not even frames and confidence change
+            assert end.frames[: now.settled] == now.hypothesis.frames[: now.settled]
+            assert end.confidences[: now.settled] == now.hypothesis.confidences[: now.settled]
+        assert said[-1].settled >= len(end.tokens) - 1
+
+
+@pytest.mark.parametrize("sizes", SPLITS)
+@pytest.mark.parametrize("name", BEAMS)
+def test_a_beam_in_blocks_finds_what_it_finds_in_the_whole(name: str, sizes: tuple[int, ...]) -> None:
+    decoder = BeamDecoder(WORDS, threads=1, **BEAMS[name])  # type: ignore[arg-type]
+    for seed in range(20):
+        log_probs_TV, stream = emissions(seed), BeamStream(decoder)
+        said = feed(stream, log_probs_TV, sizes)
+        [whole], end = decoder.decode(log_probs_TV[None], [60]), stream.finish()
+        check_settled(said, end)
+        if end != whole:  # the beam had lost the best path, which is better than all that is left
+            assert name == "narrow"
+            [best_path] = greedy(log_probs_TV[None], [60])
+            assert whole.tokens == best_path.tokens and whole.score > end.score
+
+
+@pytest.mark.parametrize("name", BEAMS)
+def test_most_of_a_beam_is_settled_before_the_end(name: str) -> None:
+    decoder = BeamDecoder(WORDS, threads=1, **BEAMS[name])  # type: ignore[arg-type]
+    shares = []
+    for seed in range(10):
+        stream = BeamStream(decoder)
+        said = feed(stream, emissions(seed, frames=200), (200,))
+        shares.append(said[-1].settled / len(stream.finish().tokens))
+    assert np.mean(shares) > 0.7
+
+
+@pytest.mark.parametrize("space", [" ", "c"])
+def test_words_are_settled_with_what_ends_them(space: str) -> None:
+    alphabet = Alphabet(["a", "b", space])
+    said = Progress(Hypothesis((1, 2, 3, 1), ((0, 1),) * 4, (1.0,) * 4, -1.0, -1.0), 0)
+    for settled, words, text in [(0, 0, ""), (1, 0, "a"), (2, 0, "ab"), (3, 1, "ab"), (4, 1, "ab a")]:
+        now = Progress(said.hypothesis, settled)
+        expected = text if space == " " else "abca"[:settled]
+        assert now.settled_text(alphabet) == expected
+        assert now.settled_words(alphabet) == (words if space == " " else settled)
+
+
+def test_subwords_settle_a_word_with_the_next_one() -> None:
+    alphabet = Alphabet.from_texts(["abba cab dad"] * 3, subwords=12)
+    tokens = tuple(alphabet.encode("cab dad"))
+    second = next(i for i, token in enumerate(tokens) if i and alphabet.word_starts[token])
+    said = Hypothesis(tokens, ((0, 1),) * len(tokens), (1.0,) * len(tokens), -1.0, -1.0)
+    assert Progress(said, second).settled_words(alphabet) == 0
+    assert Progress(said, second + 1).settled_words(alphabet) == 1
+    assert "cab dad".startswith(Progress(said, second + 1).settled_text(alphabet))
+
+
+@pytest.mark.parametrize("make", [GreedyStream, lambda: BeamStream(BeamDecoder(WORDS))])
+def test_blocks_that_are_no_distributions_are_refused(make: Callable[[], StreamDecoder]) -> None:
+    with pytest.raises(DecodingError, match="time, outputs"):
+        make().feed(emissions(0)[None])
+    with pytest.raises(DecodingError, match="not normalised"):
+        make().feed(torch.zeros(3, 4))
