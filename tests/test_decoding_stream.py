@@ -12,6 +12,7 @@ import asr.lm
 from asr.decoding import BeamDecoder, Hypothesis, greedy
 from asr.decoding.stream import BeamStream, GreedyStream, Progress, StreamDecoder
 from asr.errors import DecodingError
+from asr.pronunciation import Lexicon
 from asr.text import Alphabet
 
 WORDS = Alphabet([" ", "a", "b"])
@@ -115,6 +116,21 @@ def test_subwords_settle_a_word_with_the_next_one() -> None:
     assert Progress(said, second).settled_words(alphabet) == 0
     assert Progress(said, second + 1).settled_words(alphabet) == 1
     assert "cab dad".startswith(Progress(said, second + 1).settled_text(alphabet))
+
+
+def test_phones_are_text_when_their_word_is_complete() -> None:
+    alphabet = Alphabet([" ", "t", "uː"], lexicon=Lexicon({"two": [("t", "uː")]}))
+    said = Hypothesis((2, 3, 1, 2), ((0, 1),) * 4, (1.0,) * 4, -1.0, -1.0)
+    assert [Progress(said, n).settled_text(alphabet) for n in range(5)] == ["", "", "", "two", "two"]
+    assert [Progress(said, n).settled_words(alphabet) for n in range(5)] == [0, 0, 0, 1, 1]
+
+
+def test_of_homophones_none_is_settled_before_the_end() -> None:
+    decoder = BeamDecoder(WORDS, lexicon={"aye": [["a"]], "eye": [["a"]], "bee": [["b"]]}, threads=1)
+    stream = BeamStream(decoder)
+    said = feed(stream, emissions(3), (7,))
+    assert [now.settled for now in said] == [0] * len(said)
+    assert stream.finish() == decoder.decode(emissions(3)[None], [60])[0]
 
 
 @pytest.mark.parametrize("make", [GreedyStream, lambda: BeamStream(BeamDecoder(WORDS))])

@@ -35,7 +35,12 @@ class Progress:
 
     def settled_text(self, alphabet: Alphabet) -> str:
         """What the settled tokens spell: the text at the end begins with it."""
-        return write(self.hypothesis.tokens[: self.settled], alphabet)
+        tokens = self.hypothesis.tokens[: self.settled]
+        if alphabet.lexicon is not None:  # phones spell nothing before their word is complete
+            tokens = tokens[
+                : max((i for i, token in enumerate(tokens) if token == alphabet.space), default=0)
+            ]
+        return write(tokens, alphabet)
 
     def settled_words(self, alphabet: Alphabet) -> int:
         """Of the first words so many are settled: their tokens are, and something that ends them."""
