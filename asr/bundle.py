@@ -9,25 +9,103 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from asr import __version__
+from asr.decoding.choice import DecoderConfig
+from asr.encoder import Encoder, EncoderConfig
 from asr.errors import BundleError
+from asr.features import Features, FeaturesConfig
+from asr.text import Alphabet, Style
+
+if TYPE_CHECKING:
+    from asr.lm import NGramModel
 
 FORMAT = 1
 
 
+class Model(Protocol):
+    """What a recogniser is made of."""
+
+    features: Features
+    encoder: Encoder
+    alphabet: Alphabet
+    decoder: DecoderConfig
+    style: Style
+    trained_on: dict[str, Any]
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """All of a recogniser but its numbers, fit for JSON."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "features": dataclasses.asdict(model.features.config),
+        "encoder": dataclasses.asdict(model.encoder.config),
+        "decoder": dataclasses.asdict(model.decoder),
+        "style": model.style,
+        "alphabet": json.loads(model.alphabet.to_json()),
+        "trained_on": model.trained_on,
+    }
+
+
+def parts(header: dict[str, Any]) -> dict[str, Any]:
+    """The parts of the recogniser that `describe` described, to be given to its constructor.
+
+    Features and encoder come as their settings.
+
+    Raises:
+        BundleError: a setting that this version does not know.
+        KeyError, TypeError, AlphabetError: a description that is damaged.
+    """
+    return {
+        "alphabet": Alphabet.from_json(json.dumps(header["alphabet"])),
+        "features": settings(FeaturesConfig, header["features"]),
+        "encoder": settings(EncoderConfig, header["encoder"]),
+        "decoder": settings(DecoderConfig, header["decoder"]),
+        "style": header["style"],
+        "trained_on": header["trained_on"],
+    }
+
+
+def pack_lm(lm: "NGramModel | None") -> dict[str, Tensor]:
+    """The tensors of a language model; none without one."""
+    arrays = {} if lm is None else lm.to_arrays()
+    return {f"lm.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+
+
+def unpack_lm(tensors: Mapping[str, Tensor]) -> "NGramModel | None":
+    """The language model among the tensors, if there is one."""
+    if not (arrays := part(tensors, "lm")):
+        return None
+    from asr.lm import NGramModel
+
+    return NGramModel.from_arrays({k: v.numpy() for k, v in arrays.items()})
+
+
 def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """The bundle on the disk, whole or not at all."""
-    facts = {"format": FORMAT, "version": __version__, **header}
+    """The bundle on the disk, whole or not at all.
+
+    Raises:
+        BundleError: there are no numbers in the tensors, because the model was exported.
+    """
+    if any(t.is_meta for t in tensors.values()):
+        raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
     data = save(
         {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-        metadata={"asr": json.dumps(facts, ensure_ascii=False, sort_keys=True)},
+        metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)},
     )
+    write_bytes(file, data)
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """The file on the disk, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.partial")
     with partial.open("wb") as out:
@@ -50,15 +128,26 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = opened.metadata() or {}
             if "asr" not in metadata:
                 raise BundleError(f"{file}: a safetensors file, but not a model of this toolkit")
-            header = json.loads(metadata["asr"])
-            if header["format"] > FORMAT:
-                raise BundleError(
-                    f"{file}: written by asr {header['version']} in format {header['format']}; "
-                    f"this version reads up to {FORMAT}, please upgrade"
-                )
+            header = read_header(metadata["asr"], file)
             return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: truncated, or not a model of this toolkit ({error})") from error
+
+
+def read_header(text: str, file: Path) -> dict[str, Any]:
+    """The description of a model in the file.
+
+    Raises:
+        BundleError: it is of a newer format.
+        ValueError, KeyError, TypeError: it is damaged.
+    """
+    header: dict[str, Any] = json.loads(text)
+    if header["format"] > FORMAT:
+        raise BundleError(
+            f"{file}: written by asr {header['version']} in format {header['format']}; "
+            f"this version reads up to {FORMAT}, please upgrade"
+        )
+    return header
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

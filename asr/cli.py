@@ -245,6 +245,18 @@ def align(
 
 
 @app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
+    form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
+) -> None:
+    """Write features and encoder as one ONNX graph, with state in and out if the model streams."""
+    from asr.jobs.export import export as job
+
+    job(load_model(model, "cpu", None), output, form=form)
+
+
+@app.command()
 def doctor(
     experiment: Annotated[Path | None, typer.Argument(help="Folder of an experiment.")] = None,
 ) -> None:

@@ -254,7 +254,8 @@ def _reversal(lengths_B: Tensor, size: int) -> Tensor:
     frame_T = torch.arange(size, device=lengths_B.device)
     mirrored_BT = lengths_B[:, None] - 1 - frame_T
     source_BT = torch.where(mirrored_BT >= 0, mirrored_BT, frame_T)
-    return (source_BT + size * torch.arange(len(lengths_B), device=lengths_B.device)[:, None]).flatten()
+    row_B1 = torch.arange(lengths_B.shape[0], device=lengths_B.device)[:, None]
+    return (source_BT + size * row_B1).flatten()
 
 
 def _reorder(x_BTF: Tensor, order: Tensor) -> Tensor:

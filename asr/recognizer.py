@@ -1,7 +1,5 @@
 """A trained model as one object: samples in, words with times and confidence out."""
 
-import dataclasses
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,7 +14,7 @@ from asr import audio, bundle
 from asr.decoding import greedy
 from asr.decoding.choice import Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
-from asr.errors import AlphabetError, AudioError, BundleError
+from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
 from asr.pipeline import Pipeline
 from asr.scoring.calibration import Calibration
@@ -28,6 +26,7 @@ from asr.transcript import Partial, Segment, Transcript, Word
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
     from asr.lm import NGramModel
+    from asr.onnx_model import OnnxModel
 
 FILE = "model.safetensors"
 
@@ -46,6 +45,8 @@ class Recognizer:
     lm: "NGramModel | None" = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
+    runtime: "OnnxModel | None" = None
+    """Computes in place of the weights, which then are not there: the model was exported."""
     _chooser: Chooser = field(default_factory=Chooser, repr=False, compare=False)
 
     @classmethod
@@ -78,10 +79,18 @@ class Recognizer:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.encoder.parameters()).device
+        return torch.device("cpu") if self.runtime is not None else next(self.encoder.parameters()).device
 
     def to(self, device: str | torch.device) -> "Recognizer":
-        """The same recogniser with its weights moved to `device`."""
+        """The same recogniser with its weights moved to `device`.
+
+        Raises:
+            ConfigError: an exported model, which runs on the CPU, is to be moved elsewhere.
+        """
+        if self.runtime is not None:
+            if torch.device(device).type != "cpu":
+                raise ConfigError(f"device={device}: exported models run on the CPU; take the bundle")
+            return self
         self.features.to(device)
         self.encoder.to(device)
         return self
@@ -107,6 +116,8 @@ class Recognizer:
         samples_BT = torch.zeros(len(samples), int(lengths_B.max()))
         for row, s in zip(samples_BT, samples, strict=True):
             row[: len(s)] = torch.from_numpy(np.ascontiguousarray(s, dtype=np.float32))
+        if self.runtime is not None:
+            return self.runtime.log_probs(samples_BT, lengths_B)
         features_BTF, frames_B = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
         log_probs_BTV, out_B = self.encoder(features_BTF, frames_B)
         return log_probs_BTV.float().cpu(), out_B.cpu()
@@ -138,6 +149,8 @@ class Recognizer:
 
         Arguments as for `Features.step`, with as many windows as make whole outputs.
         """
+        if self.runtime is not None:
+            return self.runtime.step(samples_BT, lengths_B, state)
         features_BTF, _ = self.features.step(samples_BT.to(self.device), lengths_B.to(self.device))
         log_probs_BTV, state = self.encoder.step(features_BTF, state)
         return log_probs_BTV.float().cpu(), state
@@ -224,14 +237,16 @@ class Recognizer:
 
         `on_segment` is told (number of the source, segment) as soon as a segment is known.
         """
-        can_stream = not obstacles(self.features, self.encoder)
+        needs_whole = (
+            obstacles(self.features, self.encoder) or (decoder or self.decoder.name) == "pyctcdecode"
+        )
         return Pipeline(
             self,
             partial(self.decode, decoder=decoder, **settings),
             self._blocks,
             joint=joint(self.alphabet),
             silent=silent_outputs(self.alphabet),
-            stream=partial(self.stream, decoder=decoder, **settings) if can_stream else None,
+            stream=None if needs_whole else partial(self.stream, decoder=decoder, **settings),
             batch_s=batch_s,
             on_segment=on_segment,
         ).run(sources)
@@ -302,17 +317,7 @@ class Recognizer:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        if self.lm is not None:
-            tensors |= {f"lm.{k}": torch.from_numpy(np.array(v)) for k, v in self.lm.to_arrays().items()}
-        header = {
-            "features": dataclasses.asdict(self.features.config),
-            "encoder": dataclasses.asdict(self.encoder.config),
-            "decoder": dataclasses.asdict(self.decoder),
-            "style": self.style,
-            "alphabet": json.loads(self.alphabet.to_json()),
-            "trained_on": self.trained_on,
-        }
-        bundle.write(file, tensors, header)
+        bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))
         return file
 
 
@@ -320,31 +325,25 @@ def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
     """The recogniser in a bundle, ready to transcribe.
 
     Args:
-        path: the folder or the file of a bundle.
+        path: the folder or the file of a bundle, or a `.onnx` file that `asr export` wrote.
         device: where the weights go, e.g. `cuda`.
 
     Raises:
         BundleError: nothing there, a truncated or foreign file, or one of a newer format.
+        ConfigError: onnxruntime is needed and missing.
     """
     path = Path(path)
+    if path.suffix == ".onnx":
+        from asr import onnx_model
+
+        return Recognizer(**onnx_model.read(path)).to(device)
     file = path / FILE if path.is_dir() else path
     header, tensors = bundle.read(file)
     try:
-        alphabet = Alphabet.from_json(json.dumps(header["alphabet"]))
-        recognizer = Recognizer.build(
-            alphabet,
-            features=bundle.settings(FeaturesConfig, header["features"]),
-            encoder=bundle.settings(EncoderConfig, header["encoder"]),
-            decoder=bundle.settings(DecoderConfig, header["decoder"]),
-            style=header["style"],
-            trained_on=header["trained_on"],
-        )
+        recognizer = Recognizer.build(**bundle.parts(header))
         for name in ("features", "encoder"):
             getattr(recognizer, name).load_state_dict(bundle.part(tensors, name))
     except (KeyError, TypeError, RuntimeError, AlphabetError) as error:
         raise BundleError(f"{file}: settings and weights do not belong together: {error}") from error
-    if arrays := bundle.part(tensors, "lm"):
-        from asr.lm import NGramModel
-
-        recognizer.lm = NGramModel.from_arrays({k: v.numpy() for k, v in arrays.items()})
+    recognizer.lm = bundle.unpack_lm(tensors)
     return recognizer.to(device).eval()

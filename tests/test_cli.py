@@ -201,3 +201,20 @@ def test_a_recipe_of_the_working_directory_is_found(tmp_path, monkeypatch):
     (tmp_path / "exp").mkdir()  # a folder of the name of a key is no group of configurations
     recipe = recipes.compose(["mine", "exp=exp/other"])
     assert (recipe.encoder.layers, recipe.exp) == (2, "exp/other")
+
+
+def test_an_exported_model_transcribes_like_the_bundle(asr, trained, tmp_path):
+    pytest.importorskip("onnxruntime", reason="exporting needs asr[export]")
+    soundfile.write(tmp_path / "a.wav", spoken("abc dab c", seed=3), RATE_HZ)
+    status, _, err = asr("export", "--model", trained, "-o", "out/model.onnx")
+    assert status == 0 and "out/model.onnx" in err and "of the bundle's" in err
+    said = asr("transcribe", "a.wav", "--model", trained)[:2]
+    assert asr("transcribe", "a.wav", "--model", "out/model.onnx")[:2] == said and said[1].strip()
+    for words, why in [
+        (("--model", trained, "-o", "model.pb"), "ends in .onnx"),
+        (("--model", trained, "-o", "x.onnx", "--format", "tflite"), "expected onnx"),
+        (("--model", "out/model.onnx", "-o", "x.onnx"), "exported already"),
+        (("--model", trained, "-o", "a.wav/x.onnx"), "cannot be written"),
+    ]:
+        status, _, err = asr("export", *words)
+        assert status == 1 and why in err

@@ -32,6 +32,7 @@ ROOMS = (
     "pipeline",
     "streaming",
     "bundle",
+    "onnx_model",
     "recognizer",
     "training",
     "jobs",

@@ -1,0 +1,59 @@
+"""`asr export`: a bundle → one file that other programs can run, checked against the bundle."""
+
+from pathlib import Path
+
+import numpy as np
+
+from asr.errors import BundleError, ConfigError
+from asr.jobs.console import say
+from asr.onnx_model import lm_file, write
+from asr.recognizer import Recognizer, load
+
+MOST_DIFFERENCE = 1e-4
+"""Of log-probabilities, between the file and the bundle."""
+
+
+def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
+    """The largest difference between log-probabilities of the file and of the model, after writing it.
+
+    Args:
+        model: a loaded bundle, on the CPU.
+        output: a `.onnx` file; its folder is made if it is missing.
+        form: onnx.
+
+    Raises:
+        ConfigError: another form or suffix, a package that is missing, or a folder that cannot be written to.
+        BundleError: the file does not compute what the bundle computes.
+    """
+    if form != "onnx":
+        raise ConfigError(f"format {form!r}: expected onnx")
+    if output.suffix != ".onnx":
+        raise ConfigError(f"{output}: expected a name that ends in .onnx")
+    if model.runtime is not None:
+        raise ConfigError("this model was exported already: give the bundle")
+    try:
+        write(model, output)
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    difference = _difference(model, load(output))
+    if not difference <= MOST_DIFFERENCE:
+        raise BundleError(f"{output}: log-probabilities differ from the bundle's by {difference:.2g}")
+    size_mb = output.stat().st_size / 1e6
+    say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.1g} of the bundle's")
+    if model.lm is not None:
+        say(f"{lm_file(output)}: its language model, to be kept beside it")
+    return difference
+
+
+def _difference(model: Recognizer, other: Recognizer) -> float:
+    """Over noises of several lengths and levels, in one batch."""
+    rng = np.random.default_rng(0)
+    lengths = (rng.uniform(0.05, 3.0, 4) * model.rate_hz).astype(int)
+    noises = [
+        (level * rng.standard_normal(n)).astype(np.float32)
+        for n, level in zip(lengths, (0.3, 0.1, 0.01, 0.001), strict=True)
+    ]
+    ours_BTV, lengths_B = model.log_probs(noises)
+    theirs_BTV, _ = other.log_probs(noises)
+    rows = zip(ours_BTV, theirs_BTV, lengths_B.tolist(), strict=True)
+    return max(float((ours_TV[:n] - theirs_TV[:n]).abs().max()) for ours_TV, theirs_TV, n in rows)

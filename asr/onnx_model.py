@@ -1,0 +1,217 @@
+"""A model as one ONNX graph, from samples to log-probabilities: written here, and run by onnxruntime.
+
+Conventions. The metadata of the file hold, under the key `asr`, the JSON that a bundle has as its header, so
+alphabet and decoder settings travel inside. A language model lies beside: `x.lm.safetensors` for `x.onnx`.
+
+A model that needs the whole recording has the inputs `samples` (B, T) float32 and `lengths` (B,) int64, in
+samples, and the outputs `log_probs` (B, outputs, V) and `output_lengths` (B,). A model that streams takes
+blocks as `Features.step` wants them, overlapping and as many windows as make whole outputs, and hands its
+state from call to call: inputs `state_0` …, zero at first, outputs `next_state_0` ….
+"""
+
+import json
+import warnings
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from asr import bundle
+from asr.encoder import Encoder
+from asr.errors import AlphabetError, BundleError, ConfigError
+from asr.features import Features
+from asr.streaming import obstacles
+from asr.subsampling import State
+
+if TYPE_CHECKING:
+    from asr.lm import NGramModel
+
+OPSET = 17
+"""Of ONNX; onnxruntime has run it since 2022."""
+
+
+class Model(bundle.Model, Protocol):
+    """A recogniser, perhaps with a language model."""
+
+    lm: "NGramModel | None"
+
+
+class Whole(nn.Module):
+    """Samples of whole utterances → log-probabilities."""
+
+    def __init__(self, features: Features, encoder: Encoder) -> None:
+        super().__init__()
+        self.features, self.encoder = features, encoder
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, ...]:
+        """log_probs_BTV and their lengths."""
+        log_probs: tuple[Tensor, Tensor] = self.encoder(*self.features(samples_BT, lengths_B))
+        return log_probs
+
+
+class Stream(Whole):
+    """The next samples of streams, and the state so far → log-probabilities and the state behind them."""
+
+    def forward(self, samples_BT: Tensor, lengths_B: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """log_probs_BTV and the new state; without one, a stream begins."""
+        features_BTF, _ = self.features.step(samples_BT, lengths_B)
+        log_probs_BTV, state = self.encoder.step(features_BTF, state or None)
+        return log_probs_BTV, *state
+
+
+def lm_file(file: Path) -> Path:
+    """Where the language model of an ONNX file lies."""
+    return file.with_name(f"{file.stem}.lm.safetensors")
+
+
+@torch.no_grad()
+def write(model: Model, file: Path) -> None:
+    """The model in the file, whole or not at all, and its language model beside it.
+
+    Raises:
+        ConfigError: the package onnx is missing.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise ConfigError("writing ONNX needs the package onnx: pip install 'asr[export]'") from error
+    streams = not obstacles(model.features, model.encoder)
+    module = (Stream if streams else Whole)(model.features, model.encoder).eval()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    exported = onnx.load_from_string(_graph(module))
+    described = bundle.describe(model) | {"lm": model.lm is not None}
+    exported.producer_name, exported.producer_version = "asr", described["version"]
+    onnx.helper.set_model_props(exported, {"asr": json.dumps(described, ensure_ascii=False, sort_keys=True)})
+    onnx.checker.check_model(exported)
+    if model.lm is not None:
+        bundle.write(lm_file(file), bundle.pack_lm(model.lm), described)
+    bundle.write_bytes(file, exported.SerializeToString())
+
+
+def _graph(module: Whole) -> bytes:
+    """The ONNX model without metadata, with batch and time left open."""
+    window, hop = module.features.fft_samples, module.features.hop_samples
+    samples_BT = torch.zeros(2, window + (2 * module.encoder.frames_per_output - 1) * hop)
+    arguments: tuple[Tensor, ...] = (samples_BT, torch.tensor([samples_BT.shape[1], window]))
+    axes = {"samples": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    outputs = ["log_probs", "output_lengths"]
+    if isinstance(module, Stream):
+        _, *state = module(*arguments)
+        arguments = (*arguments, *state)
+        outputs = ["log_probs", *(f"next_state_{i}" for i in range(len(state)))]
+        for i, part in enumerate(state):
+            axes |= {f"state_{i}": _batch_axis(part), f"next_state_{i}": _batch_axis(part)}
+    axes |= {"log_probs": {0: "batch", 1: "outputs"}, "output_lengths": {0: "batch"}}
+    inputs = [name for name in axes if name in ("samples", "lengths") or name.startswith("state_")]
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
+        # torch calls the exporter that follows its traces old; it needs no other package, and knows LSTMs
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            arguments,
+            Path(folder) / "model.onnx",
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes={name: axes[name] for name in inputs + outputs},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return (Path(folder) / "model.onnx").read_bytes()
+
+
+def _batch_axis(state: Tensor) -> dict[int, str]:
+    """The frames that a convolution holds are (B, …), the hidden state of a recurrent layer is (1, B, H)."""
+    return {1 if state.dim() == 3 else 0: "batch"}
+
+
+def read(file: Path) -> dict[str, Any]:
+    """The parts of the recogniser in the file, to be given to its constructor.
+
+    Raises:
+        BundleError: nothing there, a truncated or foreign file, or its language model is not beside it.
+        ConfigError: the package onnxruntime is missing.
+    """
+    session = _session(file)
+    metadata = session.get_modelmeta().custom_metadata_map
+    if "asr" not in metadata:
+        raise BundleError(f"{file}: an ONNX model, but not one of this toolkit")
+    try:
+        header = bundle.read_header(metadata["asr"], file)
+        parts, with_lm = bundle.parts(header), header["lm"]
+        features = Features(parts["features"])
+        with torch.device("meta"):  # sizes without weights
+            encoder = Encoder(parts["encoder"], features.outputs, parts["alphabet"].size)
+    except (ValueError, KeyError, TypeError, AlphabetError) as error:
+        raise BundleError(f"{file}: its description is damaged ({error})") from error
+    runtime = OnnxModel(session, features, encoder)
+    lm = _language_model(lm_file(file)) if with_lm else None
+    return parts | {"features": features, "encoder": encoder, "runtime": runtime, "lm": lm}
+
+
+def _session(file: Path) -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("running ONNX needs the package onnxruntime: pip install 'asr[export]'") from error
+    if not file.is_file():
+        raise BundleError(f"{file}: no model there; asr export writes one")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # those of onnxruntime have no other base
+        raise BundleError(f"{file}: truncated, or no ONNX model ({error})") from error
+
+
+def _language_model(file: Path) -> "NGramModel | None":
+    if not file.is_file():
+        raise BundleError(
+            f"{file}: the language model of {file.name.split('.')[0]}.onnx belongs here: copy both"
+        )
+    return bundle.unpack_lm(bundle.read(file)[1])
+
+
+class OnnxModel:
+    """Computes what the weights of a recogniser would.
+
+    Args:
+        session: of onnxruntime, as `read` gives it.
+        features, encoder: of the same settings, for their sizes; the encoder's weights are not looked at.
+    """
+
+    def __init__(self, session: Any, features: Features, encoder: Encoder) -> None:
+        self._session, self._features, self._encoder = session, features, encoder
+        self._states = [i for i in session.get_inputs() if i.name.startswith("state_")]
+
+    def log_probs(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """log_probs_BTV and lengths_B of whole recordings."""
+        if not self._states:
+            given = {"samples": samples_BT.numpy(), "lengths": lengths_B.numpy()}
+            log_probs_BTV, out_B = self._session.run(None, given)
+            return torch.from_numpy(log_probs_BTV), torch.from_numpy(out_B)
+        front, factor = self._features, self._encoder.frames_per_output
+        out_B = self._encoder.output_lengths(front.output_lengths(lengths_B))
+        half, size = front.fft_samples // 2, samples_BT.shape[1]
+        windows = front.fft_samples + (int(out_B.max()) * factor - 1) * front.hop_samples
+        padded_BT = functional.pad(samples_BT, (half, max(0, windows - half - size)))[:, :windows]
+        return self.step(padded_BT, (lengths_B + half).clamp(max=windows), None)[0], out_B
+
+    def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """log_probs_BTV of the next block of streams, and the state behind it; arguments as `Features.step`.
+
+        Raises:
+            ConfigError: the model needs the whole recording.
+        """
+        if not self._states:
+            raise ConfigError("this model was exported for whole recordings: it cannot recognise blocks")
+        given = {"samples": samples_BT.numpy(), "lengths": lengths_B.numpy()}
+        for i, wanted in enumerate(self._states):
+            shape = [len(samples_BT) if isinstance(size, str) else size for size in wanted.shape]
+            given[wanted.name] = np.zeros(shape, np.float32) if state is None else state[i].numpy()
+        log_probs_BTV, *after = self._session.run(None, given)
+        return torch.from_numpy(log_probs_BTV), tuple(map(torch.from_numpy, after))
