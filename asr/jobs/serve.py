@@ -38,6 +38,7 @@ def serve(
     try:
         import uvicorn
 
+        from asr.serving.live import LiveConfig
         from asr.serving.service import ServingConfig, create_app
     except ImportError as error:
         raise ConfigError(
@@ -48,7 +49,15 @@ def serve(
     config = ServingConfig(name=name, token=token, waiting=waiting, upload_bytes=upload_mb * 2**20)
     app = create_app(model, config, **settings)
     say(f"{name} at http://{host}:{port}  (Ctrl-C ends it)")
-    uvicorn.run(app, host=host, port=port, log_level="warning", server_header=False, ws="none")
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        ws="websockets-sansio",
+        ws_max_size=LiveConfig.message_bytes,
+    )
 
 
 def default_name(model: str) -> str:

@@ -22,6 +22,7 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 
 from asr.errors import AsrError, AudioError
 from asr.recognizer import Recognizer
+from asr.serving import live
 from asr.serving.answers import RESPONSE_FORMATS, RefusalError, answer
 from asr.serving.limits import UploadLimit
 from asr.serving.metrics import Metrics
@@ -83,6 +84,7 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
     app.add_api_route("/v1/models/{name}", service.model, methods=["GET"])
     app.add_api_route("/healthz", service.health, methods=["GET"])
     app.add_api_route("/metrics", service.metrics, methods=["GET"])
+    app.add_api_websocket_route(live.PATH, live.Live(model, token=config.token, **settings).serve)
     for path, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
         app.add_api_route(path, _file(PAGE / file), methods=["GET"])
     app.add_exception_handler(RefusalError, _refuse)

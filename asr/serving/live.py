@@ -1,0 +1,204 @@
+"""`/v1/audio/stream`: a WebSocket that takes sound and gives the words while they are said.
+
+The client opens `ws://…/v1/audio/stream?sample_rate=16000`, sends binary messages of mono 16-bit PCM
+(little-endian, any length up to a bound), and at last the text `{"type": "end"}`. The service sends JSON:
+
+* `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever there is news. `stable`
+  is to be appended to what was stable before and never changes; `unstable` is a guess at what follows it;
+  `words` are those that were completed since the last message, with their times in seconds.
+* `{"type": "final", "text": …, "words": […], "duration": …}` for all of it, behind the end. Then it closes.
+* `{"type": "error", "code": …, "message": …}` in place of that. Then it closes.
+
+Nothing is kept of a stream that has ended, whoever ended it. A client that sends faster than its sound is
+recognised waits in its own send: nothing piles up here but a few messages.
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from asr.audio import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
+from asr.errors import AsrError
+from asr.jobs.formats import word_dict
+from asr.recognizer import Recognizer
+from asr.serving.answers import RefusalError
+from asr.streaming import TranscriptStream
+from asr.transcript import Partial
+
+PATH = "/v1/audio/stream"
+MOST_RATE_HZ = 192_000
+CLOSED_NORMALLY, CLOSED_FOR_POLICY, CLOSED_AS_TOO_BIG, CLOSED_FOR_ERROR, CLOSED_AS_BUSY = (
+    1000, 1008, 1009, 1011, 1013,
+)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LiveConfig:
+    """What a stream may be."""
+
+    streams: int = 16
+    """At once; one more is told to try again later."""
+    message_bytes: int = 2**20
+    """Of one message."""
+    idle_s: float = 30.0
+    """Without a message, after which a stream is closed."""
+    longest_s: float = 4 * 3600.0
+    """Of sound in one stream."""
+
+
+class StreamError(AsrError):
+    """Why a stream is closed: a short name for programs, a code of WebSocket, and a message."""
+
+    def __init__(self, code: str, message: str, *, closing: int = CLOSED_FOR_POLICY) -> None:
+        super().__init__(message)
+        self.code, self.closing = code, closing
+
+
+class Live:
+    """The streams of a service.
+
+    Args:
+        model: a loaded recogniser.
+        token: clients must send it as `Authorization: Bearer`; empty asks for none.
+        config: bounds.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+    """
+
+    def __init__(
+        self, model: Recognizer, *, token: str = "", config: LiveConfig | None = None, **settings: Any
+    ) -> None:
+        self._model, self._token, self._settings = model, token, settings
+        self._config = config or LiveConfig()
+        self.open = 0
+
+    async def serve(self, socket: WebSocket) -> None:
+        """One stream, from its opening to its end."""
+        try:
+            self._admit(socket)
+        except RefusalError as refusal:
+            await socket.send_denial_response(refusal.response())
+            return
+        await socket.accept()
+        self.open += 1
+        try:
+            await self._converse(socket)
+        except StreamError as error:
+            await _end(socket, error.closing, type="error", code=error.code, message=str(error))
+        except WebSocketDisconnect:
+            return
+        except Exception as error:  # whoever listens is told that it is over, and not how
+            log.error("a stream could not be recognised: %r", error)
+            message = "the sound could not be recognised"
+            await _end(socket, CLOSED_FOR_ERROR, type="error", code="internal", message=message)
+        finally:
+            self.open -= 1
+
+    def _admit(self, socket: WebSocket) -> None:
+        """Refuse whoever lacks the token, and pages of other sites, which browsers let in unasked."""
+        given = socket.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+        if self._token and not hmac.compare_digest(given, self._token.encode()):
+            raise RefusalError(
+                401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
+            )
+        origin = socket.headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
+            raise RefusalError(403, "pages of other sites may not open streams", code="foreign_origin")
+
+    async def _converse(self, socket: WebSocket) -> None:
+        if self.open > self._config.streams:
+            message = f"{self._config.streams} streams are open already; try again later"
+            raise StreamError("busy", message, closing=CLOSED_AS_BUSY)
+        stream = self._open_stream(socket.query_params.get("sample_rate", ""))
+        before: Partial | None = None
+        while (samples := await self._next_samples(socket)) is not None:
+            now = await _in_thread(stream.feed, samples)
+            if now.heard_s > self._config.longest_s:
+                raise StreamError("too_long", f"a stream may have {self._config.longest_s:g} s of sound")
+            if (news := _news(before, now)) is not None:
+                await socket.send_json(news)
+            before = now
+        said = (await _in_thread(stream.finish)).transcript
+        assert said is not None
+        words = [word_dict(w) for w in said.words]
+        duration = round(said.duration_s, 3)
+        await _end(socket, CLOSED_NORMALLY, type="final", text=said.text, words=words, duration=duration)
+
+    def _open_stream(self, sample_rate: str) -> TranscriptStream:
+        lowest, highest = LOWEST_RATE_HZ, min(MOST_RATE_HZ, HIGHEST_RATE_HZ)
+        rate_hz = int(sample_rate) if sample_rate.isascii() and sample_rate.isdigit() else 0
+        if sample_rate and not lowest <= rate_hz <= highest:
+            raise StreamError(
+                "invalid_rate", f"sample_rate={sample_rate:.20}: expected {lowest} to {highest} Hz"
+            )
+        try:
+            return self._model.open_stream(rate_hz or None, **self._settings)
+        except AsrError as error:
+            raise StreamError("unsupported", str(error)) from error
+
+    async def _next_samples(self, socket: WebSocket) -> np.ndarray | None:
+        """The samples of the next message, float32; None at the end."""
+        try:
+            message = await asyncio.wait_for(socket.receive(), self._config.idle_s)
+        except TimeoutError:
+            raise StreamError("idle", f"nothing came for {self._config.idle_s:g} s") from None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message["code"])
+        data = message.get("bytes")
+        if data is None:
+            _check_end(message.get("text") or "")
+            return None
+        if len(data) > self._config.message_bytes:
+            most = f"a message may have {self._config.message_bytes} bytes"
+            raise StreamError("too_large", most, closing=CLOSED_AS_TOO_BIG)
+        if len(data) % 2:
+            raise StreamError("invalid_message", f"{len(data)} bytes: expected whole samples of 2 bytes")
+        return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+
+
+def _check_end(text: str) -> None:
+    try:
+        is_end = json.loads(text) == {"type": "end"}
+    except ValueError:
+        is_end = False
+    if not is_end:
+        raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
+
+
+def _news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
+    """What has changed, as a message; None if nothing has."""
+    stable, unstable, complete = (
+        (before.stable, before.unstable, before.stable_words) if before else ("", "", 0)
+    )
+    if (now.stable, now.unstable, now.stable_words) == (stable, unstable, complete):
+        return None
+    return {
+        "type": "partial",
+        "stable": now.stable[len(stable) :],
+        "unstable": now.unstable,
+        "words": [word_dict(w) for w in now.words[complete : now.stable_words]],
+        "heard": round(now.heard_s, 3),
+    }
+
+
+async def _in_thread(work: Callable[..., Partial], *arguments: Any) -> Partial:
+    """The result of work that takes long enough to keep others waiting."""
+    return await asyncio.to_thread(work, *arguments)
+
+
+async def _end(socket: WebSocket, closing: int, **message: Any) -> None:
+    """Send the last message and close, unless the client has left."""
+    try:
+        await socket.send_json(message)
+        await socket.close(closing)
+    except (WebSocketDisconnect, RuntimeError):
+        log.debug("a client left before the end of its stream")

@@ -1,0 +1,219 @@
+"""Streams over a WebSocket, by an independent client, against a running server."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from socket import SHUT_RDWR
+from typing import Any
+
+import numpy as np
+import pytest
+from tone_model import spoken, tone_model
+from tones import RATE_HZ
+
+from asr import audio
+
+uvicorn = pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+client_of = pytest.importorskip("websockets.sync.client", reason="the service needs asr[serve]")
+from starlette.applications import Starlette  # noqa: E402
+from starlette.routing import WebSocketRoute  # noqa: E402
+from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
+
+from asr.serving.live import PATH, Live, LiveConfig  # noqa: E402
+from asr.serving.service import ServingConfig, create_app  # noqa: E402
+
+SAMPLES = spoken("abc dab c", seed=3)
+PCM = (SAMPLES * 32767).astype("<i2").tobytes()
+END = json.dumps({"type": "end"})
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """The address of a server of the app."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            thread.join(0.01)
+        yield f"ws://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{PATH}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextmanager
+def serving(**bounds: Any) -> Iterator[tuple[str, Live]]:
+    live = Live(tone_model(bidirectional=False), config=LiveConfig(**bounds))
+    with running(Starlette(routes=[WebSocketRoute(PATH, live.serve)])) as address:
+        yield address, live
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[tuple[str, Live]]:
+    with serving() as opened:
+        yield opened
+
+
+def connect(address: str, **options: Any) -> Any:
+    return client_of.connect(address, proxy=None, **options)
+
+
+def converse(address: str, pcm: bytes, block: int = 1600, *, rate_hz: int = RATE_HZ) -> list[dict[str, Any]]:
+    """All messages of the service while the sound is sent block by block."""
+    with connect(f"{address}?sample_rate={rate_hz}") as socket:
+        for i in range(0, len(pcm), block):
+            socket.send(pcm[i : i + block])
+        socket.send(END)
+        return [json.loads(message) for message in socket]
+
+
+def error_of(address: str, *messages: str | bytes, query: str = "", **options: Any) -> tuple[str, str, int]:
+    """(code, message, closing code) with which the service ends a stream."""
+    with connect(address + query, **options) as socket:
+        received: list[dict[str, Any]] = []
+        with suppress(ConnectionClosed):
+            for message in messages:
+                socket.send(message)
+        with suppress(ConnectionClosed):
+            while True:
+                received.append(json.loads(socket.recv()))
+        assert received[-1]["type"] == "error"
+        return received[-1]["code"], received[-1]["message"], socket.close_code
+
+
+def test_words_come_while_they_are_said_and_make_the_transcript(service) -> None:
+    address, live = service
+    offline = tone_model(bidirectional=False).transcribe(np.frombuffer(PCM, "<i2").astype(np.float32) / 32768)
+    for block in (160, 1600, len(PCM)):
+        *partials, final = converse(address, PCM, block)
+        assert {m["type"] for m in partials} == {"partial"} and final["type"] == "final"
+        assert final["text"] == offline.text == "abc dab c"
+        assert [(w["word"], w["start"], w["end"]) for w in final["words"]] == [
+            (w.text, w.start_s, w.end_s) for w in offline.words
+        ]
+        assert final["duration"] == round(offline.duration_s, 3)
+        assert final["text"].startswith("".join(m["stable"] for m in partials))
+        words = [word for m in partials for word in m["words"]]
+        assert words == final["words"][: len(words)]
+        heard = [m["heard"] for m in partials]
+        assert heard == sorted(heard)
+        if block < len(PCM):
+            assert len(words) >= 2 and partials[0]["heard"] < 0.5
+    assert live.open == 0
+
+
+def test_other_rates_are_taken(service) -> None:
+    samples = audio.resample(SAMPLES, RATE_HZ, 22_050)
+    *_, final = converse(service[0], (samples * 32767).astype("<i2").tobytes(), 4410, rate_hz=22_050)
+    assert final["text"] == "abc dab c"
+    assert final["duration"] == pytest.approx(len(SAMPLES) / RATE_HZ, abs=0.01)
+
+
+def test_a_stream_without_sound_ends_with_nothing(service) -> None:
+    [final] = converse(service[0], b"")
+    assert (final["type"], final["text"], final["words"], final["duration"]) == ("final", "", [], 0)
+
+
+def test_many_streams_at_once_do_not_mix(service) -> None:
+    texts = ["abc dab c", "d cab", "ba ba dad", "cc"] * 3
+    sounds = [(spoken(t, seed=i) * 32767).astype("<i2") for i, t in enumerate(texts)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        said = list(pool.map(lambda pcm: converse(service[0], pcm.tobytes(), 800)[-1]["text"], sounds))
+    model = tone_model(bidirectional=False)
+    assert said == [model.transcribe(pcm.astype(np.float32) / 32768).text for pcm in sounds]
+    assert len(set(said)) >= 4
+    assert service[1].open == 0
+
+
+@pytest.mark.parametrize(
+    ("messages", "query", "code", "why"),
+    [
+        ([b"\0"], "", "invalid_message", "2 bytes"),
+        (["hello"], "", "invalid_message", '"type": "end"'),
+        ([json.dumps({"type": "stop"})], "", "invalid_message", "end"),
+        ([], "?sample_rate=7", "invalid_rate", "1000 to 192000"),
+        ([], "?sample_rate=-16000", "invalid_rate", "1000 to 192000"),
+        ([], "?sample_rate=" + "9" * 300, "invalid_rate", "1000 to 192000"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_with_a_reason(service, messages, query, code, why) -> None:
+    found, message, closing = error_of(service[0], *messages, query=query)
+    assert (found, closing) == (code, 1008)
+    assert why in message and len(message) < 200
+    assert service[1].open == 0
+
+
+def test_streams_have_bounds() -> None:
+    with serving(message_bytes=1000, longest_s=1.0, idle_s=0.3) as (address, live):
+        assert error_of(address, bytes(1002))[::2] == ("too_large", 1009)
+        assert error_of(address, *[bytes(1000)] * 17)[::2] == ("too_long", 1008)
+        assert error_of(address)[::2] == ("idle", 1008)
+        assert live.open == 0
+
+
+def test_one_stream_too_many_is_told_to_come_again() -> None:
+    with serving(streams=1) as (address, live):
+        with connect(address) as first:
+            first.send(PCM)
+            first.recv()
+            assert error_of(address)[::2] == ("busy", 1013)
+            first.send(END)
+            assert [json.loads(m)["type"] for m in first][-1] == "final"
+        assert converse(address, PCM)[-1]["text"] == "abc dab c"
+        assert live.open == 0
+
+
+def test_a_client_that_leaves_leaves_nothing_behind(service) -> None:
+    address, live = service
+    for _ in range(3):
+        with connect(address) as socket:
+            socket.send(PCM[:8000])
+            socket.socket.shutdown(SHUT_RDWR)  # no word of farewell
+    with connect(address) as polite:
+        polite.send(PCM[:8000])
+    until = time.monotonic() + 20
+    while live.open and time.monotonic() < until:
+        time.sleep(0.01)
+    assert live.open == 0
+    assert converse(address, PCM)[-1]["text"] == "abc dab c"
+
+
+def test_what_fails_within_is_told_without_its_inside(monkeypatch) -> None:
+    with serving() as (address, live):
+        monkeypatch.setattr(Live, "_open_stream", lambda *_: 1 / 0)
+        code, message, closing = error_of(address)
+        assert (code, closing, live.open) == ("internal", 1011, 0)
+        assert "division" not in message
+
+
+def test_the_service_asks_for_its_token_and_knows_other_sites() -> None:
+    app = create_app(tone_model(bidirectional=False), ServingConfig(token="secret"))
+    with running(app) as address:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            with pytest.raises(InvalidStatus) as caught, connect(address, additional_headers=headers):
+                pass
+            assert caught.value.response.status_code == 401
+            assert json.loads(caught.value.response.body)["error"]["code"] == "invalid_api_key"
+        right = {"Authorization": "Bearer secret"}
+        with (
+            pytest.raises(InvalidStatus) as caught,
+            connect(address, additional_headers=right, origin="https://elsewhere.example"),
+        ):
+            pass
+        assert caught.value.response.status_code == 403
+        own = address.replace("ws://", "http://").removesuffix(PATH)
+        with connect(address, additional_headers=right, origin=own) as socket:
+            socket.send(END)
+            assert json.loads(socket.recv())["type"] == "final"
+
+
+def test_a_model_that_needs_the_whole_says_what_to_train() -> None:
+    with running(create_app(tone_model())) as address:
+        code, message, closing = error_of(address)
+    assert (code, closing) == ("unsupported", 1008)
+    assert "asr run digits/streaming" in message
