@@ -306,3 +306,12 @@ def test_damaged_arrays_are_refused(damage: object) -> None:
 def test_importing_the_room_does_not_load_numba() -> None:
     code = "import asr.lm, sys; asr.lm.train(['a b']); sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_words_can_be_renamed_without_changing_a_probability():
+    model = asr.lm.train(["A B", "B A C"], order=2)
+    small = model.renamed(str.lower)
+    assert small.vocabulary == ["<unk>", "<s>", "</s>", "a", "b", "c"]
+    assert small.score("b a c") == model.score("B A C")
+    with pytest.raises(LanguageModelError, match="2 words of the language model become 'a'"):
+        asr.lm.train(["a A"], order=1).renamed(str.lower)

@@ -10,7 +10,9 @@ import soundfile
 from tones import sentences, tones
 
 from asr import cli, load
+from asr.errors import DownloadError
 from asr.jobs import recipe as recipes
+from asr.lm import train
 
 TINY = [
     "encoder.layers=1",
@@ -20,6 +22,7 @@ TINY = [
     "training.device=cpu",
     "training.learning_rate=1e-2",
     "data.workers=1",
+    "lm.arpa=null",
 ]
 
 
@@ -158,6 +161,39 @@ def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(as
     assert len(next((tmp_path / "data").glob("*/train.jsonl")).read_text().splitlines()) == 14
     model = load(tmp_path / "exp" / "mini_librispeech" / "model")
     assert model.lm is not None and {"bad", "cab"} <= set(model.lm.vocabulary)
+
+
+def test_a_published_language_model_is_used_in_the_case_of_the_transcripts(asr, tmp_path, monkeypatch):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
+    train(["BAD CAB", "CAB"], order=2).save(tmp_path / "published.arpa.gz")
+    asked = []
+
+    def fetched(name: str, folder: Path, progress: object) -> Path:
+        asked.append(name)
+        return tmp_path / "published.arpa.gz"
+
+    monkeypatch.setattr("asr.corpus.librispeech.language_model", fetched)
+    words = ["run", "mini_librispeech", f"data.root={root}", *TINY, "lm.arpa=librispeech-3gram"]
+    asr(*words)
+    model = load(tmp_path / "exp" / "mini_librispeech" / "model")
+    assert asked == ["librispeech-3gram"]
+    assert model.lm is not None and model.lm.known_words == ["bad", "cab"]
+    assert model.alphabet.missing("bad cab") == set()
+
+
+def test_without_the_published_language_model_the_transcripts_are_taken_and_that_is_said(
+    asr, tmp_path, monkeypatch
+):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
+
+    def refused(name: str, folder: Path, progress: object) -> Path:
+        raise DownloadError("no way there")
+
+    monkeypatch.setattr("asr.corpus.librispeech.language_model", refused)
+    err = asr("run", "mini_librispeech", f"data.root={root}", *TINY, "lm.arpa=librispeech-3gram")
+    assert "no way there" in err and "training transcripts as the only text" in " ".join(err.split())
+    model = load(tmp_path / "exp" / "mini_librispeech" / "model")
+    assert model.lm is not None and model.lm.order == 4
 
 
 def test_recipes_are_short_and_their_readme_says_what_they_give():

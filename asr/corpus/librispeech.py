@@ -10,6 +10,7 @@ from typing import Any
 
 from asr.audio import AUDIO_SUFFIXES
 from asr.corpus.download import Archive, Progress, provide
+from asr.corpus.download import download as fetch
 from asr.corpus.manifest import Utterance
 from asr.corpus.split import as_splits
 from asr.errors import CorpusError
@@ -33,6 +34,13 @@ PARTS = {
     "train-other-500": (12, "sha256:ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2"),
 }
 """Published parts: number of the resource at openslr.org, and checksum of the archive."""
+
+LANGUAGE_MODELS = {
+    "librispeech-3gram-small": ("3-gram.pruned.3e-7.arpa.gz", "md5:8f67ec741827742eee05799ab7605b50"),
+    "librispeech-3gram": ("3-gram.pruned.1e-7.arpa.gz", "md5:9a0f1325bcaf3a0f7b7be4be10823c2a"),
+    "librispeech-4gram": ("4-gram.arpa.gz", "md5:6abdcd5b055bd482e4f9defe91d40408"),
+}
+"""Published models of 14,500 books (resource 11): name → file and checksum; 14, 34 and 1,356 MB."""
 
 DEFAULT_SPLITS = {"train": ["train-clean-5"], "dev": ["dev-clean-2"]}
 
@@ -75,6 +83,18 @@ def _provide_part(base: Path, part: str, download: bool, progress: Progress | No
     resource, checksum = PARTS[part]
     urls = tuple(f"{mirror}/{resource}/{part}.tar.gz" for mirror in MIRRORS)
     return provide(Archive(urls, f"LibriSpeech/{part}", checksum), base / part, progress=progress)
+
+
+def language_model(name: str, folder: Path, *, progress: Progress | None = None) -> Path:
+    """The ARPA file of one of `LANGUAGE_MODELS` in the folder, fetched if it is not there.
+
+    Raises:
+        DownloadError: it cannot be fetched.
+    """
+    file, checksum = LANGUAGE_MODELS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    urls = [f"{mirror}/11/{file}" for mirror in MIRRORS]
+    return fetch(urls, folder / file, checksum=checksum, progress=progress)
 
 
 def _read_part(folder: Path) -> list[Utterance]:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import cast
 
 from asr import lm
-from asr.errors import ConfigError
-from asr.jobs.console import output, say
+from asr.corpus import librispeech
+from asr.errors import ConfigError, DownloadError
+from asr.jobs.console import counting, output, say, warn
+from asr.jobs.prepare import Prepared
+from asr.jobs.recipe import Recipe
 from asr.text import Style, normalise
 
 
@@ -39,3 +42,41 @@ def perplexity(model: Path, text: str, *, style: str = "basic", as_json: bool = 
 
 def _sentences(texts: Sequence[str], style: str) -> Iterator[str]:
     return (normalise(line, cast(Style, style)) for line in lm.read_sentences(texts))
+
+
+def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
+    """The recipe's language model, in the case of its transcripts; None if it has none.
+
+    A published model that cannot be fetched is replaced by one of the training transcripts, with a warning.
+
+    Raises:
+        LanguageModelError: an ARPA file that is damaged.
+        TextError: a file that cannot be read.
+    """
+    if recipe.lm.arpa is not None and not recipe.lm.text:
+        try:
+            model = lm.load(_arpa_file(recipe.lm.arpa, Path(recipe.data.dir)))
+            change = {"basic": str.lower, "upper": str.upper}.get(recipe.data.style)
+            return model.renamed(change) if change else model
+        except DownloadError as error:
+            warn(
+                f"{error}\nGoing on with the training transcripts as the only text: words that are not in them "
+                "will not be recognised. Once the model is there, `asr tune` puts it in"
+            )
+    if not recipe.lm.order:
+        return None
+    return lm.train(_of_recipe(recipe, prepared), order=recipe.lm.order)
+
+
+def _arpa_file(named: str, folder: Path) -> Path:
+    if named not in librispeech.LANGUAGE_MODELS:
+        return Path(named).expanduser()
+    with counting(f"fetching {named}", unit=None) as progress:
+        return librispeech.language_model(named, folder / "lm", progress=progress)
+
+
+def _of_recipe(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
+    for u in prepared.open("train").utterances:
+        yield normalise(u.text, recipe.data.style)
+    for line in lm.read_sentences(recipe.lm.text):
+        yield normalise(line, recipe.data.style)

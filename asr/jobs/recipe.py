@@ -63,6 +63,9 @@ class LmConfig:
     """0 trains none."""
     text: list[str] = field(default_factory=list)
     """Files of further sentences, one a line; the training transcripts are always used."""
+    arpa: str | None = None
+    """A ready model, used unless `text` is given: an ARPA file, or the name of a published one, such as
+    `librispeech-3gram`, that is fetched once."""
 
 
 @dataclass

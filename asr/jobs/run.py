@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from asr import lm, recognizer, scoring
+from asr import recognizer, scoring
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
+from asr.jobs.language_model import model_of_recipe
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import TUNED, development_split, train
 from asr.jobs.tune import calibrate, plot, tell, tune
-from asr.text import normalise
 from asr.training.distributed import Ranks
 
 RESULTS = "results.json"
@@ -48,9 +47,10 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     """
     model, facts = recognizer.load(bundle), dict[str, Any]()
     utterances = prepared.open(development_split(prepared)).utterances
-    if recipe.lm.order:
-        model.lm = lm.train(_sentences(recipe, prepared), order=recipe.lm.order)
-        say(f"language model of order {model.lm.order} with {len(model.lm.vocabulary):,} words")
+    if (found := model_of_recipe(recipe, prepared)) is not None:
+        model.lm = found
+        model.alphabet = model.alphabet.with_words(found.known_words)
+        say(f"language model of order {found.order} with {len(found.vocabulary):,} words")
         tuning = tune(model, utterances)
         tell(tuning)
         plot(tuning, folder / "tuning.png")
@@ -60,13 +60,6 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     model.save(bundle)
     facts["calibration"] = calibration.to_json()
     (folder / TUNED).write_text(json.dumps(facts) + "\n", encoding="utf-8")
-
-
-def _sentences(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
-    for u in prepared.open("train").utterances:
-        yield normalise(u.text, recipe.data.style)
-    for line in lm.read_sentences(recipe.lm.text):
-        yield normalise(line, recipe.data.style)
 
 
 def _stamp(bundle: Path) -> str:

@@ -12,7 +12,8 @@ search merge them.
 Source: Katz back-off as stored in the ARPA format; minimal states after Li & Khudanpur (2008).
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -220,6 +221,20 @@ class NGramModel:
         from asr.lm.arpa import write
 
         write(self, path)
+
+    def renamed(self, change: Callable[[str], str]) -> "NGramModel":
+        """The same model with its words rewritten, such as `str.lower`; <unk>, <s> and </s> stay.
+
+        Raises:
+            LanguageModelError: two words become one.
+        """
+        specials = (UNKNOWN, START, END)
+        vocabulary = [word if word in specials else change(word) for word in self.vocabulary]
+        if len(set(vocabulary)) < len(vocabulary):
+            [(word, count), *_] = Counter(vocabulary).most_common(1)
+            raise LanguageModelError(f"{count} words of the language model become {word!r} when normalised")
+        fields = {name: getattr(self, name) for name in ("parents", "words", "log10_probs", "backoffs")}
+        return NGramModel(vocabulary, self.counts, **fields)
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Everything as arrays, for a file of tensors; the vocabulary is UTF-8, one word a line."""

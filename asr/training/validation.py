@@ -24,26 +24,23 @@ class Split:
     def __init__(self, corpus: PackedCorpus, recognizer: Recognizer, *, min_s: float, max_s: float) -> None:
         self.corpus = corpus
         self.texts = [normalise(u.text, recognizer.style) for u in corpus.utterances]
-        self.unspellable = {
-            i: recognizer.alphabet.missing(text)
-            for i, text in enumerate(self.texts)
-            if recognizer.alphabet.missing(text)
-        }
-        """Utterances with characters that the alphabet lacks: no part in the loss, all of it in the WER."""
+        alphabet = recognizer.alphabet.with_words(word for text in self.texts for word in text.split())
+        missing = {i: alphabet.missing(text) for i, text in enumerate(self.texts)}
+        self.unspellable = {i: strange for i, strange in missing.items() if strange}
+        """Utterances with what the alphabet cannot spell: no part in the loss, all of it in the WER."""
         self.targets = [
-            [] if i in self.unspellable else recognizer.alphabet.encode(text)
-            for i, text in enumerate(self.texts)
+            [] if i in self.unspellable else alphabet.encode(text) for i, text in enumerate(self.texts)
         ]
         lengths = torch.from_numpy(np.asarray(corpus.lengths_samples))
         frames = recognizer.encoder.output_lengths(recognizer.features.output_lengths(lengths)).tolist()
         seconds = (np.asarray(corpus.lengths_samples) / corpus.rate_hz).tolist()
         self.left_out: dict[str, list[str]] = {
-            reason: [] for reason in ("unknown characters", "too short", "too long", "infeasible")
+            reason: [] for reason in ("cannot be spelled", "too short", "too long", "infeasible")
         }
         self.kept: list[int] = []
         for i, u in enumerate(corpus.utterances):
             if i in self.unspellable:
-                self.left_out["unknown characters"].append(u.id)
+                self.left_out["cannot be spelled"].append(u.id)
             elif seconds[i] < min_s:
                 self.left_out["too short"].append(u.id)
             elif seconds[i] > max_s:
