@@ -191,7 +191,9 @@ def test_without_the_published_language_model_the_transcripts_are_taken_and_that
 
     monkeypatch.setattr("asr.corpus.librispeech.language_model", refused)
     err = asr("run", "mini_librispeech", f"data.root={root}", *TINY, "lm.arpa=librispeech-3gram")
-    assert "no way there" in err and "training transcripts as the only text" in " ".join(err.split())
+    assert "no way there" in err and "training transcripts are taken as the only text" in " ".join(
+        err.split()
+    )
     model = load(tmp_path / "exp" / "mini_librispeech" / "model")
     assert model.lm is not None and model.lm.order == 4
 

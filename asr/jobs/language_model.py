@@ -60,8 +60,8 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
             return model.renamed(change) if change else model
         except DownloadError as error:
             warn(
-                f"{error}\nGoing on with the training transcripts as the only text: words that are not in them "
-                "will not be recognised. Once the model is there, `asr tune` puts it in"
+                f"{error}\nThe training transcripts are taken as the only text: words that are not in "
+                "them will not be recognised. Once the model is there, `asr tune` puts it in"
             )
     if not recipe.lm.order:
         return None
