@@ -70,7 +70,9 @@ class Augmentation(nn.Module):
         if self.config.reverb:
             samples_BT = self._reverb(samples_BT, lengths, draws)
         if self.config.noise:
-            scale_B1 = _level_B1(samples_BT, lengths) * 10 ** (-draws.noise_snr_db_B.to(device)[:, None] / 20)
+            scale_B1 = _level_B1(samples_BT, lengths) * 10 ** (
+                -_sent(draws.noise_snr_db_B, device)[:, None] / 20
+            )
             noise_BT = self._excerpt(draws.colour_B, draws.tape_B, samples_BT.shape[1])
             samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
         if self.config.telephone:
@@ -78,7 +80,7 @@ class Augmentation(nn.Module):
         if self.config.equaliser_db:
             samples_BT = self._equalised(samples_BT, lengths, draws.equaliser_db_BK)
         if self.config.gain_db:
-            samples_BT = samples_BT * draws.gain_B.to(device)[:, None]
+            samples_BT = samples_BT * _sent(draws.gain_B, device)[:, None]
         return samples_BT, lengths.to(lengths_B.device)
 
     def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> Tensor:
@@ -88,13 +90,16 @@ class Augmentation(nn.Module):
         utterance's true length.
         """
         device = features_BTF.device
-        lengths_B1 = lengths_B.to(device)[:, None]
+        lengths_B1 = _sent(lengths_B, device)[:, None]
         time_BT = _stripes(
-            draws.time_masks_BM2.to(device), lengths_B1, features_BTF.shape[1], self.config.time_mask_share
+            _sent(draws.time_masks_BM2, device),
+            lengths_B1,
+            features_BTF.shape[1],
+            self.config.time_mask_share,
         )
         bands = features_BTF.shape[2]
         band_BF = _stripes(
-            draws.frequency_masks_BM2.to(device),
+            _sent(draws.frequency_masks_BM2, device),
             torch.full_like(lengths_B1, bands),
             bands,
             self.config.frequency_mask_share,
@@ -111,10 +116,10 @@ class Augmentation(nn.Module):
                 before, over = resample.orig_freq, resample.new_freq
                 after[rows] = (lengths[rows] * over + before - 1) // before
                 longest = int(lengths[rows].max())
-                groups.append((rows, resample(samples_BT[rows.to(samples_BT.device), :longest])))
+                groups.append((rows, resample(samples_BT[_sent(rows, samples_BT.device), :longest])))
         result_BT = samples_BT.new_zeros(len(samples_BT), int(after.max()))
         for rows, group_BT in groups:
-            result_BT[rows.to(samples_BT.device), : group_BT.shape[1]] = group_BT
+            result_BT[_sent(rows, samples_BT.device), : group_BT.shape[1]] = group_BT
         return _masked(result_BT, after), after
 
     def _edges(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -127,12 +132,14 @@ class Augmentation(nn.Module):
         device, size, margin = samples_BT.device, int(after.max()), max(int(lead.max()), 0)
         right = max(size - int(lead.min()) - samples_BT.shape[1], 0)
         padded_BT = functional.pad(samples_BT, (margin, right))
-        rows_B, begin_B = torch.arange(len(lead), device=device), (margin - lead).to(device)
+        rows_B, begin_B = torch.arange(len(lead), device=device), _sent(margin - lead, device)
         # Rows are copied from a view of all windows there are, which needs no index for every sample.
         moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]
         if self.config.pad_s:
             place_T = torch.arange(size, device=device)
-            old_BT = (place_T >= lead.to(device)[:, None]) & (place_T < (lead + lengths).to(device)[:, None])
+            old_BT = (place_T >= _sent(lead, device)[:, None]) & (
+                place_T < _sent(lead + lengths, device)[:, None]
+            )
             quiet_B1 = _level_B1(samples_BT, lengths) * 10 ** (-_EDGE_DB / 20)
             silence_BT = self._excerpt(torch.ones_like(lead), draws.tape_B, size) * quiet_B1
             moved_BT = torch.where(old_BT, moved_BT, silence_BT)
@@ -144,7 +151,7 @@ class Augmentation(nn.Module):
         if size > TAPE_SAMPLES:
             tape = tape.repeat(1, 1 + size // TAPE_SAMPLES)
         # As in `_edges`: rows of a view of all stretches there are.
-        return tape.unfold(1, size, 1)[colour_B.to(tape.device), start_B.to(tape.device)]
+        return tape.unfold(1, size, 1)[_sent(colour_B, tape.device), _sent(start_B, tape.device)]
 
     def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
         """The chosen utterances in a room: direct sound, then noise that decays exponentially."""
@@ -155,9 +162,9 @@ class Augmentation(nn.Module):
         start = (draws.tape_B[rows] + TAPE_SAMPLES // 2) % TAPE_SAMPLES
         tail_BL = self._excerpt(torch.zeros_like(start), start, taps)
         time_L = torch.arange(taps, device=tail_BL.device) / self.rate_hz
-        seconds_B1 = draws.reverb_s_B[rows].to(tail_BL.device)[:, None]
+        seconds_B1 = _sent(draws.reverb_s_B[rows], tail_BL.device)[:, None]
         tail_BL = (tail_BL * 10 ** (-3 * time_L / seconds_B1)).masked_fill(time_L == 0, 0.0)
-        ratio_B1 = 10 ** (-draws.direct_db_B[rows].to(tail_BL.device)[:, None] / 20)
+        ratio_B1 = 10 ** (-_sent(draws.direct_db_B[rows], tail_BL.device)[:, None] / 20)
         tail_BL = tail_BL * ratio_B1 / tail_BL.square().sum(1, keepdim=True).sqrt()
         impulse_BL = (tail_BL + (time_L == 0)) / (1 + ratio_B1.square()).sqrt()
         return _filtered(samples_BT, lengths, rows, impulse_BL, 0)
@@ -184,7 +191,9 @@ class Augmentation(nn.Module):
         impulse_BL = torch.fft.fftshift(torch.fft.irfft(10 ** (db_BK / 20), _EQUALISER_TAPS), dim=1)
         impulse_BL = impulse_BL * torch.hann_window(_EQUALISER_TAPS)
         rows = torch.arange(len(samples_BT))
-        return _filtered(samples_BT, lengths, rows, impulse_BL.to(samples_BT.device), _EQUALISER_TAPS // 2)
+        return _filtered(
+            samples_BT, lengths, rows, _sent(impulse_BL, samples_BT.device), _EQUALISER_TAPS // 2
+        )
 
 
 def _tape(rate_hz: int) -> Tensor:
@@ -202,7 +211,7 @@ def _tape(rate_hz: int) -> Tensor:
 
 def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Tensor, delay: int) -> Tensor:
     """The batch with the chosen rows convolved, moved ahead by the delay and cut to their lengths."""
-    rows_on_device = rows.to(samples_BT.device)
+    rows_on_device = _sent(rows, samples_BT.device)
     frames, taps = samples_BT.shape[1], impulse_BL.shape[1]
     step = 1 << max((frames + taps).bit_length() - 4, 0)
     size = -(-(frames + taps) // step) * step  # a power of two times 8 to 16: small prime factors only
@@ -224,10 +233,15 @@ def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
     """Root of the mean power of each utterance."""
     return (
         torch.linalg.vector_norm(samples_BT, dim=1, keepdim=True)
-        / lengths.to(samples_BT.device)[:, None].sqrt()
+        / _sent(lengths, samples_BT.device)[:, None].sqrt()
     )
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for what the device is doing."""
+    return tensor.to(device, non_blocking=True)
 
 
 def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
     place_T = torch.arange(samples_BT.shape[1], device=samples_BT.device)
-    return torch.where(place_T < lengths.to(samples_BT.device)[:, None], samples_BT, 0.0)
+    return torch.where(place_T < _sent(lengths, samples_BT.device)[:, None], samples_BT, 0.0)

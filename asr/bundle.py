@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -93,7 +94,7 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     """The bundle on the disk, whole or not at all.
 
     Raises:
-        BundleError: there are no numbers in the tensors, because the model was exported.
+        BundleError: there are no numbers in the tensors, because the model was exported; or as `write_bytes`.
     """
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
@@ -105,14 +106,26 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
 
 
 def write_bytes(file: Path, data: bytes) -> None:
-    """The file on the disk, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """The file on the disk, whole or not at all.
+
+    Raises:
+        BundleError: the disk is full, or the folder cannot be written to; an older file is untouched.
+    """
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("wb") as out:
-        out.write(data)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise BundleError(
+            f"{file} cannot be written ({error.strerror or error}); free some space and run again, what was "
+            "there is untouched"
+        ) from error
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

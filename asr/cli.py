@@ -1,5 +1,6 @@
 """The `asr` command: parses, calls a job, shows errors without a traceback; nothing heavy is imported."""
 
+import errno
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -281,6 +282,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(
+            f"{error.filename or 'a file'} cannot be written: {error.strerror}; free some space and run again"
+        )
 
 
 def _fail(error: Any) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_cli import QUICK as WORDS
+from test_cli import write_manifest
 from test_training import ENCODER, QUICK, corpus, trainer  # noqa: F401 (corpus is a fixture)
 
 from asr.corpus.packed import PackedCorpus
@@ -116,6 +118,64 @@ def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corp
     whole = start(tmp_path / "whole", words[0], tmp_path / "whole", *words[2:])
     assert_both_finish(whole)
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def asr_train(manifest: Path, exp: Path, *words: str, ranks: int = 1) -> subprocess.Popen[str]:
+    """`asr train` as a user starts it, under torchrun if there are several ranks."""
+    with_torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    command = [sys.executable, *(with_torchrun if ranks > 1 else []), "-m", "asr.cli", "train", str(manifest)]
+    command += [
+        *WORDS,
+        "training.epochs=3",
+        "training.precision=float32",
+        "training.checkpoint_every_s=0",
+        f"exp={exp}",
+        *words,
+    ]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        cwd=manifest.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def tensors(exp: Path) -> torch.Tensor:
+    found = load_file(exp / "model" / "model.safetensors")
+    return torch.cat([found[name].flatten().double() for name in sorted(found)])
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="finds the ranks of torchrun in Linux's /proc"
+)
+def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_path):
+    manifest = write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
+    assert_both_finish([asr_train(manifest, tmp_path / "one", "training.accumulate=2")])
+    assert_both_finish([asr_train(manifest, tmp_path / "two", ranks=2)])
+    one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
+    assert float((one - two).norm() / one.norm()) < 1e-3
+
+    torchrun = asr_train(manifest, tmp_path / "parts", ranks=2)
+    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    deadline = time.monotonic() + 300
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(children(torchrun.pid)[1], signal.SIGKILL)
+    ((status, message),) = finish([torchrun])
+    assert status != 0 and "another rank is gone" in message, message
+    state = checkpoint.read(last)["progress"]
+    assert state["updates"] > 0 and not state["finished"]
+    assert_both_finish([asr_train(manifest, tmp_path / "parts", ranks=2)])
+    files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from asr.augmentation import AugmentationConfig
@@ -173,6 +174,27 @@ def test_utterances_that_cannot_be_learnt_from_are_listed(corpus, tmp_path):
     some = trainer(train, tmp_path / "exp", max_s=limit)
     assert len(some.train.left_out["too long"]) == int((durations > limit).sum())
     assert len(some.train.kept) + len(some.train.left_out["too long"]) == 24
+
+
+def test_odd_recordings_are_counted_and_do_no_harm(tone_manifest, tmp_path):
+    utterances = read_manifest(tone_manifest("c", 8))
+    odd = {"nothing": 0, "a sample": 1, "an hour": 3600 * 8000}
+    for name, samples in odd.items():
+        file = tmp_path / f"{name}.flac"
+        soundfile.write(file, np.zeros(samples, np.int16), 8000)
+        utterances.append(dataclasses.replace(utterances[0], id=name, audio_filepath=file))
+    utterances += [utterances[1], dataclasses.replace(utterances[2], id="no text", text=" ")]
+    report = pack(utterances, tmp_path / "odd", rate_hz=8000, workers=1)
+    assert report.counts == {"unreadable": 1, "duplicate id": 1, "empty transcript": 1}
+    config = dataclasses.replace(QUICK, epochs=1)
+    run = trainer(PackedCorpus(tmp_path / "odd"), tmp_path / "exp", config=config, min_s=0.1, max_s=30.0)
+    assert {k: v for k, v in run.train.left_out.items() if v} == {
+        "too short": ["a sample"],
+        "too long": ["an hour"],
+    }
+    assert run.run().finished  # the development set is the same and leaves out nothing
+    lines = history.read(tmp_path / "exp" / history.FILE)
+    assert math.isfinite(lines[-1]["dev_loss"])
 
 
 def test_non_finite_steps_are_skipped_counted_and_then_given_up(corpus, tmp_path):

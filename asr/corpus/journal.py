@@ -60,12 +60,9 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with self._notes, self._pcm:
             self._pcm.flush()
             os.fsync(self._pcm.fileno())
-        finally:
-            self._pcm.close()
-            self._notes.close()
 
 
 def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], int, int]:

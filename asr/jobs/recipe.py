@@ -51,6 +51,8 @@ class DataConfig:
     min_s: float = 0.1
     max_s: float = 30.0
     """Training utterances outside these durations are left out, and counted."""
+    resident: Literal["auto", "never", "always"] = "auto"
+    """Whether the training samples are copied into the memory of the device; `auto`: into a GPU with room."""
     workers: int | None = None
     """Processes that decode audio while packing; None takes one for each core."""
 

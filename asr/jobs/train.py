@@ -45,6 +45,7 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
         identity=_identity(recipe),
         min_s=recipe.data.min_s,
         max_s=recipe.data.max_s,
+        resident=recipe.data.resident,
     )
     if trainer.progress.finished:
         say(f"training is done already: {folder / 'model'}")

@@ -54,7 +54,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         partial.unlink(missing_ok=True)
         raise TrainingError(
-            f"{path}: the checkpoint could not be written ({error}); the last one is kept"
+            f"{path}: the checkpoint could not be written ({error}); the last one is kept: free some space "
+            "and run again, training goes on from it"
         ) from error
 
 

@@ -13,6 +13,7 @@ from asr.recognizer import Recognizer
 from asr.training.distributed import Ranks
 from asr.training.loader import Batch, Item, collate, prefetch
 from asr.training.optim import TrainingConfig
+from asr.training.samples import open_samples
 from asr.training.validation import Split
 
 
@@ -24,6 +25,7 @@ class Feed:
         recognizer: for its sample rate and its alphabet.
         config, augmentation, seed: as of the `Trainer`.
         ranks: this process among all.
+        resident: see `open_samples`.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class Feed:
         augmentation: AugmentationConfig,
         seed: int,
         ranks: Ranks,
+        resident: str = "auto",
     ) -> None:
         self.split, self.config, self.augmentation = split, config, augmentation
         self.rate_hz, self.space = recognizer.rate_hz, recognizer.alphabet.space
         self.seed, self.ranks = seed, ranks
+        self.samples = open_samples(split.corpus, recognizer.device, resident)
         self.waited_s = 0.0
         """Seconds that the loop has spent waiting for batches."""
 
@@ -77,7 +81,14 @@ class Feed:
             return [int(n) for n in rng.integers(0, longest + 1, gaps)]
 
         def make(items: list[Item]) -> Batch:
-            batch = collate(self.split.corpus, self.split.targets, items, space=self.space, pauses=pauses)
+            batch = collate(
+                self.split.corpus,
+                self.split.targets,
+                items,
+                samples=self.samples,
+                space=self.space,
+                pauses=pauses,
+            )
             batch.draws = draw(self.augmentation, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
             return batch
 

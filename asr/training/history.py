@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,10 @@ class History:
         self.lines = kept
         """All lines, those of earlier parts of the run too."""
         partial = self.path.with_name(f".{FILE}.partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(self.path)
-        self._file = self.path.open("a", encoding="utf-8")
+        with self._explained():
+            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            partial.replace(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # a second to import, so not before training
 
         self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
@@ -45,25 +48,31 @@ class History:
         """
         line = {"kind": kind, "updates": updates, **values}
         self.lines.append(line)
-        try:
+        with self._explained():
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path} cannot be written ({error}); free some space and run again, training goes on "
-                "from the last checkpoint"
-            ) from error
-        for key, value in values.items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool):
-                self._events.add_scalar(f"{kind}/{key}", value, updates)
+            for key, value in values.items():
+                if isinstance(value, (int, float)) and not isinstance(value, bool):
+                    self._events.add_scalar(f"{kind}/{key}", value, updates)
 
     def __enter__(self) -> "History":
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._events.close()
+        with self._explained():
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._events.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} or the events beside it cannot be written ({error.strerror or error}); free "
+                "some space and run again, training goes on from the last checkpoint"
+            ) from error
 
 
 def read(path: Path) -> list[dict[str, Any]]:

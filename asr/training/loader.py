@@ -1,4 +1,4 @@
-"""Packed corpus → batches on the device: gather, join, target, and nothing random of its own."""
+"""Packed corpus → batches: gather, join, target, and nothing random of its own."""
 
 import dataclasses
 import queue
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asr.augmentation import Draws
 from asr.corpus.packed import PackedCorpus
+from asr.training.samples import Pieces, Samples, mapped, sent
 
 Item = tuple[int, ...]
 T = TypeVar("T")
@@ -22,8 +23,9 @@ T = TypeVar("T")
 class Batch:
     """Some utterances, padded at the end.
 
-    samples_BT are float32 in [-1, 1]; lengths_B count samples; targets_BS are padded with 0; `ids` names
-    each item; `draws` are the augmentation's random numbers, on the CPU (None: no augmentation).
+    samples_BT are float32 in [-1, 1], on the CPU or on the device; everything else is on the CPU, so that
+    nobody waits for the device to learn a length. lengths_B count samples; targets_BS are padded with 0;
+    `ids` names each item; `draws` are the augmentation's random numbers (None: no augmentation).
     """
 
     samples_BT: Tensor
@@ -34,14 +36,8 @@ class Batch:
     draws: Draws | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on `device`."""
-        if device.type == "cpu":
-            return self
-        moved = {
-            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
-            for name in ("samples_BT", "lengths_B", "targets_BS", "target_lengths_B")
-        }
-        return Batch(**moved, ids=self.ids, draws=self.draws)
+        """The same batch with its samples on `device`."""
+        return dataclasses.replace(self, samples_BT=sent(self.samples_BT, device))
 
     def rows(self, start: int, stop: int) -> "Batch":
         """The utterances `start` to `stop`, with no more padding than they need among themselves."""
@@ -66,6 +62,7 @@ def collate(
     targets: Sequence[Sequence[int]],
     items: Sequence[Item],
     *,
+    samples: Samples | None = None,
     space: int | None = None,
     pauses: Callable[[str, int], Sequence[int]] | None = None,
 ) -> Batch:
@@ -75,27 +72,37 @@ def collate(
         corpus: where the samples are.
         targets: outputs of every utterance of the corpus.
         items: tuples of utterance indices.
+        samples: the way to the samples; None takes the memory map.
         space: output that separates words, put between joined texts; None puts nothing.
         pauses: (id of the item, number of gaps) → silence in samples for each gap; None joins without.
     """
-    names, waves, spelled = [], [], []
+    names, spelled, lengths, starts = [], [], [], []
     for item in items:
         names.append("+".join(corpus.utterances[i].id for i in item))
         gaps = pauses(names[-1], len(item) - 1) if pauses and len(item) > 1 else [0] * (len(item) - 1)
-        wave, text = [corpus.samples(item[0])], list(targets[item[0]])
-        for i, gap in zip(item[1:], gaps, strict=True):
-            wave += [np.zeros(gap, np.int16), corpus.samples(i)]
-            text += ([space] if space is not None and text and targets[i] else []) + list(targets[i])
-        waves.append(np.concatenate(wave) if len(wave) > 1 else wave[0])
+        length, text = 0, list[int]()
+        for i, gap in zip(item, [0, *gaps], strict=True):
+            starts.append(length + gap)
+            length += gap + int(corpus.lengths_samples[i])
+            text += [space] if space is not None and text and targets[i] else []
+            text += targets[i]
+        lengths.append(length)
         spelled.append(text)
-    lengths_B = torch.tensor([len(w) for w in waves])
+    longest = max(lengths)
+    rows = np.repeat(np.arange(len(items)), [len(item) for item in items])
+    chosen = np.array([i for item in items for i in item])
+    pieces = Pieces(
+        shape=(len(items), longest),
+        source_K=corpus.offsets_samples[chosen],
+        target_K=np.array(starts) + rows * longest,
+        length_K=corpus.lengths_samples[chosen],
+    )
     target_lengths_B = torch.tensor([len(s) for s in spelled])
-    samples = np.zeros((len(items), int(lengths_B.max())), np.float32)
     targets_BS = torch.zeros(len(items), max(int(target_lengths_B.max()), 1), dtype=torch.long)
-    for row, wave_n, target_row, text in zip(samples, waves, targets_BS, spelled, strict=True):
-        np.multiply(wave_n, np.float32(1 / 32768), out=row[: len(wave_n)])
+    for target_row, text in zip(targets_BS, spelled, strict=True):
         target_row[: len(text)] = torch.tensor(text, dtype=torch.long)
-    return Batch(torch.from_numpy(samples), lengths_B, targets_BS, target_lengths_B, names)
+    samples_BT = (samples or mapped(corpus))(pieces)
+    return Batch(samples_BT, torch.tensor(lengths), targets_BS, target_lengths_B, names)
 
 
 def prefetch(

@@ -31,6 +31,7 @@ from asr.training.feed import Feed, mix
 from asr.training.finetuning import freeze, start_from
 from asr.training.history import History
 from asr.training.interruption import on_signal
+from asr.training.ledger import Ledger
 from asr.training.loader import Batch
 from asr.training.losses import Loss
 from asr.training.optim import TrainingConfig, Updater, autocast_dtype, choose_device, learning_rate
@@ -54,6 +55,7 @@ class Trainer:
         identity: what must not change between an interruption and its continuation, as plain values.
         observer: told of steps and epochs.
         min_s, max_s: training utterances outside are left out; `Trainer.train.left_out` lists them.
+        resident: whether training samples are held in the memory of the device, see `open_samples`.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -75,6 +77,7 @@ class Trainer:
         observer: Observer | None = None,
         min_s: float = 0.0,
         max_s: float = math.inf,
+        resident: str = "auto",
     ) -> None:
         self.ranks = Ranks()
         self.config, self.seed, self.folder = config, seed, folder
@@ -82,9 +85,8 @@ class Trainer:
         self.recognizer = recognizer.to(device)
         self.train = Split(train, recognizer, min_s=min_s, max_s=max_s)
         self.dev = Split(dev, recognizer, min_s=0, max_s=math.inf)
-        self.feed = Feed(
-            self.train, recognizer, config=config, augmentation=augmentation, seed=seed, ranks=self.ranks
-        )
+        how: dict[str, Any] = {"config": config, "augmentation": augmentation, "seed": seed}
+        self.feed = Feed(self.train, recognizer, **how, ranks=self.ranks, resident=resident)
         self.loss = Loss(
             recognizer,
             Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(device),
@@ -149,6 +151,7 @@ class Trainer:
 
         Raises:
             TrainingError: too many non-finite steps in a row, a full disk, or another rank is gone.
+            BundleError: the disk is full.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been written.
         """
         if self.progress.finished:
@@ -157,6 +160,7 @@ class Trainer:
             p = self.progress
             self.ranks.check_same([self.identity, p.epoch, p.step], what=f"{self.last} on a shared disk")
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
+            self.ledger = Ledger(p, self.config, lambda kind, facts: self.observe(kind, facts))
             self.watch = Watch(record.lines if record else [])
             with record or nullcontext() as self.history:
                 while p.epoch < self.config.epochs and not self._is_stale():
@@ -184,9 +188,12 @@ class Trainer:
         todo = [items for group in groups[p.step :] for items in group]
         with closing(self.feed.batches(p.epoch, todo)) as ready:
             for group in groups[p.step :]:
-                loss = self._update(ready, len(group), total=len(groups))
+                self._update(ready, len(group), total=len(groups))
                 audio_s += self.feed.audio_s(group)
-                self._tell(loss, len(groups), audio_s / (time.monotonic() - began))
+                if not (self.ledger.is_due or self._is_logged(p.updates) or p.step == len(groups)):
+                    continue
+                self._read()
+                self._tell(len(groups), audio_s / (time.monotonic() - began))
                 if self._interrupted:
                     self._save()
                     raise KeyboardInterrupt
@@ -201,18 +208,25 @@ class Trainer:
             audio_s_per_s=round(audio_s / max(seconds, 1e-9), 1),
         )
 
-    def _tell(self, loss: float, steps: int, speed: float) -> None:
+    def _read(self) -> None:
+        """Bring the progress up to date, with what happened to the last few updates."""
+        self.ledger.read()
+        if self.ranks.size > 1:
+            self._interrupted = self.ledger.wishes > 0  # all stop at the same step, whichever was asked to
+
+    def _tell(self, steps: int, speed: float) -> None:
         p = self.progress
         facts = {
             "epoch": p.epoch + 1,
             "epochs": self.config.epochs,
             "step": p.step,
             "steps": steps,
-            "loss": loss,
+            "loss": self.ledger.loss,
             "audio_s_per_s": round(speed, 1),
         }
         if self._is_logged(p.updates) and self.history is not None:
-            norms = {"gradient_norm": self.updater.norm, "gradient_norms": self.updater.norms}
+            layers = {layer: float(f"{float(n):.4g}") for layer, n in self.updater.norms.items()}
+            norms = {"gradient_norm": self.ledger.norm, "gradient_norms": layers}
             rate = self.updater.optimizer.param_groups[0]["lr"]
             self.history.add("step", updates=p.updates, learning_rate=rate, **facts, **norms)
         self.observe("step", facts)
@@ -220,43 +234,18 @@ class Trainer:
     def _is_logged(self, updates: int) -> bool:
         return updates % self.config.log_every == 0
 
-    def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> float:
-        """One step of the optimiser over `count` batches of every rank; returns its loss per label."""
+    def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> None:
+        """One step of the optimiser over `count` batches of every rank; nothing waits for the device."""
         p = self.progress
-        rate = learning_rate(self.config, p.epoch + (p.step + 1) / total)
-        self.updater.begin(rate)
+        self.updater.begin(learning_rate(self.config, p.epoch + (p.step + 1) / total))
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for k in range(count):
             index = (p.step * self.config.accumulate + k) * self.ranks.size + self.ranks.rank
             sums[:4] += self.loss.add_gradient(next(ready), seed=mix(self.seed, p.epoch, "dropout", index))
         sums[4] = self._interrupted
-        finite = self.updater.finish(sums, by_layer=self._is_logged(p.updates + 1))
-        loss_sum, labels, infeasible, splits, wishes = sums.tolist()
-        if self.ranks.size > 1:
-            self._interrupted = wishes > 0  # all stop at the same step, whichever was asked to
-        self._check(finite, loss_sum)
-        p.infeasible += int(infeasible)
-        p.out_of_memory += int(splits)
+        self.ledger.add(sums, self.updater.finish(sums, by_layer=self._is_logged(p.updates + 1)))
         p.step += 1
         p.updates += 1
-        if math.isfinite(loss_sum):
-            p.loss_sum += loss_sum
-            p.labels += int(labels)
-        return loss_sum / max(labels, 1)
-
-    def _check(self, finite: bool, loss_sum: float) -> None:
-        p = self.progress
-        p.skipped_in_a_row = 0 if finite else p.skipped_in_a_row + 1
-        if finite:
-            return
-        p.skipped += 1
-        norm = self.updater.norm
-        self.observe("skipped", {"loss": loss_sum, "gradient_norm": norm, "skipped": p.skipped})
-        if p.skipped_in_a_row >= self.config.give_up_after:
-            raise TrainingError(
-                f"loss or gradient was not finite in {p.skipped_in_a_row} updates in a row; lower "
-                f"training.learning_rate (now {self.config.learning_rate}) or try training.precision=float32"
-            )
 
     def validate(self) -> dict[str, float]:
         """What `measure` finds on the development set."""
@@ -334,15 +323,8 @@ class Trainer:
 
     def _save_bundle(self, wer: float, source: str) -> None:
         self.recognizer.trained_on |= {"dev_wer": wer, "weights": source, "epochs": self.progress.epoch}
-        if not self.ranks.is_first:
-            return
-        try:
+        if self.ranks.is_first:
             self.recognizer.save(self.folder / "model")
-        except OSError as error:
-            raise TrainingError(
-                f"{self.folder / 'model'}: the bundle could not be written ({error}); free some space and "
-                "run again, training goes on from the last checkpoint"
-            ) from error
 
 
 def _digest(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Batches → gradients: the forward pass, the CTC loss, and what to do when memory runs out."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,6 +13,7 @@ from asr.errors import ConfigError, TrainingError
 from asr.recognizer import Recognizer
 from asr.training.feed import mix
 from asr.training.loader import Batch
+from asr.training.samples import sent
 
 
 class Loss:
@@ -65,6 +67,7 @@ class Loss:
 
         Returns:
             float64 (4,) on the device: loss (nats), labels, utterances too short for their text, splits.
+            Nothing in here waits for the device but torch's own CTC kernel.
 
         Raises:
             TrainingError: a single utterance does not fit into memory.
@@ -94,42 +97,53 @@ class Loss:
         torch.manual_seed(seed)
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)
-        targets = (batch.targets_BS, batch.target_lengths_B)
+        # Lengths and targets stay on the CPU for the loss, which reads them there.
+        targets_BS, labels_B = batch.targets_BS, batch.target_lengths_B
+        out_B, frames_B = self.recognizer.encoder.output_lengths(frames_B), self._sent(frames_B)
         with self.autocast():
             if self.intermediate_weight:
-                log_probs_BTV, middle_BTV, out_B = self.recognizer.encoder.with_intermediate(
+                log_probs_BTV, middle_BTV, _ = self.recognizer.encoder.with_intermediate(
                     features_BTF, frames_B
                 )
             else:
-                log_probs_BTV, out_B = self.recognizer.encoder(features_BTF, frames_B)
-        nll_B = ctc_loss(log_probs_BTV, targets[0], out_B, targets[1])
+                log_probs_BTV, _ = self.recognizer.encoder(features_BTF, frames_B)
+        nll_B = ctc_loss(log_probs_BTV, targets_BS, out_B, labels_B)
         possible_B = ~torch.isposinf(nll_B)
-        loss = goal = nll_B[possible_B].sum()
+        loss = goal = torch.where(possible_B, nll_B, 0.0).sum()
         if self.intermediate_weight:
-            middle_B = ctc_loss(middle_BTV, targets[0], out_B, targets[1])
+            middle_B = ctc_loss(middle_BTV, targets_BS, out_B, labels_B)
             w = self.intermediate_weight
-            goal = (1 - w) * loss + w * middle_B[possible_B].sum()
+            goal = (1 - w) * loss + w * torch.where(possible_B, middle_B, 0.0).sum()
         weights = [p for p in self.recognizer.encoder.parameters() if p.requires_grad]
         # All gradients before any is added: if memory runs out on the way, nothing has been added.
-        found = torch.autograd.grad(goal, weights, allow_unused=True)
-        for p, gradient in zip(weights, found, strict=True):
-            if gradient is not None:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                p.grad.add_(gradient)
-        labels, impossible = targets[1][possible_B].sum(), (~possible_B).sum()
+        _add(weights, torch.autograd.grad(goal, weights, allow_unused=True))
+        labels, impossible = torch.where(possible_B, self._sent(labels_B), 0).sum(), (~possible_B).sum()
         return torch.stack([loss.detach(), labels, impossible, torch.zeros_like(labels)]).double()
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        return sent(tensor, self.recognizer.device)
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        samples_BT, lengths_B, warp_B = batch.samples_BT, batch.lengths_B, None
-        if batch.draws is not None:
-            samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, batch.draws)
-            if batch.draws.warp_B is not None:
-                warp_B = batch.draws.warp_B.to(self.recognizer.device)
-        features_BTF, frames_B = self.recognizer.features(samples_BT, lengths_B, warp_B)
-        if batch.draws is not None:
-            features_BTF = self.augmentation.features(features_BTF, frames_B, batch.draws)
-        return features_BTF, frames_B
+        """Frames on the device, and their numbers on the CPU."""
+        samples_BT, lengths_B, draws = batch.samples_BT, batch.lengths_B, batch.draws
+        if draws is not None:
+            samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
+        warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
+        features_BTF, frames_B = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
+        if draws is not None:
+            features_BTF = self.augmentation.features(features_BTF, frames_B, draws)
+        return features_BTF, self.recognizer.features.output_lengths(lengths_B)
+
+
+def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Add gradients to those of the weights; a weight that has none yet takes its own as it is."""
+    pairs = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
+    old = [(w.grad, g) for w, g in pairs if w.grad is not None]
+    if old:
+        torch._foreach_add_([sum_so_far for sum_so_far, _ in old], [g for _, g in old])
+    for w, g in pairs:
+        w.grad = g if w.grad is None else w.grad
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
 class Updater:
     """Gradients of all ranks → one move of the encoder's weights, unless something is not finite.
 
+    Nothing in here waits for the device: what was found stays there until somebody reads it.
+
     Args:
         encoder: whose weights are moved; `add_gradient` of a `Loss` fills their `grad`.
         config: of optimiser and clipping.
@@ -105,49 +107,48 @@ class Updater:
     """
 
     def __init__(self, encoder: Encoder, config: TrainingConfig, ranks: Ranks) -> None:
-        self.encoder, self.clip_norm, self.ranks = encoder, config.clip_norm, ranks
-        self.optimizer = build_optimizer(encoder.parameters(), config)
-        self.norm = 0.0
-        """Of the last gradient, before it was clipped."""
-        self.norms: dict[str, float] = {}
-        """The same for each layer, at the steps that asked for it."""
+        self.encoder, self.clip_norm, self.ranks = encoder, config.clip_norm or math.inf, ranks
+        self.optimizer: Any = build_optimizer(encoder.parameters(), config)
+        self.norms: dict[str, Tensor] = {}
+        """Norm of the gradient of each layer, before it was clipped, at the steps that asked for it."""
 
     def begin(self, rate: float) -> None:
-        """Set the learning rate of the coming step and its gradient to zero."""
+        """Set the learning rate of the coming step, and forget the last gradient."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=False)
+        self.optimizer.zero_grad()
 
-    def finish(self, sums: Tensor, *, by_layer: bool) -> bool:
-        """Sum gradients over ranks, scale to one label, clip and move; False if left out as not finite.
+    def finish(self, sums: Tensor, *, by_layer: bool) -> Tensor:
+        """Sum gradients over ranks, scale to one label, clip and move, unless something is not finite.
 
         Args:
-            sums: float64, loss and labels first; becomes the sum over all ranks.
+            sums: float64 on the device, loss and labels first; becomes the sum over all ranks.
             by_layer: measure `norms` too.
+
+        Returns:
+            The norm of the gradient before clipping, a scalar on the device.
         """
-        parameters = [p for p in self.encoder.parameters() if p.requires_grad and p.grad is not None]
-        self.ranks.sum_([sums, *(p.grad for p in parameters if p.grad is not None)])
+        named = [(n, p.grad) for n, p in self.encoder.named_parameters() if p.grad is not None]
+        gradients = [gradient for _, gradient in named]
+        self.ranks.sum_([sums, *gradients])
         self.ranks.mean_(b for b in self.encoder.buffers() if b.is_floating_point())
-        loss_sum, labels = sums[:2].tolist()
-        for p in parameters:
-            p.grad.div_(max(labels, 1))  # type: ignore[union-attr]
-        self.norms = gradient_norms(self.encoder.named_parameters()) if by_layer else {}
-        self.norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
-        finite = math.isfinite(loss_sum) and math.isfinite(self.norm)
-        if finite:
-            self.optimizer.step()
-        return finite
+        labels = sums[1].clamp(min=1).float()
+        norm = nn.utils.get_total_norm(gradients) / labels
+        self.norms = {k: v / labels for k, v in gradient_norms(named).items()} if by_layer else {}
+        # The optimiser's own kernel divides by the first and leaves everything as it is if the second is 1.
+        self.optimizer.grad_scale = labels / (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        self.optimizer.found_inf = (~(sums[0].isfinite() & norm.isfinite())).float()
+        self.optimizer.step()
+        return norm
 
 
-def gradient_norms(named: Iterable[tuple[str, nn.Parameter]]) -> dict[str, float]:
-    """The Euclidean norm of the gradient of each layer: `layers.0`, …, `output`; frozen ones are left out."""
-    squares: dict[str, Tensor] = {}
-    for name, p in named:
-        if p.requires_grad and p.grad is not None:
-            parts = name.split(".")
-            layer = ".".join(parts[:2]) if parts[1].isdigit() else parts[0]
-            squares[layer] = squares.get(layer, p.new_zeros(())) + p.grad.detach().float().square().sum()
-    return {layer: float(f"{float(square) ** 0.5:.4g}") for layer, square in squares.items()}
+def gradient_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    """The Euclidean norm of the gradients of each layer: `layers.0`, …, `output`; scalars on the device."""
+    layers: dict[str, list[Tensor]] = {}
+    for name, gradient in named:
+        parts = name.split(".")
+        layers.setdefault(".".join(parts[:2]) if parts[1].isdigit() else parts[0], []).append(gradient)
+    return {layer: nn.utils.get_total_norm(gradients) for layer, gradients in layers.items()}
 
 
 def choose_device(wanted: str) -> torch.device:

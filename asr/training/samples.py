@@ -1,0 +1,118 @@
+"""Where the samples of a batch come from: the corpus' memory map, or a copy of it in device memory.
+
+Both give the same bits. From the memory map, the processor lays the pieces of a batch side by side and the
+batch travels to the device; from device memory, one gather on the device does it, and only the places of the
+pieces travel.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from asr.corpus.packed import PackedCorpus
+from asr.errors import ConfigError
+
+SHARE = 0.5
+"""Of the memory that is free on a GPU, the most that `auto` gives to a corpus."""
+_FULL_SCALE = 32768
+_AT_ONCE = 1 << 26  # samples on their way to the device, 128 MiB
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Which stretches of a corpus make a batch, and where they lie in it; everything counts samples."""
+
+    shape: tuple[int, int]
+    """(utterances, samples of the longest) of the batch; what no piece covers is zero."""
+    source_K: np.ndarray
+    """int64: where each piece begins in the corpus."""
+    target_K: np.ndarray
+    """int64: where each piece begins in the flattened batch."""
+    length_K: np.ndarray
+    """int64."""
+
+
+Samples = Callable[[Pieces], Tensor]
+"""Pieces → samples_BT, float32 in [-1, 1]."""
+
+
+def mapped(corpus: PackedCorpus) -> Samples:
+    """The samples of batches from the memory map, on the processor."""
+
+    def samples(pieces: Pieces) -> Tensor:
+        flat = np.zeros(pieces.shape[0] * pieces.shape[1], np.float32)
+        for source, target, length in zip(pieces.source_K, pieces.target_K, pieces.length_K, strict=True):
+            piece = corpus.pcm[source : source + length]
+            np.multiply(piece, np.float32(1 / _FULL_SCALE), out=flat[target : target + length])
+        return torch.from_numpy(flat).view(pieces.shape)
+
+    return samples
+
+
+class Resident:
+    """The samples of batches from a copy of the whole corpus in the memory of a device.
+
+    Args:
+        corpus: what is copied.
+        device: where to.
+    """
+
+    def __init__(self, corpus: PackedCorpus, device: torch.device) -> None:
+        self.pcm = torch.empty(len(corpus.pcm), dtype=torch.int16, device=device)
+        for start in range(0, len(corpus.pcm), _AT_ONCE):
+            part = np.array(corpus.pcm[start : start + _AT_ONCE])  # a copy: the memory map is read-only
+            self.pcm[start : start + len(part)] = torch.from_numpy(part)
+
+    def __call__(self, pieces: Pieces) -> Tensor:
+        """float32 samples_BT on the device; nothing waits for it."""
+        device, total = self.pcm.device, int(pieces.length_K.sum())
+        start_K = np.cumsum(pieces.length_K) - pieces.length_K
+        places = np.stack([pieces.length_K, pieces.source_K - start_K, pieces.target_K - start_K])
+        length_K, source_K, target_K = sent(torch.from_numpy(places), device)
+        piece_N = torch.repeat_interleave(length_K, output_size=total)
+        place_N = torch.arange(total, device=device)
+        flat = torch.zeros(pieces.shape[0] * pieces.shape[1], device=device)
+        flat[place_N + target_K[piece_N]] = self.pcm[place_N + source_K[piece_N]].float() / _FULL_SCALE
+        return flat.view(pieces.shape)
+
+
+def open_samples(corpus: PackedCorpus, device: torch.device, resident: str) -> Samples:
+    """The way to a corpus' samples that `resident` asks for.
+
+    Args:
+        corpus: to be learnt from.
+        device: that trains.
+        resident: `always` copies the corpus into the memory of the device, `never` does not, `auto` does for
+            a GPU if the copy takes no more than half of what is free there. What a processor has read stays
+            in its memory anyway as long as there is room, so that `auto` copies nothing for it.
+
+    Raises:
+        ConfigError: `always`, and there is not enough memory; or another word.
+    """
+    if resident not in ("auto", "never", "always"):
+        raise ConfigError(f"data.resident={resident}: expected auto, never or always")
+    size = 2 * len(corpus.pcm)
+    if resident == "never" or (resident == "auto" and not fits(size, device)):
+        return mapped(corpus)
+    try:
+        return Resident(corpus, device)
+    except (RuntimeError, MemoryError) as error:
+        raise ConfigError(
+            f"data.resident=always: {device} has no room for the {size / 1e9:.1f} GB of {corpus.stem} "
+            f"({str(error).splitlines()[0]}); take data.resident=auto"
+        ) from error
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """True for a GPU of which the given number of bytes takes no more than half of the free memory."""
+    return device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, without waiting for what the device is doing."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,120 @@
+"""A full disk: a clear error, what was there is whole, and the same command goes on once there is room."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_cli import QUICK as WORDS
+from test_cli import write_manifest
+from test_training import corpus, trainer, weights  # noqa: F401 (corpus is a fixture)
+
+from asr.corpus.manifest import read_manifest
+from asr.corpus.packed import PackedCorpus, pack
+from asr.errors import BundleError, CorpusError, TrainingError
+from asr.training import checkpoint
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within the block no file can grow beyond the size, as on a disk with so much room."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_packing_goes_on_where_the_disk_was_full(tone_manifest, tmp_path):
+    utterances = read_manifest(tone_manifest("c", 150))
+    pack(utterances, tmp_path / "truth" / "a", rate_hz=8000, workers=1)
+    stem, whole = tmp_path / "out" / "a", (tmp_path / "truth" / "a.pcm").read_bytes()
+    with (
+        largest_file(int(0.7 * len(whole))),
+        pytest.raises(CorpusError, match="free some space and run again, it goes on where it stopped"),
+    ):
+        pack(utterances, stem, rate_hz=8000, workers=1)
+    with pytest.raises(CorpusError, match="not packed to the end"):
+        PackedCorpus(stem)
+    assert pack(utterances, stem, rate_hz=8000, workers=1).resumed >= 64
+    assert stem.with_suffix(".pcm").read_bytes() == whole
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(corpus, tmp_path, room):  # noqa: F811
+    train = corpus()
+    trainer(train, tmp_path / "whole").run()
+    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+
+    class FullError(Exception):
+        pass
+
+    def stop(kind: str, facts: dict[str, object]) -> None:
+        if kind == "epoch":
+            raise FullError
+
+    with pytest.raises(FullError):
+        trainer(train, tmp_path / "parts", observer=stop).run()
+    before, names = last.read_bytes(), sorted(last.parent.iterdir())
+    state = checkpoint.read(last)
+    with largest_file(room), pytest.raises(TrainingError, match=r"last\.pt: the checkpoint could not be wri"):
+        checkpoint.write(last, state)
+    assert last.read_bytes() == before
+    assert sorted(last.parent.iterdir()) == names
+    trainer(train, tmp_path / "parts").run()
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_a_bundle_that_does_not_fit_leaves_the_last_one(corpus, tmp_path):  # noqa: F811
+    model = trainer(corpus(4), tmp_path / "exp").recognizer
+    model.save(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
+    with largest_file(2048), pytest.raises(BundleError, match=r"cannot be written .*; free some space and"):
+        model.save(tmp_path / "model")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 300 kB."""
+    if os.geteuid() != 0 or sys.platform != "linux":
+        pytest.skip("only root mounts a file system")
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], check=False).returncode:
+        pytest.skip("this root may not mount a file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_run_that_fills_the_disk_ends_with_an_error_and_goes_on_when_there_is_room(small_disk, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 40, seed=3)
+
+    def run(exp: Path) -> tuple[int, str]:
+        words = ["train", "mine.jsonl", *WORDS, "encoder.width=40", f"exp={exp}"]
+        command = [sys.executable, "-m", "asr.cli", *words, "training.checkpoint_every_s=0"]
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, check=False, capture_output=True,
+            encoding="utf-8",
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    status, message = run(small_disk / "exp")
+    assert status == 1, message
+    assert "free some space" in message and "Traceback" not in message, message
+    subprocess.run(["mount", "-o", "remount,size=20m", small_disk], check=True)
+    status, message = run(small_disk / "exp")
+    assert status == 0, message
+    assert run(tmp_path / "whole")[0] == 0
+    assert weights(small_disk / "exp") == weights(tmp_path / "whole")

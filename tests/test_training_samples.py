@@ -1,0 +1,122 @@
+"""Samples from the memory map or from device memory are the same, and a step never waits for the device."""
+
+import dataclasses
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import ENCODER, QUICK, corpus, trainer, weights  # noqa: F401 (corpus is a fixture)
+
+from asr.augmentation import AugmentationConfig
+from asr.errors import ConfigError
+from asr.training import history, ledger, losses, samples
+
+JOINED = dataclasses.replace(QUICK, join=3, pause_s=0.05, precision="float32")
+EVERYTHING = AugmentationConfig(
+    noise=1, trim_s=0.1, reverb=0.5, telephone=0.5, equaliser_db=3, gain_db=2, warp=0.1
+)
+
+
+def test_batches_from_device_memory_are_those_from_the_memory_map_bit_for_bit(corpus, tmp_path):  # noqa: F811
+    train = corpus()
+    feeds = [
+        trainer(train, tmp_path / "exp", config=JOINED, resident=kind).feed for kind in ("never", "always")
+    ]
+    assert isinstance(feeds[1].samples, samples.Resident)
+    joined = 0
+    for epoch in (0, 1):
+        plan = feeds[0].plan(epoch)
+        batches = [list(feed.batches(epoch, plan)) for feed in feeds]
+        for mapped, resident, items in zip(*batches, plan, strict=True):
+            assert torch.equal(mapped.samples_BT, resident.samples_BT)
+            assert mapped.samples_BT.dtype == resident.samples_BT.dtype == torch.float32
+            assert torch.equal(mapped.lengths_B, resident.lengths_B)
+            joined += sum(len(item) > 1 for item in items)
+    assert joined > 0
+
+
+def test_a_batch_holds_the_recordings_and_zeros_behind_them(corpus, tmp_path):  # noqa: F811
+    train = corpus(6)
+    feed = trainer(train, tmp_path / "exp", resident="always").feed
+    batch = next(feed.batches(0, [[(4,), (1,)]]))
+    for row, i in enumerate((4, 1)):
+        wave = torch.from_numpy(np.array(train.samples(i))).float() / 32768
+        assert torch.equal(batch.samples_BT[row, : len(wave)], wave)
+        assert not batch.samples_BT[row, len(wave) :].any()
+
+
+def test_training_from_device_memory_ends_with_the_same_weights(corpus, tmp_path):  # noqa: F811
+    train = corpus()
+    for kind in ("never", "always"):
+        trainer(train, tmp_path / kind, resident=kind).run()
+    assert weights(tmp_path / "never") == weights(tmp_path / "always")
+
+
+def test_a_corpus_is_resident_by_itself_only_on_a_gpu_with_room(corpus, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
+    gpu = torch.device("cuda")
+    assert [samples.fits(size, gpu) for size in (500, 501)] == [True, False]
+    assert not samples.fits(1, torch.device("cpu"))
+    train = corpus(3)
+    assert not isinstance(samples.open_samples(train, torch.device("cpu"), "auto"), samples.Resident)
+    with pytest.raises(ConfigError, match=r"data\.resident=maybe: expected auto, never or always"):
+        samples.open_samples(train, torch.device("cpu"), "maybe")
+
+
+def test_a_corpus_that_must_be_resident_and_has_no_room_is_a_clear_error(corpus, monkeypatch):  # noqa: F811
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 110.00 GiB")
+
+    train = corpus(3)
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(ConfigError, match=r"has no room for the 0\.0 GB of .*out of memory.*resident=auto"):
+        samples.open_samples(train, torch.device("cpu"), "always")
+
+
+@pytest.mark.parametrize("resident", ["never", "always"])
+def test_nothing_in_a_step_waits_for_the_device(corpus, tmp_path, monkeypatch, resident):  # noqa: F811
+    """On torch's device `meta` every tensor has a shape and no numbers: whoever reads one raises."""
+    encoder = dataclasses.replace(ENCODER, layers=2, norm="batch", projection=64, residual=True)
+    run = trainer(
+        corpus(), tmp_path / "exp", config=JOINED, encoder=encoder, augmentation=EVERYTHING, resident=resident
+    )
+    device = torch.device("meta")
+    if resident == "always":
+        run.feed.samples.pcm = run.feed.samples.pcm.to(device)
+    batch = next(run.feed.batches(1, run.plan(1)))
+    run.recognizer.to(device)
+    run.loss.augmentation.to(device)
+    run.recognizer.encoder.train()
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # has no such device
+    monkeypatch.setattr(losses, "ctc_loss", lambda log_probs_BTV, *_: log_probs_BTV.sum((1, 2)))
+    monkeypatch.setattr(run.updater.optimizer, "step", lambda: None)
+    run.updater.begin(0.1)
+    sums = torch.zeros(5, dtype=torch.float64, device=device)
+    for _ in range(2):
+        sums[:4] += run.loss.add_gradient(batch, seed=1)
+    norm = run.updater.finish(sums, by_layer=True)
+    assert norm.device == device and set(run.updater.norms) == {"layers.0", "layers.1", "output"}
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        norm.item()
+
+
+def timeless(folder: Path) -> list[str]:
+    """The epochs of a history without what a clock measured."""
+    clock = ("seconds", "audio_s_per_s", "waited")
+    epochs = [line for line in history.read(folder / history.FILE) if line["kind"] == "epoch"]
+    return [json.dumps({k: v for k, v in line.items() if k not in clock}) for line in epochs]
+
+
+def test_reading_what_happened_late_changes_nothing(corpus, tmp_path, monkeypatch):  # noqa: F811
+    train = corpus()
+    trainer(train, tmp_path / "at once").run()
+    monkeypatch.setitem(ledger.UPDATES_BETWEEN_READS, "cpu", 4)
+    told = []
+    late = trainer(train, tmp_path / "late", observer=lambda kind, facts: told.append(kind))
+    late.run()
+    assert weights(tmp_path / "late") == weights(tmp_path / "at once")
+    assert timeless(tmp_path / "late") == timeless(tmp_path / "at once")
+    assert told.count("step") < late.progress.updates
