@@ -88,8 +88,10 @@ def _stage(stage: str, words: list[str], multirun: bool) -> None:
 
 @app.command()
 def transcribe(
-    audio: Annotated[list[str], typer.Argument(help="Files, folders, patterns, or - for standard input.")],
     model: Model,
+    audio: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, patterns, or - for standard input.")
+    ] = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", "--output-dir", "-o", help="Write files there, and resume.")
     ] = None,
@@ -103,6 +105,14 @@ def transcribe(
         bool, typer.Option("--word_timestamps", "--word-timestamps", help="Times of words in srt, vtt, json.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Do again what --output_dir has.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print words of one source, say -, while they are said.")
+    ] = False,
+    microphone: Annotated[bool, typer.Option("--microphone", help="Listen to the microphone.")] = False,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option("--sample_rate", "--sample-rate", min=1000, help="Of raw PCM given to --stream."),
+    ] = None,
     decoder: Decoder = None,
     lm: Lm = None,
     beam_width: BeamWidth = None,
@@ -110,10 +120,22 @@ def transcribe(
     device: Device = "cpu",
 ) -> None:
     """Print what is said in each recording, one line a file, or write it in other formats."""
+    settings: dict[str, Any] = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    if stream or microphone:
+        if len(audio or []) != (not microphone) or output_dir is not None:
+            raise typer.BadParameter("--stream takes one file or -, --microphone none; both print")
+        from asr.jobs.listen import listen
+
+        place = None if microphone or not audio else audio[0]
+        listen(
+            load_model(model, device, lm), place, rate_hz=sample_rate, output_format=output_format, **settings
+        )
+        return
+    if not audio:
+        raise typer.BadParameter("which recordings? Files, folders, patterns, or - for standard input")
     from asr.jobs.transcribe import transcribe as job
 
     files = {"output_dir": output_dir, "output_format": output_format, "word_timestamps": word_timestamps}
-    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
     if job(load_model(model, device, lm), audio, overwrite=overwrite, **files, **settings):  # type: ignore[arg-type]
         raise typer.Exit(1)
 

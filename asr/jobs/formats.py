@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asr.transcript import Transcript, Word
+from asr.transcript import Partial, Transcript, Word
 
 LONGEST_CUE_S = 7.0
 """As long as two lines of subtitles may stand, by the usual guidelines."""
@@ -143,6 +143,26 @@ def as_dict(transcript: Transcript, *, name: str, words: bool = False) -> dict[s
 def word_dict(word: Word) -> dict[str, Any]:
     """A word under the keys of whisper."""
     return {"word": word.text, "start": word.start_s, "end": word.end_s, "probability": word.confidence}
+
+
+def news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
+    """What a stream has said since, as plain values; None if nothing.
+
+    `stable` is to be appended to what was stable before; `unstable` is a guess at what follows it; `words`
+    are those completed since; `heard` is how much sound was taken in, in seconds.
+    """
+    stable, unstable, complete = (
+        (before.stable, before.unstable, before.stable_words) if before else ("", "", 0)
+    )
+    if (now.stable, now.unstable, now.stable_words) == (stable, unstable, complete):
+        return None
+    return {
+        "type": "partial",
+        "stable": now.stable[len(stable) :],
+        "unstable": now.unstable,
+        "words": [word_dict(w) for w in now.words[complete : now.stable_words]],
+        "heard": round(now.heard_s, 3),
+    }
 
 
 def _lines(transcript: Transcript, words: bool) -> list[tuple[float, float, str]]:

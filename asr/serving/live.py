@@ -27,7 +27,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from asr.audio import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from asr.errors import AsrError
-from asr.jobs.formats import word_dict
+from asr.jobs.formats import news, word_dict
 from asr.recognizer import Recognizer
 from asr.serving.answers import RefusalError
 from asr.streaming import TranscriptStream
@@ -116,16 +116,16 @@ class Live:
 
     async def _converse(self, socket: WebSocket) -> None:
         if self.open > self._config.streams:
-            message = f"{self._config.streams} streams are open already; try again later"
-            raise StreamError("busy", message, closing=CLOSED_AS_BUSY)
+            why = f"{self._config.streams} streams are open already; try again later"
+            raise StreamError("busy", why, closing=CLOSED_AS_BUSY)
         stream = self._open_stream(socket.query_params.get("sample_rate", ""))
         before: Partial | None = None
         while (samples := await self._next_samples(socket)) is not None:
             now = await _in_thread(stream.feed, samples)
             if now.heard_s > self._config.longest_s:
                 raise StreamError("too_long", f"a stream may have {self._config.longest_s:g} s of sound")
-            if (news := _news(before, now)) is not None:
-                await socket.send_json(news)
+            if (message := news(before, now)) is not None:
+                await socket.send_json(message)
             before = now
         said = (await _in_thread(stream.finish)).transcript
         assert said is not None
@@ -172,22 +172,6 @@ def _check_end(text: str) -> None:
         is_end = False
     if not is_end:
         raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
-
-
-def _news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
-    """What has changed, as a message; None if nothing has."""
-    stable, unstable, complete = (
-        (before.stable, before.unstable, before.stable_words) if before else ("", "", 0)
-    )
-    if (now.stable, now.unstable, now.stable_words) == (stable, unstable, complete):
-        return None
-    return {
-        "type": "partial",
-        "stable": now.stable[len(stable) :],
-        "unstable": now.unstable,
-        "words": [word_dict(w) for w in now.words[complete : now.stable_words]],
-        "heard": round(now.heard_s, 3),
-    }
 
 
 async def _in_thread(work: Callable[..., Partial], *arguments: Any) -> Partial:

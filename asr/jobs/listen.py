@@ -1,0 +1,175 @@
+"""`asr transcribe --stream` and `--microphone`: words appear while they are said."""
+
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from asr import audio
+from asr.errors import AudioError, ConfigError
+from asr.jobs.console import say, warn
+from asr.jobs.formats import as_dict, news
+from asr.recognizer import Recognizer
+from asr.transcript import Partial
+
+BLOCK_S = 0.1
+"""Of a file or the microphone at a time."""
+_READ_BYTES = 1 << 16
+_ENDLESS_BYTES = (
+    0x7FFF_0000  # from here on, or at 0, a size in a header says that the program did not know it
+)
+_PCM, _EXTENSIBLE = 1, 0xFFFE
+_FILES = {
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3\x03": "an MP3 file",
+    b"ID3\x04": "an MP3 file",
+}
+
+
+def listen(
+    model: Recognizer,
+    place: str | None,
+    *,
+    rate_hz: int | None = None,
+    output_format: str = "txt",
+    **settings: Any,
+) -> None:
+    """Print what is said as soon as it is certain, until the sound ends or Ctrl-C is pressed.
+
+    Args:
+        model: a recogniser that hears the past alone.
+        place: a file, `-` for standard input (WAV as it comes, or raw PCM), or None for the microphone.
+        rate_hz: of raw PCM; None is the model's.
+        output_format: txt, or jsonl for a line for each piece of news and one for the whole at the end.
+        settings: `decoder` and the settings of `Recognizer.decode`.
+
+    Raises:
+        ConfigError: a model that needs the whole recording, another format, or no way to a microphone.
+        AudioError: no sound.
+    """
+    if output_format not in ("txt", "jsonl"):
+        raise ConfigError(f"output format {output_format!r}: a stream is written as txt or jsonl")
+    if place is None:
+        rate_hz, blocks = microphone()
+        say("listening; Ctrl-C ends it")
+    elif place == "-":
+        rate_hz, blocks = pcm(sys.stdin.buffer, rate_hz or model.rate_hz)
+    else:
+        rate_hz, blocks = model.rate_hz, audio.stream(place, model.rate_hz, BLOCK_S)
+    stream = model.open_stream(rate_hz, **settings)
+    before: Partial | None = None
+    try:
+        for block in blocks:
+            now = stream.feed(block)
+            _show(before, now, output_format)
+            before = now
+    except KeyboardInterrupt:  # the way to end it
+        pass
+    end = stream.finish()
+    _show(before, end, output_format)
+    if output_format == "txt":
+        _print("\n")
+    elif end.transcript is not None:
+        name = "microphone" if place is None else "stdin" if place == "-" else Path(place).stem
+        _print(json.dumps(as_dict(end.transcript, name=name, words=True), ensure_ascii=False) + "\n")
+
+
+def _show(before: Partial | None, now: Partial, output_format: str) -> None:
+    if output_format == "txt":
+        _print(now.stable[len(before.stable) if before else 0 :])
+    elif (message := news(before, now)) is not None:
+        _print(json.dumps(message, ensure_ascii=False) + "\n")
+
+
+def _print(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
+    """The rate of 16-bit sound that is still being written, and its blocks as soon as they are there.
+
+    A WAV header is believed; without one, the samples are mono, little-endian and at `rate_hz`.
+
+    Raises:
+        AudioError: another kind of file, or WAV with other samples than 16-bit integers.
+    """
+    begin = file.read(4)
+    if begin in _FILES or begin[:2] in (b"\xff\xfb", b"\xff\xf3"):
+        raise AudioError(
+            f"standard input holds {_FILES.get(begin, 'an MP3 file')}: a stream is WAV or raw 16-bit PCM, as "
+            "ffmpeg -i IN -f wav - gives it; without --stream any file is read"
+        )
+    if begin != b"RIFF":
+        return rate_hz, _samples(file, begin, channels=1, left=None)
+    file.read(8)  # size of all, WAVE
+    kind = channels = bits = 0
+    while len(head := file.read(8)) == 8:
+        name, size = struct.unpack("<4sI", head)
+        if name == b"data":
+            break
+        chunk = file.read(size + size % 2)
+        if name == b"fmt " and len(chunk) >= 16:
+            kind, channels, rate_hz, _, _, bits = struct.unpack("<HHIIHH", chunk[:16])
+    else:
+        raise AudioError("standard input is cut short within its WAV header")
+    if not kind:
+        raise AudioError("standard input is WAV, but its sound comes before its format")
+    if kind not in (_PCM, _EXTENSIBLE) or bits != 16 or not channels:
+        raise AudioError(
+            f"WAV of {bits} bits, kind {kind}: a stream is 16-bit PCM, as -c:a pcm_s16le makes it"
+        )
+    endless = size == 0 or size >= _ENDLESS_BYTES
+    return rate_hz, _samples(file, b"", channels=channels, left=None if endless else size)
+
+
+def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) -> Iterator[np.ndarray]:
+    """Mono float32 blocks of what has come; up to `left` bytes, None for as many as there are."""
+    read = getattr(file, "read1", file.read)  # one that does not wait for more than is there
+    while data := read(_READ_BYTES if left is None else min(left, _READ_BYTES)):
+        left = None if left is None else left - len(data)
+        held += data
+        whole = len(held) // (2 * channels) * (2 * channels)
+        samples_TC = np.frombuffer(held[:whole], "<i2").reshape(-1, channels)
+        held = held[whole:]
+        yield samples_TC.mean(1, dtype=np.float32) / 32768
+
+
+def microphone() -> tuple[int, Iterator[np.ndarray]]:
+    """The rate of the default microphone and its endless blocks.
+
+    Raises:
+        ConfigError: the package sounddevice or the library PortAudio is missing.
+        AudioError: there is no microphone, or it cannot be opened.
+    """
+    try:
+        import sounddevice
+    except ImportError as error:
+        raise ConfigError(
+            "the microphone needs the package sounddevice: pip install 'asr[microphone]'"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"the microphone needs the library PortAudio (Debian: libportaudio2): {error}"
+        ) from error
+    try:
+        rate_hz = round(sounddevice.query_devices(kind="input")["default_samplerate"])
+        opened = sounddevice.InputStream(samplerate=rate_hz, channels=1, dtype="float32")
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise AudioError(f"no microphone could be opened: {error}") from error
+    return rate_hz, _recorded(opened, round(BLOCK_S * rate_hz))
+
+
+def _recorded(opened: Any, block_samples: int) -> Iterator[np.ndarray]:
+    with opened:
+        while True:
+            block_TC, was_late = opened.read(block_samples)
+            if was_late:
+                warn("sound was lost: this machine is too slow for the model")
+            yield block_TC[:, 0].copy()
