@@ -85,8 +85,9 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
     app.add_api_route("/healthz", service.health, methods=["GET"])
     app.add_api_route("/metrics", service.metrics, methods=["GET"])
     app.add_api_websocket_route(live.PATH, live.Live(model, token=config.token, **settings).serve)
-    for path, file in (("/", "index.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
-        app.add_api_route(path, _file(PAGE / file), methods=["GET"])
+    for file in sorted(PAGE.iterdir()):
+        path = "/" if file.name == "index.html" else f"/{file.name}"
+        app.add_api_route(path, _file(file), methods=["GET"])
     app.add_exception_handler(RefusalError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_middleware(UploadLimit, most_bytes=config.upload_bytes)

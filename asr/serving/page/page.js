@@ -1,165 +1,193 @@
-"use strict";
-
 // Drop or record → the service → words with times. All state is in `now`.
 
+import { decoded, peaks, wav } from "./sound.js";
+import { clock, cues, srt, vtt } from "./transcript.js";
+
 const $ = (id) => document.getElementById(id);
-const now = { samples: null, rate: 0, duration: 0, words: [], answer: null, blob: null, name: "", recorder: null, stopAt: 0 };
-const NATIVE = /\.(wav|flac|mp3|ogg|oga|opus|aiff?|au|caf)$/i;
+const NATIVE = /\.(wav|flac|mp3|ogg|oga|opus|aiff?|au|caf)$/i; // formats that the service reads itself
+const LARGEST_PICTURE = 300e6; // bytes; beyond, decoding here would take a browser's memory
+const now = { name: "", blob: null, sound: null, peaks: null, answer: null, buttons: [], word: -1, stopAt: Infinity };
+let recorder = null, request = null;
 
-function tell(text, bad = false) {
+function tell(text) {
   $("status").textContent = text;
-  $("status").classList.toggle("bad", bad);
+  $("error").hidden = true;
 }
 
-function clock(seconds) {
-  return `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;
+function complain(text) {
+  tell("");
+  $("error").textContent = text;
+  $("error").hidden = false;
 }
 
-function headers() {
-  return $("token").value ? { Authorization: `Bearer ${$("token").value}` } : {};
-}
-
-async function decoded(blob) {
-  const context = new OfflineAudioContext(1, 1, 16000);
-  try {
-    const buffer = await context.decodeAudioData(await blob.arrayBuffer());
-    const mono = new Float32Array(buffer.length);
-    for (let c = 0; c < buffer.numberOfChannels; c++) {
-      buffer.getChannelData(c).forEach((v, i) => { mono[i] += v / buffer.numberOfChannels; });
-    }
-    return { samples: mono, rate: buffer.sampleRate };
-  } catch {
-    return null; // the service may still know the format
-  }
-}
-
-// 16-bit PCM in a RIFF header of 44 bytes.
-function wav(samples, rate) {
-  const view = new DataView(new ArrayBuffer(44 + 2 * samples.length));
-  const text = (at, s) => [...s].forEach((c, i) => view.setUint8(at + i, c.charCodeAt(0)));
-  text(0, "RIFF"); view.setUint32(4, 36 + 2 * samples.length, true); text(8, "WAVEfmt ");
-  view.setUint32(16, 16, true); view.setUint16(20, 1, true); view.setUint16(22, 1, true);
-  view.setUint32(24, rate, true); view.setUint32(28, 2 * rate, true);
-  view.setUint16(32, 2, true); view.setUint16(34, 16, true);
-  text(36, "data"); view.setUint32(40, 2 * samples.length, true);
-  samples.forEach((v, i) => view.setInt16(44 + 2 * i, Math.round(32767 * Math.max(-1, Math.min(1, v))), true));
-  return new Blob([view], { type: "audio/wav" });
-}
+// ---- from a recording to an answer
 
 async function take(blob, name) {
+  request?.abort();
+  const mine = (request = new AbortController());
+  $("audio").pause();
+  $("result").hidden = $("saves").hidden = true;
+  $("busy").hidden = false;
   tell(`Reading ${name} …`);
-  const sound = await decoded(blob);
-  now.samples = sound?.samples ?? null;
-  now.rate = sound?.rate ?? 0;
+  const sound = blob.size < LARGEST_PICTURE ? await decoded(blob) : null;
+  if (mine.signal.aborted) return;
   // what the service cannot read (m4a, webm, a microphone), but this browser can, goes there as wav
-  now.blob = sound && !NATIVE.test(name) ? wav(sound.samples, sound.rate) : blob;
-  now.name = name;
-  await send();
+  const foreign = sound && !NATIVE.test(name);
+  Object.assign(now, { name, sound, peaks: null, answer: null, blob: foreign ? wav(sound) : blob });
+  await send(mine, foreign ? `${name}.wav` : name);
 }
 
-async function send() {
+async function send(mine, filename) {
   const form = new FormData();
-  form.append("file", now.blob, now.blob.type === "audio/wav" && !NATIVE.test(now.name) ? `${now.name}.wav` : now.name);
+  form.append("file", now.blob, filename);
   form.append("response_format", "verbose_json");
-  form.append("timestamp_granularities[]", "word");
-  form.append("timestamp_granularities[]", "segment");
+  for (const kind of ["word", "segment"]) form.append("timestamp_granularities[]", kind);
+  $("busy").hidden = false;
   tell(`Transcribing ${now.name} …`);
   const began = performance.now();
-  let answer;
   try {
-    const response = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers: headers() });
-    answer = await response.json();
-    if (response.status === 401) {
-      $("token-row").hidden = false;
-      $("token").focus();
-    }
-    if (!response.ok) throw new Error(answer.error?.message ?? `status ${response.status}`);
+    now.answer = await asked("v1/audio/transcriptions", { method: "POST", body: form, signal: mine.signal });
   } catch (error) {
-    tell(`${now.name}: ${error.message}`, true);
+    if (!mine.signal.aborted) complain(error.message.includes(now.name) ? error.message : `${now.name}: ${error.message}`);
     return;
+  } finally {
+    if (request === mine) $("busy").hidden = true;
   }
-  now.answer = answer;
-  now.words = answer.words;
-  now.duration = answer.duration;
-  const took = ((performance.now() - began) / 1000).toFixed(1);
-  tell(answer.words.length ? `${now.name}: ${clock(answer.duration)} in ${took} s` : `${now.name}: no words were heard`);
+  const took = ((performance.now() - began) / 1000).toFixed(1), { words, duration } = now.answer;
+  const count = words.length === 1 ? "1 word" : `${words.length} words`;
+  tell(words.length ? `${now.name}: ${count} in ${clock(duration)}, transcribed in ${took} s` : `${now.name}: no words were heard`);
   show();
 }
 
+async function asked(path, options = {}) {
+  const headers = $("token").value ? { Authorization: `Bearer ${$("token").value}` } : {};
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    throw options.signal?.aborted ? error : new Error("the service cannot be reached, or refused the upload");
+  }
+  if (response.status === 401) {
+    $("token-form").hidden = false;
+    $("token").focus();
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Error(answer?.error?.message ?? `the service answered ${response.status}`);
+  return answer;
+}
+
+// ---- from an answer to what is seen
+
 function show() {
-  $("result").hidden = false;
+  document.body.classList.add("done");
+  $("result").hidden = $("saves").hidden = false;
   URL.revokeObjectURL($("audio").src);
   $("audio").src = URL.createObjectURL(now.blob);
-  $("words").replaceChildren(...now.words.map((word) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = word.word;
-    // certainty below a half looks alike: full shade
-    button.style.setProperty("--sure", Math.max(0.3, 2 * word.probability - 1).toFixed(3));
-    button.title = `${clock(word.start)} – ${clock(word.end)}, ${Math.round(100 * word.probability)} % sure`;
-    button.setAttribute("aria-label", `${word.word}, ${button.title}`);
-    const time = document.createElement("small");
-    time.textContent = clock(word.start);
-    time.ariaHidden = "true";
-    button.append(time);
-    button.addEventListener("click", () => play(word.start, word.end));
-    return button;
-  }));
-  draw();
+  now.buttons = [];
+  now.word = -1;
+  $("words").replaceChildren(...cues(now.answer).map(row));
+  if (now.buttons.length) now.buttons[0].tabIndex = 0;
+  $("wave").setAttribute("aria-valuemax", now.answer.duration.toFixed(1));
+  $("legend").hidden = !now.buttons.length;
+  follow();
+}
+
+function row(cue) {
+  const line = document.createElement("div"), at = document.createElement("span"), text = document.createElement("p");
+  line.className = "cue";
+  at.className = "at";
+  at.textContent = clock(cue.start);
+  text.append(...cue.words.flatMap((word) => [wordButton(word), " "]));
+  line.append(at, text);
+  return line;
+}
+
+function wordButton(word) {
+  const button = document.createElement("button"), text = document.createElement("span"), time = document.createElement("small");
+  button.type = "button";
+  button.className = "word";
+  button.tabIndex = -1; // one stop for the tabulator; arrows go from word to word
+  text.textContent = word.word;
+  time.textContent = clock(word.start);
+  button.append(text, time);
+  const sure = `${Math.round(100 * word.probability)} % sure`;
+  button.setAttribute("aria-label", `${word.word}, ${clock(word.start)}, ${sure}`);
+  button.title = sure;
+  // shade runs from none at 95 % to full at 40 %
+  button.style.setProperty("--unsure", Math.max(0, Math.min(1, (0.95 - word.probability) / 0.55)).toFixed(3));
+  const tellMore = () => { $("detail").textContent = `${word.word}: ${clock(word.start)} – ${clock(word.end)}, ${sure}`; };
+  button.addEventListener("pointerenter", tellMore);
+  button.addEventListener("focus", tellMore);
+  button.addEventListener("click", () => { focusWord(now.buttons.indexOf(button)); play(word.start, word.end); });
+  now.buttons.push(button);
+  return button;
+}
+
+function focusWord(index) {
+  for (const button of now.buttons) if (button.tabIndex === 0) button.tabIndex = -1;
+  now.buttons[index].tabIndex = 0;
+  now.buttons[index].focus();
 }
 
 function draw() {
-  const canvas = $("canvas"), scale = devicePixelRatio || 1;
-  const width = canvas.width = Math.round(canvas.clientWidth * scale);
-  const height = canvas.height = Math.round(canvas.clientHeight * scale);
+  const canvas = $("canvas"), scale = devicePixelRatio || 1, { duration, words } = now.answer;
+  const width = Math.round(canvas.clientWidth * scale), height = Math.round(canvas.clientHeight * scale);
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  if (now.sound && now.peaks?.low.length !== width) now.peaks = peaks(now.sound.samples, width);
   const pen = canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
   const color = (name) => style.getPropertyValue(name).trim();
-  const x = (seconds) => (seconds / now.duration) * width;
+  const x = (seconds) => Math.round((seconds / Math.max(duration, 0.001)) * width), played = x($("audio").currentTime);
   pen.clearRect(0, 0, width, height);
-  for (const word of now.words) {
-    pen.fillStyle = `rgb(${color("--doubt")} / ${(0.12 + 0.5 * (1 - word.probability)).toFixed(2)})`;
+  for (const word of words) {
+    const unsure = Math.max(0, Math.min(1, (0.95 - word.probability) / 0.55));
+    pen.fillStyle = `rgb(${color("--doubt")} / ${(unsure * 0.55).toFixed(2)})`;
     pen.fillRect(x(word.start), 0, Math.max(1, x(word.end) - x(word.start)), height);
   }
-  pen.fillStyle = color("--ink");
-  const step = (now.samples?.length ?? 0) / width;
-  for (let column = 0; step > 0 && column < width; column++) {
-    let low = 0, high = 0;
-    for (let i = Math.floor(column * step); i < (column + 1) * step; i++) {
-      low = Math.min(low, now.samples[i]);
-      high = Math.max(high, now.samples[i]);
-    }
-    pen.fillRect(column, height * (0.5 - high / 2), 1, Math.max(scale, height * (high - low) / 2));
+  const middle = height / 2;
+  for (let column = 0; now.peaks && column < width; column++) {
+    const high = now.peaks.high[column] * middle * 0.92, low = now.peaks.low[column] * middle * 0.92;
+    pen.fillStyle = color(column < played ? "--accent" : "--faint");
+    pen.fillRect(column, middle - high, 1, Math.max(scale, high - low));
   }
   pen.fillStyle = color("--accent");
-  pen.fillRect(x($("audio").currentTime), 0, 2 * scale, height);
+  pen.fillRect(Math.min(played, width - 2 * scale), 0, 2 * scale, height);
 }
+
+// ---- playing
 
 function play(from, to = Infinity) {
   const audio = $("audio");
   audio.currentTime = from;
   now.stopAt = to;
-  audio.play().catch((error) => tell(`cannot play: ${error.message}`, true));
+  audio.play().catch((error) => error.name !== "AbortError" && complain(`${now.name} cannot be played: ${error.message}`));
+}
+
+function toggle() {
+  const audio = $("audio");
+  if (!audio.paused) audio.pause();
+  else play(audio.ended ? 0 : audio.currentTime);
 }
 
 function follow() {
-  const audio = $("audio");
-  if (audio.currentTime >= now.stopAt) audio.pause();
-  $("clock").textContent = clock(audio.currentTime);
-  [...$("words").children].forEach((button, i) => {
-    const word = now.words[i];
-    button.classList.toggle("now", audio.currentTime >= word.start && audio.currentTime < word.end);
-  });
+  if (!now.answer) return;
+  const audio = $("audio"), at = audio.currentTime, { words, duration } = now.answer;
+  if (at >= now.stopAt) audio.pause();
+  $("clock").textContent = `${clock(at)} / ${clock(duration)}`;
+  $("wave").setAttribute("aria-valuenow", at.toFixed(1));
+  $("wave").setAttribute("aria-valuetext", clock(at));
+  const heard = Math.min(at, now.stopAt - 0.02); // the word that was asked for stays marked when it ends
+  const word = audio.paused && at === 0 ? -1 : words.findLastIndex((w) => w.start <= heard + 0.01);
+  if (word !== now.word) {
+    now.buttons[now.word]?.classList.remove("now");
+    now.buttons[word]?.classList.add("now");
+    if (!audio.paused) now.buttons[word]?.scrollIntoView({ block: "nearest" });
+    now.word = word;
+  }
   draw();
   if (!audio.paused) requestAnimationFrame(follow);
 }
 
-// The same cues as the service's: no longer than 7 s or 84 characters, and none across a long pause.
-function subtitles(vtt) {
-  const time = (s) => new Date(Math.round(s * 1000)).toISOString().slice(11, 23).replace(".", vtt ? "." : ",");
-  const cues = now.answer.segments.map((s, i) =>
-    `${vtt ? "" : `${i + 1}\n`}${time(s.start)} --> ${time(s.end)}\n${s.text}\n`);
-  return (vtt ? "WEBVTT\n\n" : "") + cues.join("\n");
-}
+// ---- saving
 
 function save(text, suffix) {
   const link = document.createElement("a");
@@ -169,57 +197,108 @@ function save(text, suffix) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 
-async function record() {
-  if (now.recorder) {
-    now.recorder.stop();
-    return;
+async function copy() {
+  try {
+    await navigator.clipboard.writeText(now.answer.text);
+    tell("The text is in the clipboard.");
+  } catch {
+    complain("This browser gives no access to the clipboard.");
   }
+}
+
+// ---- recording
+
+async function record() {
+  if (recorder) return recorder.stop();
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: true });
   } catch (error) {
-    tell(`no microphone: ${error?.message ?? "this page must be opened on this machine or over https"}`, true);
-    return;
+    return complain(`No microphone: ${error.message}`);
   }
-  const chunks = [];
-  now.recorder = new MediaRecorder(stream);
-  now.recorder.ondataavailable = (event) => chunks.push(event.data);
-  now.recorder.onstop = () => {
+  if (recorder) return stream.getTracks().forEach((track) => track.stop());
+  const chunks = [], began = performance.now();
+  recorder = new MediaRecorder(stream);
+  const ticking = setInterval(() => tell(`Recording ${clock((performance.now() - began) / 1000)}`), 100);
+  recorder.ondataavailable = (event) => chunks.push(event.data);
+  recorder.onstop = () => {
+    clearInterval(ticking);
     stream.getTracks().forEach((track) => track.stop());
-    const type = now.recorder.mimeType;
-    now.recorder = null;
-    $("record").textContent = "Record";
-    $("record").setAttribute("aria-pressed", "false");
+    const type = recorder.mimeType;
+    recorder = null;
+    pressed(false);
     take(new Blob(chunks, { type }), "recording");
   };
-  now.recorder.start();
-  $("record").textContent = "Stop";
-  $("record").setAttribute("aria-pressed", "true");
-  tell("Recording …");
+  recorder.start();
+  pressed(true);
 }
 
-$("file").addEventListener("change", (event) => {
-  if (event.target.files[0]) take(event.target.files[0], event.target.files[0].name);
-  event.target.value = "";
+function pressed(recording) {
+  $("record").textContent = recording ? "Stop" : "Record";
+  $("record").setAttribute("aria-pressed", recording);
+}
+
+// ---- what a hand can do
+
+$("choose").addEventListener("click", () => $("file").click());
+$("file").addEventListener("change", ({ target }) => {
+  if (target.files[0]) take(target.files[0], target.files[0].name);
+  target.value = "";
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
-    $("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0], event.dataTransfer.files[0].name);
+    document.body.classList.toggle("over", kind === "dragover");
+    const file = kind === "drop" && event.dataTransfer.files[0];
+    if (file) take(file, file.name);
   });
 }
 $("record").addEventListener("click", record);
-$("play").addEventListener("click", () => ($("audio").paused ? play($("audio").ended ? 0 : $("audio").currentTime) : $("audio").pause()));
-$("audio").addEventListener("play", () => { $("play").textContent = "Pause"; follow(); });
-$("audio").addEventListener("pause", () => { $("play").textContent = "Play"; follow(); });
-$("canvas").addEventListener("click", (event) => play((event.offsetX / $("canvas").clientWidth) * now.duration));
-$("token").addEventListener("change", () => now.blob && send());
-$("srt").addEventListener("click", () => save(subtitles(false), "srt"));
-$("vtt").addEventListener("click", () => save(subtitles(true), "vtt"));
-$("json").addEventListener("click", () => save(JSON.stringify(now.answer, null, 2), "json"));
-$("copy").addEventListener("click", () => navigator.clipboard.writeText(now.answer.text).then(() => tell("copied")));
-addEventListener("resize", () => now.answer && draw());
-fetch("v1/models", { headers: headers() }).then((r) => (r.ok ? r.json() : null)).then((list) => {
-  $("model").textContent = list ? list.data[0].id : "";
+$("cancel").addEventListener("click", () => { request?.abort(); $("busy").hidden = true; tell("Cancelled."); });
+$("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  $("token-form").hidden = true;
+  greet();
+  if (now.blob) send((request = new AbortController()), now.blob.type === "audio/wav" && !NATIVE.test(now.name) ? `${now.name}.wav` : now.name);
 });
+$("play").addEventListener("click", toggle);
+$("audio").addEventListener("play", () => { $("play").textContent = "Pause"; follow(); });
+for (const kind of ["pause", "seeked", "ended"]) {
+  $("audio").addEventListener(kind, () => { $("play").textContent = $("audio").paused ? "Play" : "Pause"; follow(); });
+}
+$("wave").addEventListener("click", (event) => {
+  play(((event.clientX - $("canvas").getBoundingClientRect().left) / $("canvas").clientWidth) * now.answer.duration);
+});
+$("wave").addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10, Home: -Infinity, End: Infinity }[event.key];
+  if (step === undefined) return;
+  event.preventDefault();
+  now.stopAt = Infinity;
+  $("audio").currentTime = Math.max(0, Math.min(now.answer.duration, $("audio").currentTime + step));
+});
+$("words").addEventListener("keydown", (event) => {
+  const at = now.buttons.indexOf(document.activeElement), last = now.buttons.length - 1;
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: last }[event.key];
+  if (at < 0 || to === undefined) return;
+  event.preventDefault();
+  focusWord(Math.max(0, Math.min(last, to)));
+});
+document.addEventListener("keydown", (event) => {
+  const busy = event.target.matches?.("button:not(.word), input") || event.ctrlKey || event.metaKey || event.altKey;
+  if (event.key !== " " || busy || !now.answer || $("result").hidden) return;
+  event.preventDefault();
+  toggle();
+});
+document.addEventListener("keyup", (event) => event.key === " " && event.target.matches?.(".word") && event.preventDefault());
+$("srt").addEventListener("click", () => save(srt(now.answer.segments), "srt"));
+$("vtt").addEventListener("click", () => save(vtt(now.answer.segments), "vtt"));
+$("json").addEventListener("click", () => save(JSON.stringify(now.answer, null, 2), "json"));
+$("copy").addEventListener("click", copy);
+for (const [target, kind] of [[window, "resize"], [matchMedia("(prefers-color-scheme: dark)"), "change"]]) {
+  target.addEventListener(kind, () => now.answer && !$("result").hidden && draw());
+}
+
+function greet() {
+  asked("v1/models").then((list) => { $("model").textContent = `with the model ${list.data[0].id}`; }, () => {});
+}
+greet();
