@@ -39,6 +39,9 @@ Hotwords = Annotated[
 ]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
+Precision = Annotated[
+    str, typer.Option(help="float32; bf16 or int8 are faster on many processors and may cost words.")
+]
 
 _state = {"debug": False}
 
@@ -118,6 +121,10 @@ def transcribe(
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
     device: Device = "cpu",
+    precision: Precision = "float32",
+    vad: Annotated[
+        str, typer.Option(help="What finds the pauses of long audio: energy or silero.")
+    ] = "energy",
 ) -> None:
     """Print what is said in each recording, one line a file, or write it in other formats."""
     settings: dict[str, Any] = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
@@ -128,7 +135,11 @@ def transcribe(
 
         place = None if microphone or not audio else audio[0]
         listen(
-            load_model(model, device, lm), place, rate_hz=sample_rate, output_format=output_format, **settings
+            load_model(model, device, lm, precision),
+            place,
+            rate_hz=sample_rate,
+            output_format=output_format,
+            **settings,
         )
         return
     if not audio:
@@ -136,7 +147,8 @@ def transcribe(
     from asr.jobs.transcribe import transcribe as job
 
     files = {"output_dir": output_dir, "output_format": output_format, "word_timestamps": word_timestamps}
-    if job(load_model(model, device, lm), audio, overwrite=overwrite, **files, **settings):  # type: ignore[arg-type]
+    opened = load_model(model, device, lm, precision)
+    if job(opened, audio, overwrite=overwrite, vad=vad, **files, **settings):  # type: ignore[arg-type]
         raise typer.Exit(1)
 
 
@@ -160,6 +172,7 @@ def serve(
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
     device: Device = "cpu",
+    precision: Precision = "float32",
 ) -> None:
     """Answer OpenAI's transcription API over HTTP, with a page to try the model in."""
     from asr.jobs.serve import default_name
@@ -167,7 +180,7 @@ def serve(
 
     limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
-    job(load_model(model, device, lm), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
+    job(load_model(model, device, lm, precision), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
 
 
 @app.command()
@@ -179,6 +192,7 @@ def evaluate(
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
     device: Device = "cpu",
+    precision: Precision = "float32",
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
@@ -186,7 +200,7 @@ def evaluate(
     from asr.jobs import evaluate as jobs
 
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
-    done = jobs.evaluate(load_model(model, device, lm), manifest, **settings)
+    done = jobs.evaluate(load_model(model, device, lm, precision), manifest, **settings)
     jobs.show(done, as_json=json, report=report)
     if done.failed:
         raise typer.Exit(1)

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr import audio
 from asr.errors import AudioError
 from asr.segmentation import Piece, longest_samples, pieces
 from asr.transcript import Partial, Segment, Transcript
+from asr.voice import PauseFinder, find_pause
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -80,6 +82,7 @@ class Pipeline(Generic[T]):
         silent: outputs that are no sound: the blank and the space.
         stream: recognises blocks one after the other, if the model hears the past alone; it then keeps its
             state through long recordings, and nothing is cut or heard twice.
+        pause: finds where long recordings are cut.
         batch_s: seconds of sound, padding included, in a batch.
         on_segment: told (number of the source, segment) as soon as a segment is known.
     """
@@ -90,6 +93,7 @@ class Pipeline(Generic[T]):
     joint: str = " "
     silent: tuple[int, ...] = (0,)
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
+    pause: PauseFinder = find_pause
     batch_s: float = 160.0
     on_segment: Callable[[int, Segment], None] | None = None
 
@@ -125,7 +129,8 @@ class Pipeline(Generic[T]):
                 if is_long:
                     self._listen(chain(beginning, blocks), recording)
                 blocks = iter(() if is_long else beginning)
-            for piece in pieces(blocks, rate_hz=self.model.rate_hz, step_samples=self._step_samples):
+            rates = {"rate_hz": self.model.rate_hz, "step_samples": self._step_samples}
+            for piece in pieces(blocks, **rates, pause=self.pause):
                 recording.samples = piece.start_samples + len(piece.samples)
                 recording.waiting += 1
                 yield piece
@@ -237,6 +242,27 @@ class Pipeline(Generic[T]):
             batch.append(i)
         if batch:
             yield batch
+
+
+def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
+    """The mono float32 samples of a recording, or those that are given, checked.
+
+    Raises:
+        AudioError: no readable audio, or samples that are no sound.
+    """
+    if not isinstance(source, np.ndarray):
+        return audio.read(source, rate_hz)
+    if not len(source):
+        raise AudioError("the samples are empty: expected at least one")
+    return audio.check_samples(source)
+
+
+def blocks_of(source: audio.Source | np.ndarray, rate_hz: int) -> Iterable[np.ndarray]:
+    """The same block by block, ten seconds at a time."""
+    if not isinstance(source, np.ndarray):
+        return audio.stream(source, rate_hz)
+    samples, step = samples_of(source, rate_hz), 10 * rate_hz
+    return (samples[i : i + step] for i in range(0, len(samples), step))
 
 
 def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int | None:

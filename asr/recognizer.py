@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import audio, bundle
+from asr import bundle
 from asr.decoding import greedy
 from asr.decoding.choice import Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
-from asr.pipeline import Pipeline
+from asr.pipeline import Pipeline, blocks_of, samples_of
+from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, joint, obstacles, silent_outputs
 from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
 from asr.transcript import Partial, Segment, Transcript, Word
+from asr.voice import VoiceDetector, pause_finder
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -231,11 +233,13 @@ class Recognizer:
         decoder: DecoderName | None = None,
         batch_s: float = 160.0,
         on_segment: Callable[[int, Segment], None] | None = None,
+        vad: VoiceDetector = "energy",
         **settings: Any,
     ) -> Iterator[Transcript | AudioError]:
         """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
 
-        `on_segment` is told (number of the source, segment) as soon as a segment is known.
+        `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds the
+        pauses that recordings beyond 40 s are cut at (`asr.voice`).
         """
         needs_whole = (
             obstacles(self.features, self.encoder) or (decoder or self.decoder.name) == "pyctcdecode"
@@ -243,26 +247,14 @@ class Recognizer:
         return Pipeline(
             self,
             partial(self.decode, decoder=decoder, **settings),
-            self._blocks,
+            partial(blocks_of, rate_hz=self.rate_hz),
             joint=joint(self.alphabet),
             silent=silent_outputs(self.alphabet),
             stream=None if needs_whole else partial(self.stream, decoder=decoder, **settings),
             batch_s=batch_s,
             on_segment=on_segment,
+            pause=pause_finder(vad),
         ).run(sources)
-
-    def _blocks(self, source: Source) -> Iterable[np.ndarray]:
-        if not isinstance(source, np.ndarray):
-            return audio.stream(source, self.rate_hz)
-        samples, step = self._samples(source), 10 * self.rate_hz
-        return (samples[i : i + step] for i in range(0, len(samples), step))
-
-    def _samples(self, source: Source) -> np.ndarray:
-        if not isinstance(source, np.ndarray):
-            return audio.read(source, self.rate_hz)
-        if not len(source):
-            raise AudioError("the samples are empty: expected at least one")
-        return audio.check_samples(source)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis with frames turned into seconds and confidences calibrated."""
@@ -296,7 +288,7 @@ class Recognizer:
         """
         from asr.ctc import forward_backward
 
-        log_probs_BTV, lengths_B = self.log_probs([self._samples(source)])
+        log_probs_BTV, lengths_B = self.log_probs([samples_of(source, self.rate_hz)])
         targets = self.targets(text)
         lattice = forward_backward(
             log_probs_BTV.double(),
@@ -321,21 +313,24 @@ class Recognizer:
         return file
 
 
-def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
+def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float32") -> Recognizer:
     """The recogniser in a bundle, ready to transcribe.
 
     Args:
         path: the folder or the file of a bundle, or a `.onnx` file that `asr export` wrote.
         device: where the weights go, e.g. `cuda`.
+        precision: `bf16` and `int8` are often faster, and can cost words; see `asr.precision`.
 
     Raises:
         BundleError: nothing there, a truncated or foreign file, or one of a newer format.
-        ConfigError: onnxruntime is needed and missing.
+        ConfigError: onnxruntime is needed and missing, or a precision that does not exist there.
     """
     path = Path(path)
     if path.suffix == ".onnx":
         from asr import onnx_model
 
+        if precision != "float32":
+            raise ConfigError(f"precision={precision}: exported models compute in float32; take the bundle")
         return Recognizer(**onnx_model.read(path)).to(device)
     file = path / FILE if path.is_dir() else path
     header, tensors = bundle.read(file)
@@ -346,4 +341,6 @@ def load(path: str | Path, *, device: str = "cpu") -> Recognizer:
     except (KeyError, TypeError, RuntimeError, AlphabetError) as error:
         raise BundleError(f"{file}: settings and weights do not belong together: {error}") from error
     recognizer.lm = bundle.unpack_lm(tensors)
-    return recognizer.to(device).eval()
+    recognizer.to(device).eval()
+    recognizer.encoder = lower(recognizer.encoder, precision)
+    return recognizer

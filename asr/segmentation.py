@@ -11,17 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asr.voice import PauseFinder, find_pause
+
 LONGEST_S = 40.0
 """A recording up to this long is one piece, as are utterances of the usual corpora; no piece is longer."""
 OVERLAP_S = 6.0
 """What two pieces share where no pause parts them: half of it is context that is thrown away."""
-SHORTEST_PAUSE_S = 0.25
-"""Longer than the closure of a plosive."""
-FRAME_S = 0.010
-
-_SMALLEST_RANGE_DB = 10.0  # between the quiet and the loud frames of sound that has pauses at all
-_THRESHOLD = 0.3  # of that range, above the quiet frames
-_QUIETEST_DB = -80.0  # digital silence is no deeper than this, or the threshold would follow it down
 
 
 @dataclass(frozen=True)
@@ -47,6 +42,7 @@ def pieces(
     step_samples: int,
     longest_s: float = LONGEST_S,
     overlap_s: float = OVERLAP_S,
+    pause: PauseFinder = find_pause,
 ) -> Iterator[Piece]:
     """The pieces of a recording that comes block by block, in order; memory is that of one piece and block.
 
@@ -56,6 +52,7 @@ def pieces(
         step_samples: samples from one output of the encoder to the next.
         longest_s: no piece is longer.
         overlap_s: shared by two pieces that no pause parts, at most half of `longest_s`.
+        pause: finds the pause to cut at; see `asr.voice`.
     """
     longest = longest_samples(rate_hz, step_samples, longest_s)
     half = int(overlap_s * rate_hz / 2) // step_samples * step_samples
@@ -63,7 +60,7 @@ def pieces(
     for block in blocks:
         held = np.concatenate([held, block])
         while len(held) > longest:
-            cut = find_pause(held[:longest], rate_hz, after_samples=max(longest // 3, 2 * half))
+            cut = pause(held[:longest], rate_hz, after_samples=max(longest // 3, 2 * half))
             if cut is None:
                 end = longest // step_samples - half // step_samples
                 yield Piece(start, held[:longest].copy(), skip, end, closes=False)
@@ -80,42 +77,3 @@ def pieces(
 def longest_samples(rate_hz: int, step_samples: int, longest_s: float = LONGEST_S) -> int:
     """Samples of the longest piece, whole steps."""
     return int(longest_s * rate_hz) // step_samples * step_samples
-
-
-def find_pause(samples: np.ndarray, rate_hz: int, *, after_samples: int = 0) -> int | None:
-    """The sample in the middle of the longest pause behind `after_samples`, or None if there is none.
-
-    >>> noise = np.random.default_rng(0).standard_normal(16000)
-    >>> noise[8000:12000] *= 0.01
-    >>> find_pause(noise, 16000)
-    10000
-    >>> find_pause(noise[:8000], 16000) is None
-    True
-    """
-    frame = max(1, round(FRAME_S * rate_hz))
-    level_N = levels_db(samples, frame)
-    if not len(level_N):
-        return None
-    quiet, loud = np.percentile(level_N, [10, 95])
-    if loud - quiet < _SMALLEST_RANGE_DB:
-        return None
-    is_quiet_N = np.concatenate([[False], level_N < quiet + _THRESHOLD * (loud - quiet), [False]])
-    is_quiet_N[: after_samples // frame + 1] = False
-    edges = np.flatnonzero(np.diff(is_quiet_N.astype(np.int8))).reshape(-1, 2)
-    if not len(edges):
-        return None
-    first, end = edges[np.argmax(edges[:, 1] - edges[:, 0])]
-    if (end - first) * frame < SHORTEST_PAUSE_S * rate_hz:
-        return None
-    return int(first + end) * frame // 2
-
-
-def levels_db(samples: np.ndarray, frame_samples: int) -> np.ndarray:
-    """The level of each whole frame, in dB relative to full scale, not below −80.
-
-    >>> levels_db(np.array([1.0, -1.0, 0.1, 0.1, 0.0, 0.0]), 2).round(3).tolist()
-    [0.0, -20.0, -80.0]
-    """
-    frames_NT = samples[: len(samples) // frame_samples * frame_samples].reshape(-1, frame_samples)
-    power_N = np.einsum("nt,nt->n", frames_NT, frames_NT) / frame_samples
-    return 10 * np.log10(np.maximum(power_N, 10 ** (_QUIETEST_DB / 10)))

@@ -9,11 +9,11 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def load_model(model: str, device: str, lm: str | None) -> Any:
+def load_model(model: str, device: str, lm: str | None, precision: str = "float32") -> Any:
     """The recogniser, with another language model if one is given."""
     from asr.recognizer import load
 
-    recognizer = load(model, device=device)
+    recognizer = load(model, device=device, precision=precision)  # type: ignore[arg-type]
     if lm is not None:
         from asr.lm import load as load_lm
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
     "audio",
+    "voice",
     "segmentation",
     "espeak",
     "pronunciation",
@@ -24,6 +25,7 @@ ROOMS = (
     "augmentation",
     "subsampling",
     "encoder",
+    "precision",
     "ctc",
     "lm",
     "decoding",

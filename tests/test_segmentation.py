@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from asr.segmentation import find_pause, pieces
+from asr.segmentation import pieces
 
 RATE_HZ, STEP = 8000, 160
 
@@ -56,14 +56,3 @@ def test_without_pauses_pieces_share_context_on_both_sides_of_the_seam():
     seam = first.end_output * STEP
     assert second.start_samples + second.skip_outputs * STEP == seam
     assert seam - second.start_samples == len(first.samples) - seam == RATE_HZ
-
-
-@pytest.mark.parametrize("gain", [1.0, 0.01])
-def test_pauses_are_found_whatever_the_level(gain):
-    samples = gain * noise_with_pauses(8.0, [(5, 6)])
-    assert find_pause(samples, RATE_HZ) == pytest.approx(5.5 * RATE_HZ, abs=0.02 * RATE_HZ)
-
-
-def test_short_gaps_and_steady_sound_are_no_pauses():
-    assert find_pause(noise_with_pauses(8.0, [(i + 0.4, i + 0.6) for i in range(8)]), RATE_HZ) is None
-    assert find_pause(np.zeros(RATE_HZ, np.float32), RATE_HZ) is None

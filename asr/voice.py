@@ -1,0 +1,143 @@
+"""Where in a stretch of sound nobody speaks: by its energy, or by the network of silero-vad.
+
+Conventions. A pause is at least a quarter of a second long. Energies are those of frames of 10 ms, in dB
+relative to full scale; a pause by energy lies below a threshold between the noise and the speech around it,
+so it needs no absolute level. Steady noise hides it, but not from a network that knows voices: silero-vad 6.2
+reads 16 kHz in frames of 32 ms and gives the probability of speech in each. Its files come with its package,
+nothing is fetched, and it runs by onnxruntime beside any torch.
+"""
+
+import warnings
+from functools import cache
+from typing import Literal, Protocol
+
+import numpy as np
+
+from asr import audio
+from asr.errors import ConfigError
+
+VoiceDetector = Literal["energy", "silero"]
+SHORTEST_PAUSE_S = 0.25
+"""Longer than the closure of a plosive."""
+FRAME_S = 0.010
+SILERO_FRAME_SAMPLES = 512
+"""At 16 kHz."""
+
+_SMALLEST_RANGE_DB = 10.0  # between the quiet and the loud frames of sound that has pauses at all
+_THRESHOLD = 0.3  # of that range, above the quiet frames
+_QUIETEST_DB = -80.0  # digital silence is no deeper than this, or the threshold would follow it down
+
+
+class PauseFinder(Protocol):
+    """Finds where to cut."""
+
+    def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
+        """The sample in the middle of the longest pause behind `after_samples`, or None if there is none."""
+
+
+@cache
+def pause_finder(name: VoiceDetector) -> PauseFinder:
+    """The finder of that name.
+
+    Raises:
+        ConfigError: an unknown name, or silero-vad is not installed.
+    """
+    if name == "energy":
+        return find_pause
+    if name == "silero":
+        return Silero()
+    raise ConfigError(f"vad {name!r}: expected energy or silero")
+
+
+def find_pause(samples: np.ndarray, rate_hz: int, *, after_samples: int = 0) -> int | None:
+    """The sample in the middle of the longest pause behind `after_samples`, or None if there is none.
+
+    >>> noise = np.random.default_rng(0).standard_normal(16000)
+    >>> noise[8000:12000] *= 0.01
+    >>> find_pause(noise, 16000)
+    10000
+    >>> find_pause(noise[:8000], 16000) is None
+    True
+    """
+    frame = max(1, round(FRAME_S * rate_hz))
+    level_N = levels_db(samples, frame)
+    if not len(level_N):
+        return None
+    quiet, loud = np.percentile(level_N, [10, 95])
+    if loud - quiet < _SMALLEST_RANGE_DB:
+        return None
+    middle = _longest_run(
+        level_N < quiet + _THRESHOLD * (loud - quiet),
+        after=after_samples // frame,
+        shortest=SHORTEST_PAUSE_S * rate_hz / frame,
+    )
+    return None if middle is None else int(middle * frame)
+
+
+def levels_db(samples: np.ndarray, frame_samples: int) -> np.ndarray:
+    """The level of each whole frame, in dB relative to full scale, not below −80.
+
+    >>> levels_db(np.array([1.0, -1.0, 0.1, 0.1, 0.0, 0.0]), 2).round(3).tolist()
+    [0.0, -20.0, -80.0]
+    """
+    frames_NT = samples[: len(samples) // frame_samples * frame_samples].reshape(-1, frame_samples)
+    power_N = np.einsum("nt,nt->n", frames_NT, frames_NT) / frame_samples
+    return 10 * np.log10(np.maximum(power_N, 10 ** (_QUIETEST_DB / 10)))
+
+
+class Silero:
+    """Finds pauses by the probability of speech.
+
+    Raises:
+        ConfigError: silero-vad is not installed.
+    """
+
+    def __init__(self) -> None:
+        import torch
+
+        threads = torch.get_num_threads()
+        try:
+            import silero_vad
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of how it finds its own files
+                self._model = silero_vad.load_silero_vad(sequence=True)
+        except ImportError as error:
+            raise ConfigError(
+                f"{error.name} is not installed; silero needs: pip install 'asr[vad]'"
+            ) from error
+        finally:
+            torch.set_num_threads(threads)  # importing it sets one thread for the whole program
+
+    def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
+        """The sample in the middle of the longest stretch without speech behind `after_samples`, or None."""
+        frame = rate_hz * SILERO_FRAME_SAMPLES / audio.RATE_HZ
+        middle = _longest_run(
+            self.speech(samples, rate_hz) < 0.5,
+            after=int(after_samples / frame),
+            shortest=SHORTEST_PAUSE_S * rate_hz / frame,
+        )
+        return None if middle is None else min(len(samples) - 1, int(middle * frame))
+
+    def speech(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
+        """The probability of speech in each frame of 32 ms, float32 (N,)."""
+        heard = audio.resample(np.ascontiguousarray(samples, np.float32), rate_hz, audio.RATE_HZ)
+        probabilities_N: np.ndarray = self._model.audio_forward(heard)
+        return probabilities_N
+
+
+def _longest_run(is_quiet_N: np.ndarray, *, after: int, shortest: float) -> float | None:
+    """The middle of the longest run of true frames behind `after`, or None if none has `shortest` frames.
+
+    >>> _longest_run(np.array([1, 1, 1, 0, 1, 1, 0], bool), after=0, shortest=2)
+    1.5
+    >>> _longest_run(np.array([1, 1, 1, 0, 1, 1, 0], bool), after=2, shortest=2)
+    5.0
+    """
+    bounded_N = np.concatenate([[False], is_quiet_N, [False]])
+    bounded_N[: after + 1] = False
+    edges = np.flatnonzero(np.diff(bounded_N.astype(np.int8))).reshape(-1, 2)
+    if not len(edges):
+        return None
+    first, end = edges[np.argmax(edges[:, 1] - edges[:, 0])].tolist()
+    return (first + end) / 2 if end - first >= shortest else None
