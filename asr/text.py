@@ -199,12 +199,11 @@ class Alphabet:
         >>> heard.encode("two two"), heard.decode([2, 3, 1, 3])
         ([2, 3, 1, 2, 3], 'two uː')
         """
-        out = []
-        for i in indices:
-            if not 0 <= i < self.size:
-                raise AlphabetError(f"index {i}: this alphabet has outputs 0 to {self.size - 1}")
-            if i != BLANK:
-                out.append(self.symbols[i - 1])
+        given, written = list(indices), ("", *self.symbols)
+        if given and not 0 <= min(given) <= max(given) < len(written):
+            wrong = next(i for i in given if not 0 <= i < len(written))
+            raise AlphabetError(f"index {wrong}: this alphabet has outputs 0 to {self.size - 1}")
+        out = [written[i] for i in given if i != BLANK]
         if self.lexicon is not None:
             words = [list(word) for is_space, word in groupby(out, " ".__eq__) if not is_space]
             return " ".join(self.lexicon.word(word) or "".join(word) for word in words)

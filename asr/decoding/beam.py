@@ -15,16 +15,18 @@ from torch import Tensor
 from asr.decoding import outcome, search
 from asr.decoding.emissions import check, probabilities
 from asr.decoding.hotwords import check_hotwords
-from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.lexicon import Pronunciations
-from asr.decoding.prefixes import Settings, new_beam, new_tree
-from asr.decoding.ranking import rank, read
+from asr.decoding.prefixes import NODES, Settings, new_beam, new_tree
+from asr.decoding.ranking import rank, spell_out
 from asr.decoding.tables import build_tables
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
     from asr.lm import NGramModel
+
+NODES_PER_FRAME = 32  # of the tree; room for so many is made at first
 
 
 class BeamDecoder:
@@ -79,8 +81,8 @@ class BeamDecoder:
         unknown_penalty: float = 10.0,
         token_lm: "NGramModel | None" = None,
         token_alpha: float = 0.5,
-        beam_threshold: float = 12.0,
-        token_threshold: float = -8.0,
+        beam_threshold: float = 10.0,
+        token_threshold: float = -6.5,
         threads: int | None = None,
     ) -> None:
         if beam_width < 1 or beam_threshold <= 0 or token_threshold > 0:
@@ -141,8 +143,9 @@ class BeamDecoder:
 
     def write(self, tokens: Sequence[int]) -> str:
         """The text of the tokens as a whole utterance; nothing for a last word that no pronunciation ends."""
-        given = np.array(tokens, np.int64)
-        return " ".join(read(given, self.tables, self.alphabet, self.words).text.split())
+        entries, _, _ = outcome.read(np.array(tokens, np.int64), self.tables)
+        words = spell_out(entries, self.words)
+        return write(tokens, self.alphabet) if words is None else " ".join(filter(None, words))
 
     def begin(self, n_best: int = 1) -> "Search":
         """A search that has heard nothing yet; it will be asked for n_best hypotheses."""
@@ -171,7 +174,7 @@ class Search:
     def __init__(self, decoder: BeamDecoder, n_best: int) -> None:
         self._decoder, self._n_best = decoder, n_best
         self._settings = decoder.settings._replace(drop_dominated=n_best == 1)
-        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(4096)
+        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
         self._blocks: list[np.ndarray] = []
         search.start(self._beam, self._tree, decoder.tables)
 
@@ -196,13 +199,18 @@ class Search:
         self._blocks.append(y_TV)
         done = 0
         while done < len(y_TV):
+            self._make_room(len(y_TV) - done)
             done += search.advance_beam(
                 y_TV[done:], self._beam, self._tree, self._decoder.tables, self._settings
             )
-            if done < len(y_TV):
-                bigger = new_tree(2 * len(self._tree) + self._beam.present.size)
-                bigger[: len(self._tree)] = self._tree
-                self._tree = bigger
+
+    def _make_room(self, frames: int) -> None:
+        """Make the tree large enough for one frame and probably for all."""
+        needed = int(self._beam.counts[NODES]) + self._settings.width + NODES_PER_FRAME * frames
+        if needed > len(self._tree):
+            bigger = new_tree(needed + len(self._tree))
+            bigger.view(np.uint8)[: self._tree.nbytes] = self._tree.view(np.uint8)
+            self._tree = bigger
 
     def leading(self) -> tuple[int, ...]:
         """The tokens of the prefix that leads at present; its last word may be unfinished."""

@@ -10,8 +10,10 @@ FORGET = 1e-40  # a state of the lattice with so much less mass than the frame's
 
 
 @njit(nogil=True, cache=True)
-def locate(y_TV: Any, tokens: Any, spans: Any) -> float:
-    """ln p(tokens) by all paths; fills spans (S, 2) with first frame and end of each token on the best path.
+def locate(y_TV: Any, tokens: Any, spans: Any, peaks: Any) -> float:
+    """ln p(tokens) by all paths; fills spans (S, 2) and peaks (S,) from the best path.
+
+    These are the first frame of each token, the one after its last, and its highest probability in between.
 
     Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both in plain
     probabilities scaled anew in every frame, and only over the window of states that are not negligible.
@@ -54,9 +56,11 @@ def locate(y_TV: Any, tokens: Any, spans: Any) -> float:
     if not best[s + 2] > 0.0:
         return -np.inf
     spans[:, 1] = 0
+    peaks[:] = 0.0
     for t in range(frames - 1, -1, -1):
         if s & 1:
             spans[s >> 1, 0] = t
             spans[s >> 1, 1] = max(spans[s >> 1, 1], t + 1)
+            peaks[s >> 1] = min(max(peaks[s >> 1], y_TV[t, tokens[s >> 1]]), 1.0)
         s -= moves[t, s]
     return ln + math.log(total)

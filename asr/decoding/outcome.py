@@ -21,15 +21,15 @@ def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
     """(entries,) ln score of each prefix of the beam as a whole utterance, its words closed."""
     scores = np.empty(beam.counts[ENTRIES])
     for i in range(len(scores)):
-        at = tree[beam.node[i]]
+        at = tree[beam.entries[i].node]
         if math.isnan(at.close):
-            close_word(tree, tables, beam.node[i])
+            close_word(tree, tables, beam.entries[i].node)
         ln = at.close - tables.hot_promise[at.next_hot]
         if tables.start_state >= 0:
             ln += tables.alpha * advance(tables.ngrams, at.next_history, tables.end)[1]
         if at.token_history >= 0:
             ln += tables.token_alpha * advance(tables.token_ngrams, at.token_history, tables.token_end)[1]
-        scores[i] = math.log(beam.total[i]) + beam.scale[0] + ln
+        scores[i] = math.log(beam.entries[i].total) + beam.scale[0] + ln
     return scores
 
 
@@ -51,9 +51,9 @@ def trace(tree: Any, node: int) -> Any:
 @njit(nogil=True, cache=True)
 def shared_node(beam: Beam, tree: Any) -> int:
     """The longest prefix that all prefixes of the beam begin with; a node's number is above its parent's."""
-    node = beam.node[0]
+    node = beam.entries[0].node
     for i in range(1, beam.counts[ENTRIES]):
-        other = beam.node[i]
+        other = beam.entries[i].node
         while node != other:
             if node > other:
                 node = tree[node].parent
@@ -63,7 +63,20 @@ def shared_node(beam: Beam, tree: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
-def read_words(tokens: Any, tables: Tables) -> tuple[Any, float]:
+def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
+    """What a labelling says as a whole utterance.
+
+    Returns the entry of each word, of homophones the best, −1 for a word of no entry; log10 P of the words by
+    the n-grams; and all other weights in nats, −∞ if the words may not be written.
+    """
+    nodes, cost = _word_nodes(tokens, tables)
+    entries = _choose(nodes, tables)
+    log10_p, other = _weigh(tokens, entries, tables)
+    return entries, log10_p, other + cost
+
+
+@njit(nogil=True, cache=True)
+def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
     """(trie node at the end of each word, ln of what words outside the trie cost by their length)."""
     nodes, count, node, cost = np.empty(len(tokens) + 1, np.int64), 0, ROOT, 0.0
     for c in tokens:
@@ -82,13 +95,13 @@ def read_words(tokens: Any, tables: Tables) -> tuple[Any, float]:
 
 
 @njit(nogil=True, cache=True)
-def choose_words(nodes: Any, tables: Tables) -> Any:
+def _choose(nodes: Any, tables: Tables) -> Any:
     """The entries of the best words that are spelled so, −1 for a word of no entry.
 
     Viterbi over the homophones: exact under language model and hotwords, for words that are spelled alike.
 
     Args:
-        nodes: as `read_words` gives them.
+        nodes: as `_word_nodes` gives them.
     """
     trail = [(-1, -1)]  # entry, and where the one before it stands
     now = [(0.0, tables.start_state, 0, 0)]  # ln, history, state of the hotwords, where its last word stands
@@ -123,7 +136,7 @@ def choose_words(nodes: Any, tables: Tables) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
+def _weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
     """(log10 P of the words by the n-grams, all other weights in nats but their lengths), of an utterance."""
     log10_p, other, history, hot, token_history = 0.0, 0.0, tables.start_state, 0, tables.token_start
     for entry in entries:

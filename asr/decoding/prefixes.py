@@ -7,7 +7,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 # Beam.counts
-ENTRIES, NODES, EXTENSIONS, FRAMES, BEST = range(5)
+ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET = range(6)
 TINY = 1e-100
 
 # No reference counts: counting the arrays of a tuple in every call would cost more than the search. What is
@@ -19,7 +19,7 @@ inlined = njit(forceinline=True, **_OPTIONS)
 NODE = np.dtype(
     [
         ("parent", np.int32),
-        ("token", np.int32),
+        ("token", np.int32),  # the output that was added
         ("child", np.int32),  # the one added last; −1 if none
         ("sibling", np.int32),  # the child of the same parent that was added before; −1 if none
         ("slot", np.int32),  # index in the beam when last in it
@@ -30,8 +30,40 @@ NODE = np.dtype(
         ("next_hot", np.int32),  # the same if the word ended here
         ("token_history", np.int32),  # state of the n-grams over outputs
         ("close", np.float64),  # ln of the factor of ending the word here; NaN if not asked for yet
-        ("factor", np.float64),  # of entering
+    ],
+    align=True,
+)
+
+ENTRY = np.dtype(
+    [
+        ("node", np.int32),  # of the tree
+        ("token", np.int32),  # the last output
+        ("parent", np.int32),  # index in the beam of the prefix without its last output, or −1
+        ("move", np.int32),  # where the entry goes when the beam is compacted, or −1
+        ("blank", np.float64),  # mass of the paths that end in the blank
+        ("spoken", np.float64),  # mass of those that end in the last output
+        ("total", np.float64),  # their sum
+        ("factor", np.float64),  # of entering the prefix from its parent
+        ("new_blank", np.float64),  # the masses after the present frame
+        ("new_spoken", np.float64),
+        ("mask", np.int64),  # digits that go on in the trie, see TRIE
+        ("first", np.int32),  # child there
+        ("ahead", np.float64),  # 1 / factor of what is foreseen here
+        ("leave", np.float64),  # factor of leaving the trie from here
+        ("closing", np.float64),  # factor of ending the word here; NaN if not asked for yet
+        ("key", np.int64),  # a hash of all that decides the future of the prefix
     ]
+)
+
+EXTENSION = np.dtype(
+    [
+        ("entry", np.int32),  # index in the beam of what is extended
+        ("node", np.int32),  # its node
+        ("token", np.int32),  # the output that is added
+        ("mass", np.float64),
+        ("factor", np.float64),
+    ],
+    align=True,
 )
 
 
@@ -39,41 +71,19 @@ class Beam(NamedTuple):
     """The prefixes that are alive and the extensions under consideration.
 
     Attributes:
-        node, token, parent: (W,) node in the tree, last output, index of the parent in the beam or −1.
-        mask, ahead, leave: (W,) see TRIE; `ahead` inverted.
-        closing: (W,) factor of ending the word here; NaN if not asked for yet.
-        blank, spoken: (W,) masses of the paths that end in the blank and in the last output.
-        total, factor: (W,) their sum; the factor of entering the node.
-        new_blank, new_spoken: (W,) the masses after the present frame.
-        move: (W,) where an entry goes when the beam is compacted, or −1.
-        key: (W,) a hash of all that decides the future of a prefix.
-        extension_from, extension_node, extension_mass: (E,) index of the prefix, node of the extension, mass.
-        order: (W + E,) scratch for selection.
+        entries: (W,) ENTRY records of the prefixes.
+        extensions: (W · V,) EXTENSION records.
+        order: (W + W · V,) scratch for selection.
         seen, seen_at: (hash table) entries by their key, and the frame that put them there.
         present: (W, V) the last frame in which the extension by an output was in the beam itself.
         chosen: (V,) outputs to extend with in the present frame.
-        counts: entries, nodes, extensions, frames so far, index of the best entry.
+        counts: entries, nodes, extensions, frames so far, index of the best entry,
+            frames in a row in which nothing was extended.
         scale: (1,) ln of the scale: a mass m stands for m · exp(scale).
     """
 
-    node: np.ndarray
-    token: np.ndarray
-    parent: np.ndarray
-    mask: np.ndarray
-    ahead: np.ndarray
-    leave: np.ndarray
-    closing: np.ndarray
-    blank: np.ndarray
-    spoken: np.ndarray
-    total: np.ndarray
-    factor: np.ndarray
-    new_blank: np.ndarray
-    new_spoken: np.ndarray
-    move: np.ndarray
-    key: np.ndarray
-    extension_from: np.ndarray
-    extension_node: np.ndarray
-    extension_mass: np.ndarray
+    entries: np.ndarray
+    extensions: np.ndarray
     order: np.ndarray
     seen: np.ndarray
     seen_at: np.ndarray
@@ -101,23 +111,17 @@ class Settings(NamedTuple):
 
 def new_beam(width: int, outputs: int) -> Beam:
     """A beam of nothing; `start` puts the empty prefix in."""
-    extensions, slots = width * outputs, 1 << max(6, (4 * width - 1).bit_length())
+    slots = 1 << max(6, (4 * width - 1).bit_length())
     return Beam(
-        *(np.zeros(width, np.int32) for _ in range(3)),
-        np.zeros(width, np.int64),
-        *(np.zeros(width) for _ in range(9)),
-        np.zeros(width, np.int32),
-        np.zeros(width, np.int64),
-        np.zeros(extensions, np.int32),
-        np.zeros(extensions, np.int32),
-        np.zeros(extensions),
-        np.zeros(width + extensions),
-        np.zeros(slots, np.int32),
-        np.full(slots, -1, np.int64),
-        np.zeros((width, outputs), np.int64),
-        np.zeros(outputs, np.int64),
-        np.zeros(5, np.int64),
-        np.zeros(1),
+        entries=np.empty(width, ENTRY),
+        extensions=np.empty(width * outputs, EXTENSION),
+        order=np.empty(width + width * outputs),
+        seen=np.empty(slots, np.int32),
+        seen_at=np.full(slots, -1, np.int64),
+        present=np.full((width, outputs), -1, np.int32),
+        chosen=np.empty(outputs, np.int32),
+        counts=np.zeros(6, np.int64),
+        scale=np.zeros(1),
     )
 
 

@@ -2,41 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from asr.ctc import align, ctc_loss
 from asr.decoding import occurrence, outcome, search
-from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.prefixes import Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
-
-
-class Reading(NamedTuple):
-    """What a labelling writes, and what that is worth apart from the audio."""
-
-    text: str
-    orthography: tuple[str, ...] | None
-    log10_p: float
-    other: float
-
-
-def read(tokens: np.ndarray, tables: Tables, alphabet: Alphabet, words: Sequence[str] | None) -> Reading:
-    """The text of a labelling, of homophones the best; `other` is −∞ if it may not be written.
-
-    Args:
-        words: the word of each entry of the tables where words are written by their pronunciation.
-    """
-    nodes, cost = outcome.read_words(tokens, tables)
-    entries = outcome.choose_words(nodes, tables)
-    log10_p, other = outcome.weigh(tokens, entries, tables)
-    if words is None:
-        return Reading(write(tokens.tolist(), alphabet), None, log10_p, other + cost)
-    orthography = tuple(words[entry] if entry >= 0 else "" for entry in entries)
-    return Reading(" ".join(orthography), orthography, log10_p, other + cost)
 
 
 def rank(
@@ -58,57 +33,66 @@ def rank(
     Args:
         beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
-        words: see `read`.
+        words: see `spell_out`.
         begin: tokens that the prefixes of the beam begin with. The best path takes part only if it does too.
     """
-    found: dict[str, Hypothesis] = {}
+    found: dict[object, Hypothesis] = {}  # by text
 
     def add(tokens: np.ndarray) -> None:
-        reading = read(tokens, tables, alphabet, words)
-        known = found.get(reading.text)
-        if reading.other > -math.inf and (known is None or known.tokens != tuple(tokens.tolist())):
-            new = _hypothesis(tokens, reading, y_TV, tables.alpha)
-            if known is None or new.score > known.score:
-                found[reading.text] = new
+        entries, log10_p, other = outcome.read(tokens, tables)
+        weight = tables.alpha * log10_p + other
+        worst = min((h.score for h in found.values()), default=-math.inf)
+        if weight == -math.inf or (len(found) >= n_best and weight <= worst):  # no labelling has ln p > 0
+            return
+        log_prob, spans, peaks = _locate(y_TV, tokens)
+        new = Hypothesis(
+            tuple(tokens.tolist()),
+            tuple((a, b) for a, b in spans.tolist()),
+            tuple(peaks.tolist()),
+            log_prob,
+            log_prob + weight,
+            lm_log_prob=log10_p * LN_10,
+            bonus=other,
+            orthography=spell_out(entries, words),
+        )
+        text = new.text(alphabet) if n_best > 1 else new.tokens
+        if text not in found or new.score > found[text].score:
+            found[text] = new
 
     scores = outcome.finish(beam, tree, tables)
     for i in np.argsort(-scores, kind="stable"):
         if len(found) == n_best or scores[i] == -math.inf:
             break
-        add(outcome.trace(tree, beam.node[i]))
+        add(outcome.trace(tree, beam.entries["node"][i]))
     best_path = _best_path(y_TV)
     if tuple(best_path[: len(begin)].tolist()) == begin:
         add(best_path)
     if not found:
-        add(_whole_words(outcome.trace(tree, search.leader(beam)), tables, alphabet, words))
+        add(_whole_words(outcome.trace(tree, search.leader(beam)), tables))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 
-def _hypothesis(tokens: np.ndarray, reading: Reading, y_TV: np.ndarray, alpha: float) -> Hypothesis:
-    log_prob, spans = _locate(y_TV, tokens)
-    peaks = [float(y_TV[a:b, c].max()) for c, (a, b) in zip(tokens, spans, strict=True)]
-    return Hypothesis(
-        tuple(tokens.tolist()),
-        tuple(spans),
-        tuple(min(peak, 1.0) for peak in peaks),
-        log_prob,
-        log_prob + alpha * reading.log10_p + reading.other,
-        lm_log_prob=reading.log10_p * LN_10,
-        bonus=reading.other,
-        orthography=reading.orthography,
-    )
+def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The words of entries in writing, if `words` says what each entry of the tables is."""
+    return None if words is None else tuple(words[entry] if entry >= 0 else "" for entry in entries)
 
 
-def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, list[tuple[int, int]]]:
-    """ln p(tokens) and the frames of each; in logarithms where plain probabilities do not suffice."""
-    spans = np.empty((len(tokens), 2), np.int64)
-    ln = occurrence.locate(y_TV, tokens, spans)
+def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """ln p(tokens), the frames of each, its highest probability there.
+
+    In logarithms where plain probabilities do not suffice.
+    """
+    spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
+    ln = occurrence.locate(y_TV, tokens, spans, peaks)
     if ln > -math.inf:
-        return ln, [(a, b) for a, b in spans.tolist()]
+        return ln, spans, peaks
     log_probs_TV = torch.from_numpy(np.log(np.maximum(y_TV, np.finfo(float).tiny)))
     lengths = torch.tensor([len(y_TV)]), torch.tensor([len(tokens)])
     ln = -float(ctc_loss(log_probs_TV[None], torch.from_numpy(tokens)[None], *lengths)[0])
-    return ln, [(span.start_frame, span.end_frame) for span in align(log_probs_TV, tokens)]
+    for i, span in enumerate(align(log_probs_TV, tokens)):
+        spans[i] = span.start_frame, span.end_frame
+        peaks[i] = min(y_TV[span.start_frame : span.end_frame, span.token].max(), 1.0)
+    return ln, spans, peaks
 
 
 def _best_path(y_TV: np.ndarray) -> np.ndarray:
@@ -117,10 +101,7 @@ def _best_path(y_TV: np.ndarray) -> np.ndarray:
     return best_T[(best_T > 0) & (np.diff(best_T, prepend=0) != 0)]
 
 
-def _whole_words(
-    tokens: np.ndarray, tables: Tables, alphabet: Alphabet, words: Sequence[str] | None
-) -> np.ndarray:
+def _whole_words(tokens: np.ndarray, tables: Tables) -> np.ndarray:
     """The longest beginning of the tokens that consists of words that may be written."""
     ends = [0, *np.flatnonzero(tables.closes[tokens]).tolist()]
-    allowed = [end for end in ends if read(tokens[:end], tables, alphabet, words).other > -math.inf]
-    return tokens[: max(allowed)]
+    return tokens[: max(end for end in ends if outcome.read(tokens[:end], tables)[2] > -math.inf)]

@@ -23,6 +23,7 @@ from asr.decoding.prefixes import (
     EXTENSIONS,
     FRAMES,
     NODES,
+    QUIET,
     TINY,
     Beam,
     Settings,
@@ -37,20 +38,16 @@ from asr.lm.automaton import advance
 
 @compiled
 def start(beam: Beam, tree: Any, tables: Tables) -> None:
-    """Make the empty prefix, of mass one, the only one."""
+    """Make the empty prefix, of mass one, the only one; the beam must be new."""
     root = tree[0]
     root.parent = root.child = root.sibling = -1
     root.token = root.slot = 0
     root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
     root.hot, root.next_hot, root.token_history = 0, 0, tables.token_start
-    root.close, root.factor = np.nan, 1.0
-    beam.seen_at[:] = -1
-    beam.present[:] = -1
-    beam.counts[:] = 0
+    root.close = np.nan
     beam.counts[NODES] = 1
-    beam.scale[0] = 0.0
-    _insert(beam, tree, tables, 0, -1, 1.0)
-    beam.blank[0], beam.spoken[0] = 1.0, 0.0
+    _insert(beam, tree, tables, 0, -1, 1.0, 1.0)
+    beam.entries[0].blank, beam.entries[0].spoken = 1.0, 0.0
 
 
 @compiled
@@ -58,21 +55,25 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
     """Take in frames of plain probabilities; how many, which is fewer than given if the tree is full."""
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
-        count = choose_outputs(y_V, settings.least_output, beam.chosen)
-        if beam.counts[NODES] + beam.counts[ENTRIES] * count > tree.shape[0]:
+        if beam.counts[NODES] + settings.width > tree.shape[0]:
             return t
-        beam.counts[EXTENSIONS] = 0
+        count = choose_outputs(y_V, settings.least_output, beam.chosen)
         beam.counts[FRAMES] += 1
+        beam.counts[EXTENSIONS] = 0
         best = _stay(y_V, beam)
         if count:
-            best = _extend(y_V, beam.chosen[:count], best, beam, tree, tables, settings.cut)
+            best = _extend(y_V, count, best, beam, tree, tables, settings.cut)
         if not best > 0.0:
             beam.counts[ENTRIES] = 0
             break
-        if settings.drop_dominated:
-            drop_dominated(beam, tree)
-        least, equals = least_mass(beam, best * settings.cut, settings.width)
-        _compact(beam, tree, tables, least, equals)
+        beam.counts[QUIET] = 0 if count else beam.counts[QUIET] + 1
+        if beam.counts[QUIET] > 1:
+            _settle(beam)
+        else:
+            if settings.drop_dominated:
+                drop_dominated(beam, tree)
+            least, equals = least_mass(beam, best * settings.cut, settings.width)
+            _compact(beam, tree, tables, least, equals)
         if best < TINY:
             rescale(beam, best)
     return y_TV.shape[0]
@@ -87,69 +88,100 @@ def _stay(y_V: Any, beam: Beam) -> float:
     """
     best, y_blank, frame = 0.0, y_V[0], beam.counts[FRAMES]
     for i in range(beam.counts[ENTRIES]):
-        token, parent = beam.token[i], beam.parent[i]
-        mass = beam.spoken[i]
-        if parent >= 0:
-            inflow = beam.blank[parent] if beam.token[parent] == token else beam.total[parent]
-            mass += inflow * beam.factor[i]
-            beam.present[parent, token] = frame
-        mass *= y_V[token]
-        beam.new_spoken[i] = mass
-        beam.new_blank[i] = beam.total[i] * y_blank
-        best = max(best, mass + beam.new_blank[i])
+        one = beam.entries[i]
+        mass = one.spoken
+        if one.parent >= 0:
+            parent = beam.entries[one.parent]
+            mass += (parent.blank if parent.token == one.token else parent.total) * one.factor
+            beam.present[one.parent, one.token] = frame
+        mass *= y_V[one.token]
+        one.new_spoken, one.new_blank = mass, one.total * y_blank
+        best = max(best, mass + one.new_blank)
     return best
 
 
 @compiled
-def _extend(y_V: Any, tokens: Any, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
-    """The highest mass after all extensions that may survive are listed; `best` is that of stays."""
-    first, frame = beam.counts[BEST], beam.counts[FRAMES]
-    for c in tokens:
-        y = y_V[c] * tables.bound
+def _settle(beam: Beam) -> None:
+    """The beam after a further frame in which nothing is extended: none needs to go."""
+    top = 0.0
+    for i in range(beam.counts[ENTRIES]):
+        one = beam.entries[i]
+        one.blank, one.spoken = one.new_blank, one.new_spoken
+        one.total = one.blank + one.spoken
+        if one.total > top:
+            top, beam.counts[BEST] = one.total, i
+
+
+@compiled
+def _extend(y_V: Any, count: int, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
+    """The highest mass after all extensions that may survive are listed; `best` is that of stays.
+
+    A word is not closed in the hope that the language model will lift it above the threshold.
+    """
+    first, frame, found = beam.counts[BEST], beam.counts[FRAMES], 0
+    for c in beam.chosen[:count]:
+        y, reach = y_V[c], y_V[c] * tables.bound
         for j in range(-1, beam.counts[ENTRIES]):
             i = first if j < 0 else j  # the best prefix first: it sets the threshold for the rest
-            mass = beam.total[i]
-            if mass * y < best * cut or j == first or beam.present[i, c] == frame:
+            one = beam.entries[i]
+            if one.total * reach < best * cut or j == first or beam.present[i, c] == frame:
                 continue
-            if beam.token[i] == c:
-                mass = beam.blank[i]
-            mass *= y_V[c]
-            factor = _ceiling(beam, tree, tables, i, c)
-            if mass * factor < best * cut or mass * factor <= 0.0:
-                continue
-            node = beam.node[i]
-            child = tree[node].child
-            while child >= 0 and tree[child].token != c:
-                child = tree[child].sibling
-            if child < 0:
-                child = _add_node(tree, tables, beam.counts, node, c)
-            mass *= tree[child].factor
+            factor = _factor(one, tree, tables, c)
+            mass = (one.blank if one.token == c else one.total) * y * factor
             if mass < best * cut or mass <= 0.0:
                 continue
             best = max(best, mass)
-            e = beam.counts[EXTENSIONS]
-            beam.extension_from[e], beam.extension_node[e], beam.extension_mass[e] = i, child, mass
-            beam.counts[EXTENSIONS] += 1
+            new = beam.extensions[found]
+            new.entry, new.node, new.token, new.mass, new.factor = i, one.node, c, mass, factor
+            found += 1
+    beam.counts[EXTENSIONS] = found
     return best
 
 
 @inlined
-def _ceiling(beam: Beam, tree: Any, tables: Tables, i: int, c: int) -> float:
-    """An upper bound of the factor of extending entry `i` by output `c`; mostly the factor itself."""
+def _factor(one: Any, tree: Any, tables: Tables, c: int) -> float:
+    """What extending an entry by output `c` is worth."""
     if tables.closes[c]:
-        if math.isnan(beam.closing[i]):
-            close_word(tree, tables, beam.node[i])
-            beam.closing[i] = math.exp(tree[beam.node[i]].close)
-        return beam.closing[i] * tables.opening[c]
-    at = tables.first[c]
-    if tables.first[c + 1] - at > 1:
-        return tables.bound
-    digit, mask = np.int64(tables.digits[at]), beam.mask[i]
-    if not (mask >> digit) & 1:
-        return beam.leave[i]
-    parent = tables.trie[tree[beam.node[i]].word_node]
-    child = parent.first + count_bits(mask & ((1 << digit) - 1))
-    return tables.trie[child].ahead * beam.ahead[i]
+        if math.isnan(one.closing):
+            close_word(tree, tables, one.node)
+            one.closing = math.exp(tree[one.node].close)
+        factor = one.closing * tables.opening[c]
+    elif tables.first[c + 1] - tables.first[c] == 1:
+        digit = np.int64(tables.digits[tables.first[c]])
+        if (one.mask >> digit) & 1:
+            factor = tables.ahead[one.first + count_bits(one.mask & ((1 << digit) - 1))] * one.ahead
+        else:
+            factor = one.leave
+    else:
+        at = tree[one.node].word_node
+        node, ln = spell_on(tables, at, c)
+        ln += tables.trie[node].foreseen if node >= ROOT else tables.outside
+        factor = math.exp(ln - (tables.trie[at].foreseen if at >= ROOT else tables.outside))
+    if tables.token_start >= 0:
+        ngrams, word = tables.token_ngrams, tables.token_word[c]
+        factor *= math.exp(tables.token_alpha * advance(ngrams, tree[one.node].token_history, word)[1])
+    return factor
+
+
+@inlined
+def spell_on(tables: Tables, word_node: int, c: int) -> tuple[int, float]:
+    """(node of the trie after the digits of output `c`, ln of what it costs to spell outside the trie)."""
+    ln = 0.0
+    for a in range(tables.first[c], tables.first[c + 1]):
+        digit = np.int64(tables.digits[a])
+        if digit:
+            word_node = trie_child(tables.trie, word_node, digit)
+            if word_node == OUTSIDE:
+                ln -= tables.outside_step
+    return word_node, ln
+
+
+@inlined
+def trie_child(trie: Any, node: int, digit: int) -> int:
+    """The node of the trie below `node`, or OUTSIDE."""
+    if node < ROOT or not (trie[node].mask >> digit) & 1:
+        return OUTSIDE
+    return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
 
 
 @inlined
@@ -188,116 +220,112 @@ def say_word(tables: Tables, entry: int, history: int, hot: int) -> tuple[float,
     return ln + tables.hot_promise[after] + tables.hot_reward[after] - tables.hot_promise[hot], history, after
 
 
-@inlined
-def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
-    """A new node of the tree, with what it knows of words and what entering it is worth."""
-    node, parent = counts[NODES], tree[parent_node]
-    counts[NODES] += 1
-    new = tree[node]
-    word_node, ln = parent.word_node, 0.0
-    new.history, new.hot = parent.history, parent.hot
-    if tables.closes[token]:
-        ln += parent.close
-        word_node, new.history, new.hot = ROOT, parent.next_history, parent.next_hot
-    else:
-        ln -= tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside
-    for a in range(tables.first[token], tables.first[token + 1]):
-        digit = np.int64(tables.digits[a])
-        if digit:
-            word_node = trie_child(tables.trie, word_node, digit)
-            if word_node == OUTSIDE:
-                ln -= tables.outside_step
-    ln += tables.trie[word_node].foreseen if word_node >= ROOT else tables.outside
-    new.token_history = parent.token_history
-    if parent.token_history >= 0:
-        after, log10_p = advance(tables.token_ngrams, parent.token_history, tables.token_word[token])
-        new.token_history = after
-        ln += tables.token_alpha * log10_p
-    new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
-    parent.child = node
-    new.word_node, new.close, new.factor = word_node, np.nan, math.exp(ln)
-    return node
-
-
-@inlined
-def trie_child(trie: Any, node: int, digit: int) -> int:
-    """The node of the trie below `node`, or OUTSIDE."""
-    if node < ROOT or not (trie[node].mask >> digit) & 1:
-        return OUTSIDE
-    return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
-
-
 @compiled
 def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
     """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
-    kept, top = 0, 0.0
+    kept, top, entries = 0, 0.0, beam.entries
     for i in range(beam.counts[ENTRIES]):
-        mass = beam.new_blank[i] + beam.new_spoken[i]
-        beam.move[i] = -1
+        mass = entries[i].new_blank + entries[i].new_spoken
+        entries[i].move = -1
         if mass < least or mass <= 0.0 or (mass == least and equals == 0):
             continue
         equals -= mass == least
-        beam.move[i] = kept
+        entries[i].move = kept
+        one = entries[kept]
         if i != kept:
-            _move(beam, i, kept)
-            tree[beam.node[kept]].slot = kept
-        beam.blank[kept], beam.spoken[kept], beam.total[kept] = beam.new_blank[i], beam.new_spoken[i], mass
+            _copy(entries[i], one)
+            tree[one.node].slot = kept
+        one.blank, one.spoken, one.total = entries[i].new_blank, entries[i].new_spoken, mass
         if mass > top:
             top, beam.counts[BEST] = mass, kept
         kept += 1
     for i in range(kept):
-        if beam.parent[i] >= 0:
-            beam.parent[i] = beam.move[beam.parent[i]]
+        if entries[i].parent >= 0:
+            entries[i].parent = entries[entries[i].parent].move
     beam.counts[ENTRIES] = kept
     for e in range(beam.counts[EXTENSIONS]):
-        mass = beam.extension_mass[e]
-        if mass < least or (mass == least and equals == 0):
+        new = beam.extensions[e]
+        if new.mass < least or (new.mass == least and equals == 0):
             continue
-        equals -= mass == least
-        node = beam.extension_node[e]
-        # a prefix that comes back may find extensions of itself in the beam
-        child = tree[node].child
-        while child >= 0:
-            slot = tree[child].slot
-            if slot < kept and beam.node[slot] == child:
-                beam.parent[slot] = beam.counts[ENTRIES]
-            child = tree[child].sibling
-        if mass > top:
-            top, beam.counts[BEST] = mass, beam.counts[ENTRIES]
-        _insert(beam, tree, tables, node, beam.move[beam.extension_from[e]], mass)
+        equals -= new.mass == least
+        if new.mass > top:
+            top, beam.counts[BEST] = new.mass, beam.counts[ENTRIES]
+        node = _child(beam, tree, tables, new.node, new.token)
+        _insert(beam, tree, tables, node, entries[new.entry].move, new.mass, new.factor)
 
 
 @inlined
-def _move(beam: Beam, i: int, k: int) -> None:
-    """Entry `i` becomes entry `k`, its masses apart."""
-    beam.node[k], beam.token[k], beam.parent[k] = beam.node[i], beam.token[i], beam.parent[i]
-    beam.mask[k], beam.ahead[k], beam.leave[k] = beam.mask[i], beam.ahead[i], beam.leave[i]
-    beam.closing[k], beam.factor[k], beam.key[k] = beam.closing[i], beam.factor[i], beam.key[i]
+def _copy(one: Any, to: Any) -> None:
+    """Put an entry, its masses apart, in the place of another that stands before it."""
+    to.node, to.token, to.parent = one.node, one.token, one.parent
+    to.mask, to.first, to.ahead, to.leave = one.mask, one.first, one.ahead, one.leave
+    to.closing, to.factor, to.key = one.closing, one.factor, one.key
 
 
 @inlined
-def _insert(beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass: float) -> None:
+def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int) -> int:
+    """The node of a prefix that enters the beam. It may have been there before; then its extensions may
+    still be, and get their inflow from it again."""
+    parent = tree[parent_node]
+    node = parent.child
+    while node >= 0 and tree[node].token != token:
+        node = tree[node].sibling
+    if node < 0:
+        return _add_node(tree, tables, beam.counts, parent_node, token)
+    below = tree[node].child
+    while below >= 0:
+        slot = tree[below].slot
+        if slot < beam.counts[ENTRIES] and beam.entries[slot].node == below:
+            beam.entries[slot].parent = beam.counts[ENTRIES]
+        below = tree[below].sibling
+    return node
+
+
+@inlined
+def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
+    """A new node of the tree, with what it knows of words."""
+    node, parent = counts[NODES], tree[parent_node]
+    counts[NODES] += 1
+    new, word_node = tree[node], parent.word_node
+    new.history, new.hot, new.token_history = parent.history, parent.hot, parent.token_history
+    if tables.closes[token]:
+        word_node, new.history, new.hot = ROOT, parent.next_history, parent.next_hot
+    new.word_node = spell_on(tables, word_node, token)[0]
+    if parent.token_history >= 0:
+        ngrams, word = tables.token_ngrams, tables.token_word[token]
+        new.token_history = advance(ngrams, parent.token_history, word)[0]
+    new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
+    parent.child = node
+    new.close = np.nan
+    return node
+
+
+@inlined
+def _insert(
+    beam: Beam, tree: Any, tables: Tables, node: int, parent: int, mass: float, factor: float
+) -> None:
     """Append a node to the beam."""
     i, at = beam.counts[ENTRIES], tree[node]
     beam.counts[ENTRIES] += 1
-    beam.node[i], beam.token[i], beam.parent[i] = node, at.token, parent
-    beam.blank[i], beam.spoken[i], beam.total[i] = 0.0, mass, mass
-    beam.factor[i] = at.factor
-    beam.closing[i] = math.exp(at.close) if not math.isnan(at.close) else np.nan
+    one = beam.entries[i]
+    one.node, one.token, one.parent = node, at.token, parent
+    one.blank, one.spoken, one.total, one.factor = 0.0, mass, mass, factor
+    one.closing = math.exp(at.close) if not math.isnan(at.close) else np.nan
     if at.word_node >= ROOT:
         word = tables.trie[at.word_node]
-        beam.mask[i], beam.ahead[i], beam.leave[i] = word.mask, 1.0 / word.ahead, word.leave
+        one.mask, one.first = word.mask, word.first
+        one.ahead, one.leave = 1.0 / tables.ahead[at.word_node], word.leave
     else:
-        beam.mask[i], beam.ahead[i], beam.leave[i] = 0, 1.0, math.exp(-tables.outside_step)
+        one.mask, one.first, one.ahead, one.leave = 0, 0, 1.0, math.exp(-tables.outside_step)
     key = np.int64(at.token)
     for part in (at.word_node, at.history, at.hot, at.token_history):
         key = (key ^ part) * 0x2545F4914F6CDD1D
         key ^= key >> 29
-    beam.key[i] = key
+    one.key = key
     at.slot = i
 
 
 @compiled
 def leader(beam: Beam) -> int:
     """The node of the prefix that has the highest mass at present."""
-    return beam.node[beam.counts[BEST]]
+    return beam.entries[beam.counts[BEST]].node

@@ -33,23 +33,28 @@ def drop_dominated(beam: Beam, tree: Any) -> None:
     """
     mask, stamp = beam.seen.shape[0] - 1, beam.counts[FRAMES]
     for i in range(beam.counts[ENTRIES]):
-        h = beam.key[i] & mask
-        while beam.seen_at[h] == stamp and beam.key[beam.seen[h]] != beam.key[i]:
+        one = beam.entries[i]
+        h = one.key & mask
+        while beam.seen_at[h] == stamp and beam.entries[beam.seen[h]].key != one.key:
             h = (h + 1) & mask
         if beam.seen_at[h] != stamp:
             beam.seen_at[h] = stamp
             beam.seen[h] = i
             continue
-        other = beam.seen[h]
-        if not _same_future(tree, beam.node[i], beam.node[other]):
+        other = beam.entries[beam.seen[h]]
+        if not _same_future(tree, one.node, other.node):
             continue
-        if beam.new_blank[i] >= beam.new_blank[other] and beam.new_spoken[i] >= beam.new_spoken[other]:
+        if one.new_blank >= other.new_blank and one.new_spoken >= other.new_spoken:
             beam.seen[h] = i
-            i, other = other, i
-        elif beam.new_blank[i] > beam.new_blank[other] or beam.new_spoken[i] > beam.new_spoken[other]:
-            continue
-        if beam.parent[i] < 0:
-            beam.new_blank[i] = beam.new_spoken[i] = 0.0
+            _drop(other)
+        elif one.new_blank <= other.new_blank and one.new_spoken <= other.new_spoken:
+            _drop(one)
+
+
+@inlined
+def _drop(one: Any) -> None:
+    if one.parent < 0:
+        one.new_blank = one.new_spoken = 0.0
 
 
 @inlined
@@ -70,13 +75,13 @@ def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     """The least mass that stays in the beam, and how many of exactly that mass."""
     entries, extensions, count = beam.counts[ENTRIES], beam.counts[EXTENSIONS], 0
     for i in range(entries):
-        mass = beam.new_blank[i] + beam.new_spoken[i]
+        mass = beam.entries[i].new_blank + beam.entries[i].new_spoken
         if mass >= least:
             beam.order[count] = mass
             count += 1
     for e in range(extensions):
-        if beam.extension_mass[e] >= least:
-            beam.order[count] = beam.extension_mass[e]
+        if beam.extensions[e].mass >= least:
+            beam.order[count] = beam.extensions[e].mass
             count += 1
     if count <= width:
         return least, width
@@ -116,7 +121,8 @@ def _nth_highest(values: Any, count: int, n: int) -> float:
 def rescale(beam: Beam, best: float) -> None:
     """Make the highest mass one."""
     for i in range(beam.counts[ENTRIES]):
-        beam.blank[i] /= best
-        beam.spoken[i] /= best
-        beam.total[i] = beam.blank[i] + beam.spoken[i]
+        one = beam.entries[i]
+        one.blank /= best
+        one.spoken /= best
+        one.total = one.blank + one.spoken
     beam.scale[0] += math.log(best)

@@ -30,7 +30,6 @@ TRIE = np.dtype(
         ("word", np.int32),  # the first entry that ends here, or −1
         ("homophones", np.int32),  # how many do, one after the other
         ("foreseen", np.float64),  # value of the best entry at or below the node; 0 at the root
-        ("ahead", np.float64),  # exp(foreseen)
         ("leave", np.float64),  # factor of leaving the trie from here
     ]
 )
@@ -46,6 +45,7 @@ class Tables(NamedTuple):
     Attributes:
         first, digits, closes: see `Spelling`.
         trie: TRIE records, see there; an *entry* is a word by one of its spellings.
+        ahead: exp(foreseen) of each node of the trie.
         word_ids: (entries,) the word in the word n-grams.
         outside: what a word outside the trie foresees; −∞ where a lexicon forbids such words.
         outside_step: what each digit spelled outside the trie costs, ≥ 0.
@@ -62,6 +62,7 @@ class Tables(NamedTuple):
     digits: np.ndarray
     closes: np.ndarray
     trie: np.ndarray
+    ahead: np.ndarray
     word_ids: np.ndarray
     outside: float
     outside_step: float
@@ -110,8 +111,7 @@ def build_tables(
     spelling = spell_outputs(alphabet, whole=isinstance(lexicon, Mapping))
     hot, shares = build_automaton(hotwords), bonuses(hotwords)
     entries = known_words(alphabet, spelling, lm=lm, lexicon=lexicon, hotwords=shares)
-    beta = beta if lm else 0.0
-    penalty = alpha * unknown_penalty if lm else 0.0
+    beta, penalty = (beta, alpha * unknown_penalty) if lm else (0.0, 0.0)
     ids, values, outside = _values(entries, lm, alpha, beta, penalty)
     outside = -np.inf if lexicon is not None else outside
     trie = build_trie(
@@ -129,6 +129,7 @@ def build_tables(
             digits=spelling.digits,
             closes=spelling.closes,
             trie=records,
+            ahead=np.exp(records["foreseen"]).astype(np.float32),
             word_ids=ids[trie.order].astype(np.int32),
             outside=outside,
             outside_step=step,
@@ -213,7 +214,6 @@ def _trie_records(trie: Trie, outside: float, step: float) -> np.ndarray:
         records[name] = getattr(trie, name)
     records["foreseen"] = trie.best
     records["foreseen"][ROOT] = 0.0
-    records["ahead"] = np.exp(records["foreseen"])
     records["leave"] = np.exp(outside - records["foreseen"] - step)
     return records
 
