@@ -8,7 +8,7 @@ frames has ceil(n / factor) outputs, whatever the subsampling: at least one if n
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,14 @@ from asr.subsampling import Convolution, Stack, State, inside
 
 _CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+_FRAME: dict[str, Callable[..., Any]] = {
+    "RNN_TANH": torch.rnn_tanh_cell,
+    "GRU": torch.gru_cell,
+    "LSTM": torch.lstm_cell,
+}
+_FEW_FRAMES = (
+    16  # on a CPU torch arranges the weights anew in each call, which takes as long as so many frames
+)
 
 
 @dataclass
@@ -187,7 +195,12 @@ class Layer(nn.Module):
     def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
         """The outputs of the next block and the state of the cell behind it."""
         hidden = None if state is None else state if len(state) == 2 else state[0]
-        y_BTH, hidden = self.runs[0](x_BTF, hidden)
+        run = cast(nn.RNNBase, self.runs[0])
+        are_few = x_BTF.device.type == "cpu" and x_BTF.shape[1] <= _FEW_FRAMES
+        if are_few and not torch.onnx.is_in_onnx_export():
+            y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
+        else:
+            y_BTH, hidden = run(x_BTF, hidden)
         return self._finish(x_BTF, y_BTH, None), hidden if isinstance(hidden, tuple) else (hidden,)
 
     def _finish(self, x_BTF: Tensor, y_BTH: Tensor, inside_BT1: Tensor | None) -> Tensor:
@@ -243,6 +256,20 @@ def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:
             weights["bias_ih_l0"].chunk(4)[1].fill_(config.forget_bias)
             weights["bias_hh_l0"].chunk(4)[1].zero_()
     return run
+
+
+def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+    """What the run gives, computed one frame after the other."""
+    weights = [run.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+    if hidden is None:
+        zero_1BH = x_BTF.new_zeros(1, len(x_BTF), run.hidden_size)
+        hidden = (zero_1BH, zero_1BH) if run.mode == "LSTM" else zero_1BH
+    now: Any = tuple(part[0] for part in hidden) if run.mode == "LSTM" else hidden[0]
+    outputs = []
+    for x_BF in x_BTF.unbind(1):
+        now = _FRAME[run.mode](x_BF, now, *weights)
+        outputs.append(now[0] if run.mode == "LSTM" else now)
+    return torch.stack(outputs, 1), tuple(part[None] for part in now) if run.mode == "LSTM" else now[None]
 
 
 def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:
