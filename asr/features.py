@@ -230,8 +230,8 @@ class Features(nn.Module):
         """The power spectra (B, frames, bins) by the definition of the transform, which ONNX can express."""
         place_W = torch.arange(self.fft_samples, device=padded_BT.device)
         turns_KW = torch.outer(place_W[: self.fft_samples // 2 + 1], place_W) % self.fft_samples
-        angle_KW = turns_KW * (2 * math.pi / self.fft_samples)
-        waves_C1W = (torch.cat([angle_KW.cos(), angle_KW.sin()]) * self.window)[:, None]
+        angle_KW = turns_KW.double() * (2 * math.pi / self.fft_samples)
+        waves_C1W = (torch.cat([angle_KW.cos(), angle_KW.sin()]) * self.window).float()[:, None]
         parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
         return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
 

@@ -9,8 +9,9 @@ from asr.jobs.console import say
 from asr.onnx_model import lm_file, write
 from asr.recognizer import Recognizer, load
 
-MOST_DIFFERENCE = 1e-4
-"""Of log-probabilities, between the file and the bundle."""
+MOST_DIFFERENCE = 1e-3
+"""Of log-probabilities, between file and bundle. Mostly it is 1e-5; a trained network may make more of what
+rounding leaves in the spectrum, as two ways to compute that in float32 show without any export."""
 
 
 def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
