@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asr import lstm
 from asr.errors import ConfigError
 from asr.subsampling import Convolution, Stack, State, inside
 
@@ -186,9 +187,9 @@ class Layer(nn.Module):
 
     def forward(self, x_BTF: Tensor, inside_BT1: Tensor, order: Tensor | None) -> Tensor:
         """Outputs (B, T, outputs); `order` reverses each utterance and is None for one direction."""
-        y_BTH, _ = self.runs[0](x_BTF)
+        y_BTH = _outputs(self.runs[0], x_BTF)
         if order is not None:
-            backward_BTH, _ = self.runs[1](_reorder(x_BTF, order))
+            backward_BTH = _outputs(self.runs[1], _reorder(x_BTF, order))
             y_BTH = torch.cat([y_BTH, _reorder(backward_BTH, order)], -1)
         return self._finish(x_BTF, y_BTH, inside_BT1)
 
@@ -270,6 +271,13 @@ def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor
         now = _FRAME[run.mode](x_BF, now, *weights)
         outputs.append(now[0] if run.mode == "LSTM" else now)
     return torch.stack(outputs, 1), tuple(part[None] for part in now) if run.mode == "LSTM" else now[None]
+
+
+def _outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
+    if isinstance(run, nn.LSTM) and lstm.is_faster(x_BTF):
+        return lstm.run(run, x_BTF)
+    y_BTH: Tensor = run(x_BTF)[0]
+    return y_BTH
 
 
 def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:

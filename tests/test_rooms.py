@@ -24,6 +24,7 @@ ROOMS = (
     "draws",
     "augmentation",
     "subsampling",
+    "lstm",
     "encoder",
     "precision",
     "ctc",
