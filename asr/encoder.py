@@ -198,7 +198,8 @@ class Layer(nn.Module):
         hidden = None if state is None else state if len(state) == 2 else state[0]
         run = cast(nn.RNNBase, self.runs[0])
         are_few = x_BTF.device.type == "cpu" and x_BTF.shape[1] <= _FEW_FRAMES
-        if are_few and not torch.onnx.is_in_onnx_export():
+        is_plain = isinstance(run, nn.RNNBase)  # not one of `asr.precision`
+        if are_few and is_plain and not torch.onnx.is_in_onnx_export():
             y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
         else:
             y_BTH, hidden = run(x_BTF, hidden)

@@ -4,9 +4,13 @@ Conventions. The metadata of the file hold, under the key `asr`, the JSON that a
 alphabet and decoder settings travel inside. A language model lies beside: `x.lm.safetensors` for `x.onnx`.
 
 A model that needs the whole recording has the inputs `samples` (B, T) float32 and `lengths` (B,) int64, in
-samples, and the outputs `log_probs` (B, outputs, V) and `output_lengths` (B,). A model that streams takes
-blocks as `Features.step` wants them, overlapping and as many windows as make whole outputs, and hands its
-state from call to call: inputs `state_0` …, zero at first, outputs `next_state_0` ….
+samples, and the outputs `log_probs` (B, outputs, V) and `output_lengths` (B,).
+
+A model that streams hands its state from call to call: inputs `state_0` …, zero at first, outputs
+`next_state_0` …. With w, h and f for the metadata's `window_samples`, `hop_samples` and `frames_per_output`,
+a stream is w / 2 zeros, the sound, w / 2 zeros. For n outputs `samples` is the next w + (n f − 1) h of it;
+the call after starts n f h later. `lengths` says how many of the samples lie before the zeros at the end; the
+last call is filled up with further zeros. Every h f samples of sound give an output, rounded up.
 """
 
 import json
@@ -83,7 +87,12 @@ def write(model: Model, file: Path) -> None:
     module = (Stream if streams else Whole)(model.features, model.encoder).eval()
     file.parent.mkdir(parents=True, exist_ok=True)
     exported = onnx.load_from_string(_graph(module))
-    described = bundle.describe(model) | {"lm": model.lm is not None}
+    described = bundle.describe(model) | {
+        "lm": model.lm is not None,
+        "window_samples": model.features.fft_samples,
+        "hop_samples": model.features.hop_samples,
+        "frames_per_output": model.encoder.frames_per_output,
+    }
     exported.producer_name, exported.producer_version = "asr", described["version"]
     onnx.helper.set_model_props(exported, {"asr": json.dumps(described, ensure_ascii=False, sort_keys=True)})
     onnx.checker.check_model(exported)

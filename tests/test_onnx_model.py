@@ -1,6 +1,7 @@
 """Exported models, run by onnxruntime, against the models they were made of."""
 
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from asr.streaming import OutputStream
 from asr.text import Alphabet
 
 onnx = pytest.importorskip("onnx", reason="exporting needs asr[export]")
-pytest.importorskip("onnxruntime", reason="exporting needs asr[export]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="exporting needs asr[export]")
 
 CELLS = ["rnn", "gru", "lstm"]
 SUBSAMPLINGS = [("stack", 3), ("conv", 4), ("conv", 3), ("stack", 1)]
@@ -92,6 +93,31 @@ def test_blocks_with_their_state_give_what_the_whole_gives(cell, subsampling, fa
             break
     whole_1TV, _ = model.log_probs([samples])
     torch.testing.assert_close(torch.cat([*parts, stream.finish()]), whole_1TV[0], atol=1e-4, rtol=0)
+
+
+def test_another_program_streams_with_what_the_file_says(tmp_path: Path) -> None:
+    """Nothing of ours but the file."""
+    model, samples = build(bidirectional=False, normalise="global", factor=3), WAVES[0]
+    write(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    facts = json.loads(session.get_modelmeta().custom_metadata_map["asr"])
+    w, h, f = facts["window_samples"], facts["hop_samples"], facts["frames_per_output"]
+    states = {i.name: np.zeros((1, 1, i.shape[2]), np.float32) for i in session.get_inputs()[2:]}
+    sound = np.concatenate([np.zeros(w // 2, np.float32), samples])
+    total = -(-(1 + len(samples) // h) // f)
+    filled = np.concatenate([sound, np.zeros(w + total * f * h, np.float32)])
+    parts: list[np.ndarray] = []
+    at = 0
+    while missing := total - sum(map(len, parts)):
+        n = min(2, missing)
+        block = filled[at : at + w + (n * f - 1) * h]
+        length = np.array([min(len(block), max(0, len(sound) - at))])
+        log_probs, *after = session.run(None, {"samples": block[None], "lengths": length, **states})
+        states = dict(zip(states, after, strict=True))
+        parts.append(log_probs[0])
+        at += n * f * h
+    expected_1TV, _ = model.log_probs([samples])
+    np.testing.assert_allclose(np.concatenate(parts), expected_1TV[0].numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, tones
 
-from asr import audio, lm
+from asr import audio, lm, load
 from asr.encoder import EncoderConfig
 from asr.errors import AudioError, ConfigError, DecodingError
 from asr.features import FeaturesConfig
@@ -115,6 +116,15 @@ def test_the_last_is_the_transcript_of_the_whole(sizes: tuple[int, ...]) -> None
         assert said.duration_s == offline.duration_s
         assert said.log_prob == pytest.approx(offline.log_prob, abs=1e-3)
         assert (last.stable, last.unstable, last.words) == (said.text, "", said.words)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_models_in_fewer_bits_stream_as_well(precision: str, tmp_path: Path) -> None:
+    tone_model(bidirectional=False).save(tmp_path)
+    model, samples = load(tmp_path, precision=precision), spoken("abc dab c", seed=0)
+    for sizes in [(400,), (5000,)]:
+        *_, last = listen(model, samples, *sizes)
+        assert last.transcript.text == model.transcribe(samples).text == "abc dab c"
 
 
 def check_growth(partials: list[Partial]) -> None:
