@@ -17,7 +17,6 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -118,16 +117,17 @@ class Live:
         if self.open > self._config.streams:
             why = f"{self._config.streams} streams are open already; try again later"
             raise StreamError("busy", why, closing=CLOSED_AS_BUSY)
-        stream = self._open_stream(socket.query_params.get("sample_rate", ""))
+        # the first decoder of a large language model takes a while
+        stream = await asyncio.to_thread(self._open_stream, socket.query_params.get("sample_rate", ""))
         before: Partial | None = None
         while (samples := await self._next_samples(socket)) is not None:
-            now = await _in_thread(stream.feed, samples)
+            now = await asyncio.to_thread(stream.feed, samples)
             if now.heard_s > self._config.longest_s:
                 raise StreamError("too_long", f"a stream may have {self._config.longest_s:g} s of sound")
             if (message := news(before, now)) is not None:
                 await socket.send_json(message)
             before = now
-        said = (await _in_thread(stream.finish)).transcript
+        said = (await asyncio.to_thread(stream.finish)).transcript
         assert said is not None
         words = [word_dict(w) for w in said.words]
         duration = round(said.duration_s, 3)
@@ -172,11 +172,6 @@ def _check_end(text: str) -> None:
         is_end = False
     if not is_end:
         raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
-
-
-async def _in_thread(work: Callable[..., Partial], *arguments: Any) -> Partial:
-    """The result of work that takes long enough to keep others waiting."""
-    return await asyncio.to_thread(work, *arguments)
 
 
 async def _end(socket: WebSocket, closing: int, **message: Any) -> None:
