@@ -1,6 +1,7 @@
 """The command as people use it: recipes, overrides, odd files, errors without tracebacks."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import yaml
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, sentences
 
@@ -154,6 +156,35 @@ def test_a_sweep_trains_each_value_in_its_own_folder(asr, tmp_path):
     for cell in ("gru", "rnn"):
         assert load(tmp_path / "exp" / "mine" / f"encoder.cell={cell}" / "model").encoder.config.cell == cell
     assert out.count("encoder.cell=gru") == 1  # in the ranking
+
+
+def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
+    """Optuna's sweeper chooses the values, submitit's launcher sends each job to a process of its own."""
+    for plugin in ("optuna_sweeper", "submitit_launcher"):
+        pytest.importorskip(f"hydra_plugins.hydra_{plugin}")
+    write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
+    words = ["train", "mine.jsonl", *QUICK, "training.epochs=1", "-m"]
+    words += [
+        "training.learning_rate=interval(1e-3,1e-2)",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=2",
+    ]
+    words += ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "hydra.sweeper.n_jobs=1"]
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, "-m", "asr.cli", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    runs = sorted((tmp_path / "exp" / "mine").glob("training.learning_rate=*"))
+    assert len(runs) == 2
+    best = yaml.safe_load((tmp_path / "exp" / "mine" / "optimization_results.yaml").read_text())
+    errors = [load(run / "model").trained_on["dev_wer"] for run in runs]
+    assert best["best_value"] == min(errors)
 
 
 @pytest.mark.parametrize(

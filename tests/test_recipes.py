@@ -1,5 +1,6 @@
 """Every recipe from raw files to scores, on a corpus in its own layout in the language of tones."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import yaml
 from tones import sentences, tones
 
 from asr import cli, load
@@ -225,3 +227,10 @@ def test_a_sweep_can_go_to_slurm():
         launcher = compose("config", overrides=words, return_hydra_config=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
     assert (launcher.partition, launcher.gpus_per_node) == ("gpu", 1)
+
+
+def test_the_keys_of_the_slurm_configuration_are_those_of_the_launcher():
+    launcher = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    known = {f.name for f in dataclasses.fields(launcher.SlurmQueueConf)}
+    ours = yaml.safe_load((recipes.home() / "conf/hydra/launcher/slurm.yaml").read_text())
+    assert set(ours) <= known
