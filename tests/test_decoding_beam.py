@@ -313,3 +313,21 @@ def test_a_language_model_that_cannot_be_spelled_is_refused():
 def test_what_is_no_log_probabilities_is_refused(log_probs, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS).decode(log_probs, [log_probs.shape[1]])
+
+
+def test_a_prior_is_divided_out_before_the_search_and_in_every_block():
+    prior = [0.5, 0.2, 0.2, 0.1]
+    log_probs_TV = random_log_probs(6, 4, 7)
+    divided_TV = (log_probs_TV - 0.6 * torch.tensor(prior).log()).log_softmax(-1)
+    plain = BeamDecoder(WORDS, **UNPRUNED)
+    weighed = BeamDecoder(WORDS, **UNPRUNED, prior=prior, prior_weight=0.6)
+    [expected], [found] = plain.decode(divided_TV[None], [6]), weighed.decode(log_probs_TV[None], [6])
+    assert found.tokens == expected.tokens
+    assert found.log_prob == pytest.approx(expected.log_prob, abs=1e-5)
+    search = weighed.begin()
+    for block_TV in log_probs_TV.split(2):
+        search.advance(block_TV)
+    assert search.finish()[0].tokens == found.tokens
+    for wrong in ([0.5, 0.5], [-1.0, 1.0, 0.5, 0.5]):
+        with pytest.raises(DecodingError, match="expected 4 shares"):
+            BeamDecoder(WORDS, prior=wrong, prior_weight=0.5)

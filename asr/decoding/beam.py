@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from asr.decoding import outcome, search
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel
 
 NODES_PER_FRAME = 32  # of the tree; room for so many is made at first
+
+_RAREST = 1e-4
+"""Shares below are taken for this: of what is hardly ever said too little is known."""
 
 
 class BeamDecoder:
@@ -52,6 +56,10 @@ class BeamDecoder:
         beam_threshold: prefixes this many nats below the best are dropped.
         token_threshold: outputs below this natural log-probability extend nothing in a frame, unless they are
             its best.
+        prior: (V,) shares of the outputs on average, as the model gives them over much speech; None to ignore
+            them. What is searched is then p(output | frame) / prior^`prior_weight`, normalised anew: which
+            outputs are frequent is better left to the language model than learnt from little speech.
+        prior_weight: from 0 (off) to 1 (Bayes' rule in full).
         threads: over the utterances of a batch; None takes all cores that the process may use. The result
             does not depend on it.
 
@@ -60,7 +68,6 @@ class BeamDecoder:
             cannot be spelled.
         LanguageModelError: a language model of which no word can be spelled.
 
-    >>> import torch
     >>> decoder = BeamDecoder(Alphabet(["a", "b"]))
     >>> probs = torch.tensor([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]])  # the best path is empty, the best text not
     >>> decoder.decode(probs.log()[None], [2])[0].tokens
@@ -83,6 +90,8 @@ class BeamDecoder:
         token_alpha: float = 0.5,
         beam_threshold: float = 10.0,
         token_threshold: float = -6.5,
+        prior: Sequence[float] | None = None,
+        prior_weight: float = 0.0,
         threads: int | None = None,
     ) -> None:
         if beam_width < 1 or beam_threshold <= 0 or token_threshold > 0:
@@ -109,6 +118,7 @@ class BeamDecoder:
         self.words = words if isinstance(lexicon, Mapping) else None
         self.settings = Settings(beam_width, math.exp(-beam_threshold), math.exp(token_threshold), True)
         self.threads = threads or _available_cores()
+        self._scale_V = _prior_scale(prior, prior_weight, alphabet.size)
 
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], n_best: int = 1) -> Any:
         """The best hypothesis of each utterance, or with n_best > 1 a list of the best ones, best first.
@@ -123,8 +133,7 @@ class BeamDecoder:
         """
         if n_best < 1:
             raise DecodingError(f"n_best={n_best}: expected at least 1")
-        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
-        probs_BTV = probabilities(log_probs_BTV, lengths).cpu()
+        probs_BTV, lengths = self.weighed(log_probs_BTV, lengths_B)
 
         def decode_one(i: int) -> list[Hypothesis]:
             search = self.begin(n_best)
@@ -140,6 +149,15 @@ class BeamDecoder:
         else:
             found = {i: decode_one(i) for i in order}
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
+
+    def weighed(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Plain probabilities on the CPU, checked and divided by the prior, and the lengths; see `decode`."""
+        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
+        probs_BTV = probabilities(log_probs_BTV, lengths).cpu()
+        if self._scale_V is not None and probs_BTV.numel():
+            probs_BTV = probs_BTV * self._scale_V
+            probs_BTV = probs_BTV / probs_BTV.sum(-1, keepdim=True)
+        return probs_BTV, lengths
 
     def write(self, tokens: Sequence[int]) -> str:
         """The text of the tokens as a whole utterance; nothing for a last word that no pronunciation ends."""
@@ -159,7 +177,6 @@ class Search:
     1 … V−1. `agreed` only ever grows, and whatever `finish` finds among the prefixes of the beam begins with
     it; `leading` may change with every block.
 
-    >>> import torch
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
     >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
     >>> search.advance(log_probs_TV[:2])
@@ -189,10 +206,8 @@ class Search:
         Raises:
             DecodingError: as `BeamDecoder.decode`; the frame is counted from the start of the block.
         """
-        block_BTV, lengths = check(
-            log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size
-        )
-        self.take(probabilities(block_BTV, lengths)[0].cpu().double().numpy())
+        block_BTV, _ = self._decoder.weighed(log_probs_TV[None], [len(log_probs_TV)])
+        self.take(block_BTV[0].double().numpy())
 
     def take(self, y_TV: np.ndarray) -> None:
         """Hear a block of frames as plain probabilities (float64) that have been checked."""
@@ -245,3 +260,19 @@ class Search:
 
 def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> Tensor | None:
+    """(V,) what probabilities are multiplied by; None if by nothing.
+
+    Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
+    """
+    if prior is None or not weight:
+        return None
+    prior_V = torch.tensor(list(prior), dtype=torch.float32)
+    if prior_V.shape != (outputs,) or not bool((prior_V >= 0).all()) or not 0 <= weight <= 1:
+        raise DecodingError(
+            f"prior of {len(prior_V)} outputs with prior_weight={weight}: expected {outputs} shares, none "
+            "negative, and a weight from 0 to 1"
+        )
+    return prior_V.clamp(min=_RAREST).pow(-weight)

@@ -26,6 +26,10 @@ class DecoderConfig:
     """Bonus for every word."""
     hotword_weight: float = 4.0
     """Natural-log bonus of a recognised hotword."""
+    prior: tuple[float, ...] = ()
+    """Share of each output on average, measured when the decoder is tuned; () is unknown."""
+    prior_weight: float = 0.0
+    """The beam divides what the model says by `prior` to this power, 0 to 1."""
     lexicon: bool = False
     """The beam writes only words that the language model knows."""
     confidence_slope: float = 1.0
@@ -62,6 +66,8 @@ class Chooser:
             "alpha": config.alpha,
             "beta": config.beta,
         } | {key: value for key, value in settings.items() if value is not None}
+        if name == "beam" and config.prior:
+            chosen.setdefault("prior_weight", config.prior_weight)
         if chosen.get("hotwords"):
             chosen.setdefault("hotword_weight", config.hotword_weight)
         spoken = len(alphabet.lexicon) if alphabet.lexicon is not None else None
@@ -70,6 +76,8 @@ class Chooser:
             alphabet = alphabet.with_words(w for phrase in chosen.get("hotwords", ()) for w in phrase.split())
             if name == "beam" and (lexicon := _lexicon(alphabet, config, chosen["lm"])) is not None:
                 chosen.setdefault("lexicon", lexicon)
+            if chosen.get("prior_weight"):
+                chosen["prior"] = config.prior
             make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
             self._made = {key: make(alphabet, **chosen)}
         return self._made[key]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
         tuning = tune(model, utterances)
         tell(tuning)
         plot(tuning, folder / "tuning.png")
-        trials = [[t.alpha, t.beta, t.wer, t.cer] for t in tuning.trials]
-        facts |= {"greedy_wer": tuning.greedy_wer, "trials_alpha_beta_wer_cer": trials}
+        facts |= {"greedy_wer": tuning.greedy_wer, "trials": [asdict(t) for t in tuning.trials]}
     calibration = calibrate(model, utterances)
     model.save(bundle)
     facts["calibration"] = calibration.to_json()

@@ -1,10 +1,12 @@
 """`asr tune`: the development set's log-probabilities once, then the decoder's weights searched over them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from asr import audio, scoring
@@ -17,10 +19,13 @@ from asr.recognizer import Recognizer, load
 from asr.scoring.calibration import Calibration, fit, judged_words
 from asr.text import normalise
 
-_COARSE_ALPHA = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
-_COARSE_BETA = (-1.0, 0.0, 1.0, 2.0, 3.0)
-_STEPS = (0.12, 0.5)
-"""Of α and β around the best coarse point."""
+_ALPHA = (0.0, 0.3, 0.6, 0.9, 1.2)
+_BETA = (-2.0, -1.0, 0.0, 1.0, 2.0)
+_PRIOR_WEIGHT = (0.0, 0.4)
+_STEPS = (0.15, 0.5, 0.2)
+"""Of α, β and the prior's weight around the best of these."""
+
+Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -29,13 +34,14 @@ class Trial:
 
     alpha: float
     beta: float
+    prior_weight: float
     wer: float
     cer: float
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """All trials, in the order they were made; `best` has the lowest WER, then CER, then α."""
+    """All trials, in the order they were made; `best` has the lowest WER, then CER, then least weights."""
 
     trials: list[Trial]
     greedy_wer: float
@@ -43,7 +49,7 @@ class Tuning:
     @property
     def best(self) -> Trial:
         """The setting to use."""
-        return min(self.trials, key=lambda t: (t.wer, t.cer, abs(t.alpha), abs(t.beta)))
+        return min(self.trials, key=lambda t: (t.wer, t.cer, t.prior_weight, abs(t.alpha), abs(t.beta)))
 
 
 class Emissions:
@@ -60,6 +66,13 @@ class Emissions:
                 self.batches.append(model.log_probs(waves))
                 progress(min(at + 16, len(order)), len(order))
 
+    def prior(self) -> tuple[float, ...]:
+        """(V,) the probability of each output on average over all frames."""
+        frames_NV = torch.cat(
+            [row[:n] for lp_BTV, n_B in self.batches for row, n in zip(lp_BTV, n_B, strict=True)]
+        )
+        return tuple(round(p, 7) for p in frames_NV.double().exp().mean(0).tolist())
+
     def score(self, **settings: object) -> tuple[float, float]:
         """WER and CER of the beam (or, with `decoder="greedy"`, of the best path) with these settings."""
         decoder = settings.pop("decoder", "beam")
@@ -73,7 +86,7 @@ class Emissions:
 
 
 def tune(model: Recognizer, utterances: Sequence[Utterance]) -> Tuning:
-    """The best α and β for the model's language model; they are put into the model's decoder settings.
+    """The best α, β and weight of the prior; they are put into the model's decoder settings, with the prior.
 
     The beam becomes the model's decoder if it beats the best path on these utterances, else the best path.
 
@@ -84,30 +97,37 @@ def tune(model: Recognizer, utterances: Sequence[Utterance]) -> Tuning:
         raise ConfigError(f"{len(utterances)} utterances, language model {model.lm}: tuning needs both")
     emissions = Emissions(model, utterances)
     greedy_wer, _ = emissions.score(decoder="greedy")
-    trials: dict[tuple[float, float], Trial] = {}
+    model.decoder.prior = emissions.prior()
+    trials: dict[Point, Trial] = {}
 
-    def explore(points: Sequence[tuple[float, float]], title: str) -> None:
+    def explore(points: Iterable[Point], title: str) -> Trial:
         new = [p for p in points if p not in trials]
         with counting(title, "settings") as progress:
-            for n, (alpha, beta) in enumerate(new, 1):
-                trials[alpha, beta] = Trial(alpha, beta, *emissions.score(alpha=alpha, beta=beta))
+            for n, p in enumerate(new, 1):
+                settings = dict(zip(("alpha", "beta", "prior_weight"), p, strict=True))
+                trials[p] = Trial(*p, *emissions.score(**settings))
                 progress(n, len(new))
+        return Tuning(list(trials.values()), greedy_wer).best
 
-    explore([(a, b) for a in _COARSE_ALPHA for b in _COARSE_BETA], "searching α, β")
-    centre = Tuning(list(trials.values()), greedy_wer).best
-    around = [-1.0, 0.0, 1.0]
-    explore(
-        [
-            (round(max(0.0, centre.alpha + i * _STEPS[0]), 3), round(centre.beta + j * _STEPS[1], 3))
-            for i in around
-            for j in around
-        ],
-        "refining",
+    best = explore(product(_ALPHA, _BETA, _PRIOR_WEIGHT), "searching α, β and the prior's weight")
+    for fraction in (1.0, 0.5):
+        steps = [fraction * step for step in _STEPS]
+        best = explore(_around((best.alpha, best.beta, best.prior_weight), steps), "refining")
+    model.decoder.alpha, model.decoder.beta, model.decoder.prior_weight = (
+        best.alpha,
+        best.beta,
+        best.prior_weight,
     )
-    tuning = Tuning(list(trials.values()), greedy_wer)
-    model.decoder.alpha, model.decoder.beta = tuning.best.alpha, tuning.best.beta
-    model.decoder.name = "beam" if tuning.best.wer <= greedy_wer else "greedy"
-    return tuning
+    model.decoder.name = "beam" if best.wer <= greedy_wer else "greedy"
+    return Tuning(list(trials.values()), greedy_wer)
+
+
+def _around(centre: Point, steps: Sequence[float]) -> list[Point]:
+    """One step either way along each axis and along α and β together."""
+    a, b, w = centre
+    moves = [(i, j, 0) for i, j in product((-1, 0, 1), repeat=2)] + [(0, 0, -1), (0, 0, 1)]
+    points = [(a + i * steps[0], b + j * steps[1], w + k * steps[2]) for i, j, k in moves]
+    return [(round(max(0.0, x), 4), round(y, 4), round(min(max(0.0, z), 1.0), 4)) for x, y, z in points]
 
 
 def calibrate(model: Recognizer, utterances: Sequence[Utterance]) -> Calibration:
@@ -123,12 +143,13 @@ def calibrate(model: Recognizer, utterances: Sequence[Utterance]) -> Calibration
 
 
 def plot(tuning: Tuning, path: Path) -> Path:
-    """A PNG of the WER over α and β, the best marked."""
+    """A PNG of the WER over α and β at the prior's weight nearest to the best, the best marked."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
-    alpha, beta, wer = (np.array([getattr(t, k) for t in tuning.trials]) for k in ("alpha", "beta", "wer"))
+    shown = [t for t in tuning.trials if t.prior_weight == _nearest_grid(tuning)]
+    alpha, beta, wer = (np.array([getattr(t, k) for t in shown]) for k in ("alpha", "beta", "wer"))
     surface = axes.tricontourf(beta, alpha, 100 * wer, levels=12, cmap="viridis_r")
     axes.plot(beta, alpha, "k.", ms=3, label="tried")
     axes.plot(tuning.best.beta, tuning.best.alpha, "r*", ms=14, label=f"best: {tuning.best.wer:.2%}")
@@ -162,7 +183,13 @@ def tune_bundle(bundle: str, manifest: Path, *, lm: str | None = None, picture: 
         say(f"surface {plot(tuning, picture)}")
 
 
+def _nearest_grid(tuning: Tuning) -> float:
+    """The weight of the prior, of those tried with all α and β, that is nearest to the best."""
+    return min(_PRIOR_WEIGHT, key=lambda w: abs(w - tuning.best.prior_weight))
+
+
 def tell(tuning: Tuning) -> None:
     """The result in one line."""
     best = tuning.best
-    say(f"greedy {tuning.greedy_wer:.2%}, beam {best.wer:.2%} with α = {best.alpha:g}, β = {best.beta:g}")
+    weights = f"α = {best.alpha:g}, β = {best.beta:g}, the prior to the power of {best.prior_weight:g}"
+    say(f"greedy {tuning.greedy_wer:.2%}, beam {best.wer:.2%} with {weights}")
