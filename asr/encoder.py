@@ -275,7 +275,7 @@ def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor
 
 
 def _outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
-    if isinstance(run, nn.LSTM) and lstm.is_faster(x_BTF):
+    if isinstance(run, nn.RNNBase) and lstm.is_faster(run, x_BTF):
         return lstm.run(run, x_BTF)
     y_BTH: Tensor = run(x_BTF)[0]
     return y_BTH

@@ -1,9 +1,9 @@
 """An LSTM in bfloat16 on a CPU at the rate of its matrix products: torch's cell with a faster gradient.
 
 torch hands an LSTM in bfloat16 to oneDNN, whose backward run is slow: for wide layers it takes longer than
-in float32. Here everything that does not depend on the step before is one large product over all steps: the
-inputs of the gates before the run, the gradients of inputs and weights behind it. A step is one product
-with the recurrent matrix and one compiled pass over the gates.
+in float32. Narrow ones are better off there. Here everything that does not depend on the step before is one
+large product over all steps: the inputs of the gates before the run, the gradients of inputs and weights
+behind it. A step is one product with the recurrent matrix and one compiled pass over the gates.
 
 Products are of bfloat16 with float32 sums; the state of the cell and all functions of the gates are float32;
 what is kept for the backward run is bfloat16, but the state. Errors are those of oneDNN's bfloat16.
@@ -18,20 +18,26 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
+WIDE = 512
+"""Inputs and units of a direction together from which on `run` is faster; scripts/bench_train.md."""
 
-def is_faster(x_BTF: Tensor) -> bool:
-    """True where `run` beats torch's LSTM: gradients are wanted, on a CPU, under bfloat16 autocast."""
+
+def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
+    """True where our `run` beats torch's: a wide LSTM in training on a CPU under bfloat16 autocast."""
     return (
-        x_BTF.device.type == "cpu"
+        run.mode == "LSTM"
+        and run.input_size + run.hidden_size >= WIDE
+        and x_BTF.device.type == "cpu"
         and torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
     )
 
 
-def run(lstm: nn.LSTM, x_BTF: Tensor) -> Tensor:
+def run(lstm: nn.RNNBase, x_BTF: Tensor) -> Tensor:
     """The outputs (B, T, H), bfloat16, of a batch-first LSTM of one layer and one direction."""
-    y_BTH: Tensor = _Run.apply(x_BTF, lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0)
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    y_BTH: Tensor = _Run.apply(x_BTF, *(getattr(lstm, name) for name in names))
     return y_BTH
 
 
