@@ -312,9 +312,10 @@ def main() -> None:
         app()
     except AsrError as error:
         _fail(error)
-    except KeyboardInterrupt:
-        typer.secho("stopped; what is done is kept, the same command goes on", err=True)
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == 130:  # typer has turned Ctrl-C into this
+            typer.secho("What is done is kept; the same command goes on.", err=True)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)

@@ -16,6 +16,7 @@ from tones import RATE_HZ, sentences
 from asr import cli, load
 from asr.audio import resample
 from asr.jobs import recipe as recipes
+from asr.recognizer import Recognizer
 
 QUICK = [
     "features.rate_hz=8000",
@@ -113,6 +114,29 @@ def test_bad_files_are_listed_and_the_rest_goes_on(asr, trained, tmp_path):
     for name in ("empty.wav", "text.wav", "none.wav"):
         assert name in err
     assert "Traceback" not in err
+
+
+def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(asr, trained, tmp_path, monkeypatch):
+    folder = tmp_path / "my calls"
+    folder.mkdir()
+    for i, text in enumerate(["abc", "d ab", "cab"]):
+        soundfile.write(folder / f"{i}.wav", spoken(text), RATE_HZ)
+    words = ["transcribe", folder, "--model", trained, "-o", tmp_path / "out", "-f", "srt,json"]
+
+    whole = Recognizer.outcomes
+
+    def interrupted(*given, **settings):
+        yield next(whole(*given, **settings))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Recognizer, "outcomes", interrupted)
+        status, _, err = asr(*words)
+    assert (status, "the same command goes on" in err) == (130, True)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.json", "0.srt"]
+    status, _, err = asr(*words)
+    assert status == 0 and "1 of 3 recordings are done already" in err
+    assert len(list((tmp_path / "out").iterdir())) == 6
 
 
 def test_unreadable_utterances_are_counted_not_scored(asr, trained, tmp_path):

@@ -202,6 +202,8 @@ class Files:
                 partial.replace(path)
             except OSError as error:
                 raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+            finally:
+                partial.unlink(missing_ok=True)  # there is one still if writing was interrupted
 
     def failed(self, name: str) -> None:
         """Nothing: no file tells that there is no transcript."""
