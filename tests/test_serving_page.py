@@ -143,7 +143,7 @@ def test_all_can_be_done_with_the_keyboard(page, tmp_path):
     page.wait_for_function("() => plays === 1 && document.querySelector('#audio').paused")
     page.focus("#wave")
     page.keyboard.press("Home")
-    assert page.get_attribute("#wave", "aria-valuetext") == "0:00.0"
+    page.wait_for_function("() => document.querySelector('#wave').ariaValueText === '0:00.0'")
     page.keyboard.press("Space")
     page.wait_for_function("() => plays === 2")
     page.keyboard.press("Space")
