@@ -24,7 +24,7 @@ _LONGEST_PATH = 120  # the library keeps its data path in 160 bytes, with more b
 
 _PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4, "gap": 7}
 
-_NO_PHONE = re.compile(r"[ˈˌ\s]|\([^)]*\)")  # stress, spaces, and marks of a switch to another language
+_NO_PHONE = re.compile(r"[ˈˌ]|\([^)]*\)")  # stress, and marks of a switch to another language
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
@@ -131,12 +131,13 @@ class Espeak:
             raise CorpusError(f"espeak-ng gives no sound for {text!r} with voice {manner.voice!r}")
         return np.concatenate(self._parts).astype(np.float32) / 32768
 
-    def phones(self, word: str, language: str) -> list[str]:
+    def phones(self, word: str, language: str, *, unstressed: bool = False) -> list[str]:
         """The phones of a word in the International Phonetic Alphabet, without stress; none if it is silent.
 
         Args:
             word: in ordinary spelling.
             language: a voice of espeak-ng, as `en-us` or `de`.
+            unstressed: as it is said before another word; English `a` and Russian `с` alone are letters.
 
         Raises:
             TextError: there is no such language.
@@ -151,11 +152,13 @@ class Espeak:
             self._language = language
         to_phonemes = self._library.espeak_TextToPhonemes
         to_phonemes.restype = ctypes.c_char_p
-        rest, clauses = ctypes.c_char_p(word.encode()), []
+        text = f"{word} {word}" if unstressed else word
+        rest, words = ctypes.c_char_p(text.encode()), []
         while rest.value:  # the library returns clause by clause and moves the pointer on
             clause = to_phonemes(ctypes.byref(rest), _UTF8, ord(_SEPARATOR) << 8 | _IPA)
-            clauses.append((clause or b"").decode())
-        return [phone for phone in _NO_PHONE.sub("", _SEPARATOR.join(clauses)).split(_SEPARATOR) if phone]
+            words += _NO_PHONE.sub("", (clause or b"").decode()).split()
+        said = words[: len(words) // 2] if unstressed else words
+        return [phone for phone in _SEPARATOR.join(said).split(_SEPARATOR) if phone]
 
     def variants(self) -> list[str]:
         """Names of the timbres that any accent can be spoken with."""

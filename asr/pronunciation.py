@@ -150,12 +150,19 @@ class Lexicon:
 def pronounce(words: Iterable[str], language: str) -> Lexicon:
     """The words as espeak-ng says each of them alone; those that are silent are left out.
 
+    A word of one letter is said as before another word, and only in the second place as the letter's name.
+
     Raises:
         CorpusError: espeak-ng is not installed.
         TextError: it has no such language.
     """
     with Espeak() as espeak:
-        return Lexicon({word: [espeak.phones(word, language)] for word in words}, language=language)
+
+        def said(word: str) -> list[list[str]]:
+            alone = espeak.phones(word, language)
+            return [espeak.phones(word, language, unstressed=True), alone] if len(word) == 1 else [alone]
+
+        return Lexicon({word: said(word) for word in words}, language=language)
 
 
 def spell(phone: str, common: Collection[str]) -> list[str]:

@@ -55,6 +55,17 @@ def test_a_phone_falls_into_the_longest_common_ones(phone, parts):
     assert spell(phone, {"t", "ʃ", "s"}) == parts
 
 
+def test_words_of_one_letter_are_said_as_words_first_and_then_as_letters():
+    pytest.importorskip("espeakng_loader")
+    assert pronounce(["a", "i"], "en-us").words == {"a": (("ɐ",), ("eɪ",)), "i": (("aɪ",),)}
+    assert pronounce(["с"], "ru").words == {"с": (("s",), ("ɛ", "s"))}
+
+
+def test_phones_of_a_number_said_in_two_words_stay_apart():
+    pytest.importorskip("espeakng_loader")
+    assert pronounce(["21"], "en-us").first("21")[-4:] == ("i", "w", "ʌ", "n")
+
+
 def test_espeak_says_words_alone_without_stress():
     pytest.importorskip("espeakng_loader")
     lexicon = pronounce(["hello", "two", "too", "o'clock", "..."], "en-us")
