@@ -24,8 +24,12 @@ app.add_typer(language_model, name="lm")
 app.add_typer(laboratory, name="lab")
 
 Words = Annotated[
-    list[str],
-    typer.Argument(metavar="RECIPE [KEY=VALUE]...", help="A recipe, and values that differ from it."),
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE [KEY=VALUE]...",
+        help="A recipe, or your manifest or folder of recordings; and values that differ. "
+        "Without one the recipes are named.",
+    ),
 ]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
 Decoder = Annotated[
@@ -63,26 +67,27 @@ def _options(
 
 
 @app.command()
-def run(words: Words, multirun: Multirun = False) -> None:
+def run(words: Words = None, multirun: Multirun = False) -> None:
     """Prepare, train and evaluate a recipe; stages already done are skipped."""
     _stage("run", words, multirun)
 
 
 @app.command()
-def prepare(words: Words, multirun: Multirun = False) -> None:
+def prepare(words: Words = None, multirun: Multirun = False) -> None:
     """Turn a recipe's corpus, or your own MANIFEST or folder, into a packed corpus."""
     _stage("prepare", words, multirun)
 
 
 @app.command()
-def train(words: Words, multirun: Multirun = False) -> None:
+def train(words: Words = None, multirun: Multirun = False) -> None:
     """Prepare and train a recipe; an interrupted run goes on where it was."""
     _stage("train", words, multirun)
 
 
-def _stage(stage: str, words: list[str], multirun: bool) -> None:
+def _stage(stage: str, words: list[str] | None, multirun: bool) -> None:
     from asr.jobs import stages
 
+    words = words or []
     if multirun:
         stages.sweep(stage, words)
     else:

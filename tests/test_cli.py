@@ -220,6 +220,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["run", "digits", "encoder.layers=many"], "many"),
         (["run"], "Missing argument"),
         (["run", "encoder.layers=3"], "no recipe given"),
+        (["train"], "no recipe given; the recipes are: an4"),
         (["run", "digits", "fsdd"], "one recipe is expected"),
         (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
         (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
