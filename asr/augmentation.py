@@ -1,5 +1,7 @@
 """Training recordings varied: speed, edges, room, noise, telephone, equaliser, gain, SpecAugment masks.
 
+A few lose their speech, so that a model learns to write nothing where nobody speaks.
+
 Conventions. What happens to an utterance is a pure function of (seed, epoch, utterance id), see `asr.draws`.
 Noise is an excerpt of a tape that is the same in every process. No global random state is read or written.
 Everything works on whole batches on their device; zero, or an empty list, switches an option off.
@@ -69,10 +71,11 @@ class Augmentation(nn.Module):
             samples_BT, lengths = self._edges(samples_BT, lengths, draws)
         if self.config.reverb:
             samples_BT = self._reverb(samples_BT, lengths, draws)
+        level_B1 = _level_B1(samples_BT, lengths)
+        if self.config.silence:
+            samples_BT = samples_BT.masked_fill(_sent(draws.silent_B, device)[:, None], 0.0)
         if self.config.noise:
-            scale_B1 = _level_B1(samples_BT, lengths) * 10 ** (
-                -_sent(draws.noise_snr_db_B, device)[:, None] / 20
-            )
+            scale_B1 = level_B1 * 10 ** (-_sent(draws.noise_snr_db_B, device)[:, None] / 20)
             noise_BT = self._excerpt(draws.colour_B, draws.tape_B, samples_BT.shape[1])
             samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
         if self.config.telephone:

@@ -42,6 +42,8 @@ class AugmentationConfig:
     noise: float = 0.5
     """Share of utterances with white, pink or brown noise."""
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    silence: float = 0.02
+    """Share of utterances whose speech is taken away: noise or nothing is heard, nothing is to be written."""
     telephone: float = 0.0
     """Share of utterances limited to the band of a telephone."""
     equaliser_db: float = 0.0
@@ -76,6 +78,8 @@ class Draws:
     """0 white, 1 pink, 2 brown."""
     tape_B: Tensor
     """Where on the tape the utterance's noise begins."""
+    silent_B: Tensor
+    """True: the speech is taken away."""
     phone_hz_B2: Tensor
     """Band; 0 to infinity: none."""
     equaliser_db_BK: Tensor
@@ -127,6 +131,7 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
         equaliser_db_BK=(2 * uniform_BN[:, 16:fixed].float() - 1) * config.equaliser_db,
         gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
         warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
+        silent_B=uniform_BN[:, 15] < config.silence,
         time_masks_BM2=mask_BM2[:, : config.time_masks],
         frequency_masks_BM2=mask_BM2[:, config.time_masks :],
     )
@@ -141,7 +146,7 @@ def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray
 
 def check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
-    shares = ("reverb", "noise", "telephone", "time_mask_share", "frequency_mask_share")
+    shares = ("reverb", "noise", "silence", "telephone", "time_mask_share", "frequency_mask_share")
     amounts = ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks")
     if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
         raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")

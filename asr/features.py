@@ -4,6 +4,9 @@ Conventions. Frame i is centred on sample i · hop, and what lies outside an utt
 of n samples has 1 + n // hop frames and zero padding in a batch changes none of them. Power is relative to a
 full-scale sine tone, logarithms are natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
 A stream is computed in blocks that overlap, and gives the same frames unless they are scaled by the whole.
+An utterance is scaled by its own mean and variance; in a recording longer than `span_s` each frame is scaled
+by the span around it, moved inwards at both ends, as in Kaldi's sliding-window normalisation. Voices that
+follow each other are then heard nearly as if each were alone.
 """
 
 import math
@@ -14,7 +17,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchaudio.functional import create_dct
 
 from asr.errors import AudioError, ConfigError
 
@@ -44,6 +46,8 @@ class FeaturesConfig:
     """Share of the previous sample that is subtracted from each sample; 0 is off."""
     normalise: Literal["utterance", "global", "none"] = "utterance"
     """Mean 0 and variance 1 of every output over an utterance's frames, over the training corpus, or not."""
+    span_s: float = 15.0
+    """In longer recordings it is the span of this length around each frame that counts (utterance only)."""
     floor_db: float = 80.0
     """Energies further below the loudest band of an utterance are raised to that (utterance only)."""
 
@@ -70,6 +74,7 @@ class Features(nn.Module):
         self.hop_samples = round(config.rate_hz * config.hop_s)
         self.window_samples = round(config.rate_hz * config.window_s)
         self.fft_samples = 1 << (self.window_samples - 1).bit_length()
+        self.span_frames = max(1, round(config.span_s / config.hop_s))
         window = torch.hann_window(self.window_samples, dtype=torch.float64)
         before = (self.fft_samples - self.window_samples) // 2
         window = functional.pad(window, (before, self.fft_samples - self.window_samples - before))
@@ -83,6 +88,8 @@ class Features(nn.Module):
                 f"spectrum; take fewer bands or a longer window_s than {config.window_s}"
             )
         if config.kind == "mfcc":
+            from torchaudio.functional import create_dct  # whose import takes a while
+
             self.register_buffer(
                 "dct", create_dct(config.coefficients, config.bands, "ortho"), persistent=False
             )
@@ -96,6 +103,14 @@ class Features(nn.Module):
     def outputs(self) -> int:
         """Numbers in one frame."""
         return self.config.bands if self.config.kind == "logmel" else self.config.coefficients
+
+    @property
+    def context_s(self) -> float:
+        """Seconds before and behind a frame that may change it, beyond its window.
+
+        Half a span for its scale, and as much for the floor of those it is scaled by.
+        """
+        return self.config.span_s if self.config.normalise == "utterance" else 0.0
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
         """Frames of utterances of these numbers of samples: 1 + samples // hop."""
@@ -123,7 +138,7 @@ class Features(nn.Module):
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
             mask_BT1 = _mask(frames_B, raw_BTF.shape[1])
-            return self._normalised(raw_BTF, mask_BT1) * mask_BT1, frames_B
+            return self._normalised(raw_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The frames of a block of each stream, one for every whole window in it, and their numbers.
@@ -153,7 +168,7 @@ class Features(nn.Module):
                 0, log_BTF.shape[1]
             )
             mask_BT1 = _mask(frames_B, log_BTF.shape[1])
-            return self._normalised(log_BTF, mask_BT1) * mask_BT1, frames_B
+            return self._normalised(log_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
 
     def _check_fitted(self) -> None:
         if self.config.normalise == "global" and not self.fitted:
@@ -193,8 +208,12 @@ class Features(nn.Module):
         frames_B = self.output_lengths(lengths_B)
         floor: Tensor | None = None
         if self.config.normalise == "utterance":
-            loudest_B11 = (mel_BTF * _mask(frames_B, mel_BTF.shape[1])).amax((1, 2), keepdim=True)
-            floor = (loudest_B11 * 10 ** (-self.config.floor_db / 10)).clamp(min=_SILENT)
+            loudest_BT1 = (mel_BTF * _mask(frames_B, mel_BTF.shape[1])).amax(2, keepdim=True)
+            if self._is_long(mel_BTF):
+                loudest_BT1 = greatest_in_spans(loudest_BT1, frames_B, self.span_frames)
+            else:
+                loudest_BT1 = loudest_BT1.amax(1, keepdim=True)
+            floor = (loudest_BT1 * 10 ** (-self.config.floor_db / 10)).clamp(min=_SILENT)
         return self._log(mel_BTF, floor), frames_B
 
     def _log(self, mel_BTF: Tensor, floor: Tensor | None = None) -> Tensor:
@@ -235,11 +254,18 @@ class Features(nn.Module):
         parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
         return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
 
-    def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor) -> Tensor:
+    def _is_long(self, frames_BTF: Tensor) -> bool:
+        """Whether some utterance may be longer than the span; a graph for ONNX has to serve both."""
+        return torch.onnx.is_in_onnx_export() or frames_BTF.shape[1] > self.span_frames
+
+    def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor, frames_B: Tensor) -> Tensor:
         if self.config.normalise == "none":
             return raw_BTF
         if self.config.normalise == "global":
             return (raw_BTF - self.mean) / self.std
+        if self._is_long(raw_BTF):
+            mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
+            return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
         frames_B11 = mask_BT1.sum(1, keepdim=True)
         mean_B1F = (raw_BTF * mask_BT1).sum(1, keepdim=True) / frames_B11
         centred_BTF = (raw_BTF - mean_B1F) * mask_BT1
@@ -274,6 +300,42 @@ def triangles(hz: Tensor, edge_hz: Tensor) -> Tensor:
     low, peak, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
     hz = hz[..., None]
     return torch.minimum((hz - low) / (peak - low), (high - hz) / (high - peak)).clamp(min=0.0)
+
+
+def _spans(frames_B: Tensor, size: int, span: int) -> tuple[Tensor, Tensor]:
+    """Where the span around each frame begins (B, size, 1), and how long it is (B, 1, 1)."""
+    length_B1 = frames_B.clamp(max=span)[:, None]
+    first_BT = torch.arange(size, device=frames_B.device) - length_B1 // 2
+    first_BT = torch.minimum(first_BT, frames_B[:, None] - length_B1).clamp(min=0)
+    return first_BT[..., None], length_B1[..., None]
+
+
+def greatest_in_spans(x_BT1: Tensor, frames_B: Tensor, span: int) -> Tensor:
+    """The greatest value (B, T, 1) in the span around each frame; x is ≥ 0, and 0 behind the lengths."""
+    first_BT1, _ = _spans(frames_B, x_BT1.shape[1], span)
+    padded_B1T = functional.pad(x_BT1.transpose(1, 2), (0, span - 1))
+    greatest_BT1 = functional.max_pool1d(padded_B1T, span, stride=1).transpose(1, 2)
+    return greatest_BT1.gather(1, first_BT1)
+
+
+def moments_of_spans(x_BTF: Tensor, frames_B: Tensor, span: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance (B, T, F) over the span around each frame, by sums over all that lies before a frame.
+
+    Args:
+        x_BTF: zero behind the lengths.
+        frames_B: the lengths.
+        span: frames.
+    """
+    first_BT1, length_B11 = _spans(frames_B, x_BTF.shape[1], span)
+    first_BTF = first_BT1.expand(-1, -1, x_BTF.shape[2])
+
+    def mean(y_BTF: Tensor) -> Tensor:
+        sums_BTF = functional.pad(y_BTF.cumsum(1), (0, 0, 1, 0))
+        return (sums_BTF.gather(1, first_BTF + length_B11) - sums_BTF.gather(1, first_BTF)) / length_B11
+
+    mean_BTF = mean(x_BTF.double())
+    variance_BTF = mean(x_BTF.double().square()) - mean_BTF.square()
+    return mean_BTF.to(x_BTF.dtype), variance_BTF.clamp(min=0.0).to(x_BTF.dtype)
 
 
 def _mask(lengths_B: Tensor, size: int) -> Tensor:
@@ -319,6 +381,7 @@ def _check(config: FeaturesConfig) -> None:
             f"low_hz={config.low_hz}, high_hz={config.high_hz}: expected 0 ≤ low < high ≤ {half_hz:g}, "
             f"half of rate_hz (high_hz=0 stands for that)",
         ),
+        (config.span_s >= 0.1, f"span_s={config.span_s}: expected at least 0.1 seconds"),
         (config.floor_db > 0, f"floor_db={config.floor_db}: expected more than 0"),
         (0 <= config.preemphasis < 1, f"preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]

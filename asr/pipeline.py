@@ -41,7 +41,9 @@ class Model(Protocol):
     def rate_hz(self) -> int: ...
     @property
     def frame_s(self) -> float: ...
-    def log_probs(self, samples: list[np.ndarray]) -> tuple[Tensor, Tensor]: ...
+    def log_probs(
+        self, samples: list[np.ndarray], around: list[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[Tensor, Tensor]: ...
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
 
 
@@ -83,6 +85,7 @@ class Pipeline(Generic[T]):
         stream: recognises blocks one after the other, if the model hears the past alone; it then keeps its
             state through long recordings, and nothing is cut or heard twice.
         pause: finds where long recordings are cut.
+        context_s: of a long recording around a piece, for the scale of its features.
         batch_s: seconds of sound, padding included, in a batch.
         on_segment: told (number of the source, segment) as soon as a segment is known.
     """
@@ -94,6 +97,7 @@ class Pipeline(Generic[T]):
     silent: tuple[int, ...] = (0,)
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     pause: PauseFinder = find_pause
+    context_s: float = 0.0
     batch_s: float = 160.0
     on_segment: Callable[[int, Segment], None] | None = None
 
@@ -130,7 +134,7 @@ class Pipeline(Generic[T]):
                     self._listen(chain(beginning, blocks), recording)
                 blocks = iter(() if is_long else beginning)
             rates = {"rate_hz": self.model.rate_hz, "step_samples": self._step_samples}
-            for piece in pieces(blocks, **rates, pause=self.pause):
+            for piece in pieces(blocks, **rates, context_s=self.context_s, pause=self.pause):
                 recording.samples = piece.start_samples + len(piece.samples)
                 recording.waiting += 1
                 yield piece
@@ -179,7 +183,10 @@ class Pipeline(Generic[T]):
         found: dict[int, Tensor] = {}
         order = sorted(range(len(pool)), key=lambda i: len(pool[i][1].samples))
         for batch in self._batches(order, lambda i: len(pool[i][1].samples) / self.model.rate_hz):
-            log_probs_BTV, lengths_B = self.model.log_probs([pool[i][1].samples for i in batch])
+            chosen = [pool[i][1] for i in batch]
+            log_probs_BTV, lengths_B = self.model.log_probs(
+                [piece.samples for piece in chosen], [(piece.before, piece.after) for piece in chosen]
+            )
             for row, length, i in zip(log_probs_BTV, lengths_B.tolist(), batch, strict=True):
                 piece = pool[i][1]
                 found[i] = row[piece.skip_outputs : min(length, piece.end_output or length)].clone()

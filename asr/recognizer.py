@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr import bundle
 from asr.decoding import greedy
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 
 Source = str | Path | bytes | BinaryIO | np.ndarray
+Surroundings = tuple[np.ndarray, np.ndarray]
+"""The samples before and behind a piece of a recording."""
+NOTHING: Surroundings = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
 @dataclass
@@ -104,24 +108,38 @@ class Recognizer:
         return self
 
     @torch.no_grad()
-    def log_probs(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Natural-log probabilities of the outputs for a batch of recordings.
+    def log_probs(
+        self, samples: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of some.
 
         Args:
             samples: mono float32 at `rate_hz`, one array a recording, none empty.
+            around: what comes before and behind each, whole steps of the outputs before it: it has its part
+                in the scale of the features, and no outputs.
 
         Returns:
             log_probs_BTV float32 and lengths_B (frames), both on the CPU. What stands behind a recording's
             length is padding.
         """
-        lengths_B = torch.tensor([len(s) for s in samples])
+        around = around or [NOTHING] * len(samples)
+        wholes = [
+            np.concatenate([before, s, after]) for s, (before, after) in zip(samples, around, strict=True)
+        ]
+        before_B, lengths_B = torch.tensor([[len(b) for b, _ in around], [len(s) for s in wholes]])
         samples_BT = torch.zeros(len(samples), int(lengths_B.max()))
-        for row, s in zip(samples_BT, samples, strict=True):
-            row[: len(s)] = torch.from_numpy(np.ascontiguousarray(s, dtype=np.float32))
-        if self.runtime is not None:
-            return self.runtime.log_probs(samples_BT, lengths_B)
-        features_BTF, frames_B = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
-        log_probs_BTV, out_B = self.encoder(features_BTF, frames_B)
+        for row, s in zip(samples_BT, wholes, strict=True):
+            row[: len(s)] = torch.from_numpy(s)
+        sizes_B = torch.tensor([len(s) for s in samples])
+        if self.runtime is not None:  # its graph goes from samples to outputs: it hears the surroundings too
+            outputs_BTV, _ = self.runtime.log_probs(samples_BT, lengths_B)
+            out_B = self.encoder.output_lengths(self.features.output_lengths(sizes_B))
+            skip_B = before_B // (self.features.hop_samples * self.encoder.frames_per_output)
+            return _stretches(outputs_BTV, skip_B, out_B), out_B
+        features_BTF, _ = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
+        frames_B = self.features.output_lengths(sizes_B)
+        features_BTF = _stretches(features_BTF, before_B // self.features.hop_samples, frames_B)
+        log_probs_BTV, out_B = self.encoder(features_BTF, frames_B.to(self.device))
         return log_probs_BTV.float().cpu(), out_B.cpu()
 
     def decode(
@@ -254,6 +272,7 @@ class Recognizer:
             batch_s=batch_s,
             on_segment=on_segment,
             pause=pause_finder(vad),
+            context_s=self.features.context_s,
         ).run(sources)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
@@ -311,6 +330,14 @@ class Recognizer:
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))
         return file
+
+
+def _stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
+    """Of each row so many frames from its first one on, zero behind."""
+    if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
+        return x_BTF
+    places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
+    return pad_sequence([row[first : first + n] for row, first, n in places], batch_first=True)
 
 
 def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float32") -> Recognizer:

@@ -14,7 +14,7 @@ from asr.errors import ConfigError
 
 RATE_HZ = 16_000
 OFF = AugmentationConfig(
-    speed=(), pad_s=0, noise=0, gain_db=0, warp=0, time_masks=0, frequency_masks=0
+    speed=(), pad_s=0, noise=0, silence=0, gain_db=0, warp=0, time_masks=0, frequency_masks=0
 )  # fmt: skip
 EVERYTHING = AugmentationConfig(
     pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, equaliser_db=9, gain_db=6, warp=0.1
@@ -116,6 +116,7 @@ def test_draws_are_spread_over_their_ranges() -> None:
         assert -1e-5 <= scaled_B.min() < 0.01 and 0.99 < scaled_B.max() <= 1 + 1e-5
         assert scaled_B.mean() == pytest.approx(0.5, abs=0.03)
     shares = [(draws.noise_snr_db_B.isfinite(), 0.7), (draws.reverb_s_B > 0, 0.5)]
+    shares += [(draws.silent_B, 0.02)]
     shares += [(draws.phone_hz_B2[:, 0] > 0, 0.5)]
     shares += [(draws.speed_index_B == i, 0.2) for i in range(5)]
     shares += [(draws.colour_B == i, 1 / 3) for i in range(3)]
@@ -196,6 +197,19 @@ def test_noise_has_the_drawn_distance_from_the_speech(snr_db: float) -> None:
         noise = (heard_BT - samples_BT)[b, :n]
         assert level_db(samples_BT[b, :n]) - level_db(noise) == pytest.approx(snr_db, abs=1.0)
     assert level_db((heard_BT - samples_BT)[0]) == pytest.approx(level_db(samples_BT[0]) - snr_db, abs=0.1)
+
+
+def test_of_an_utterance_without_its_speech_the_noise_is_left() -> None:
+    config = replace(OFF, noise=1.0, silence=0.5)
+    samples_BT, lengths_B = recordings(16_000, 16_000, 16_000)
+    ratios = torch.tensor([10.0, 10.0, math.inf])
+    silent_B = torch.tensor([False, True, True])
+    draws = draws_for(config, IDS[:3], noise_snr_db_B=ratios, silent_B=silent_B)
+    heard_BT, _ = Augmentation(config, RATE_HZ).waveforms(samples_BT, lengths_B, draws)
+    assert level_db(heard_BT[0]) > level_db(samples_BT[0])
+    assert level_db(heard_BT[1]) == pytest.approx(level_db(samples_BT[1]) - 10, abs=1.5)
+    assert abs(np.corrcoef(heard_BT[1], samples_BT[1])[0, 1]) < 0.05
+    assert (heard_BT[2] == 0).all()
 
 
 @pytest.mark.parametrize(("colour", "slope_db"), [(0, 0.0), (1, -3.0), (2, -6.0)])

@@ -6,6 +6,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
+from torchaudio.functional import sliding_window_cmn
 
 from asr.errors import AudioError, ConfigError
 from asr.features import Features, FeaturesConfig
@@ -105,9 +106,10 @@ def test_preemphasis_weighs_a_tone_by_the_filters_response() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("normalise", ["utterance", "none"])
-def test_padding_and_company_change_nothing(kind: str, normalise: str) -> None:
-    features = Features(FeaturesConfig(kind=kind, normalise=normalise, preemphasis=0.9))  # type: ignore[arg-type]
+@pytest.mark.parametrize(("normalise", "span_s"), [("utterance", 15.0), ("utterance", 0.4), ("none", 15.0)])
+def test_padding_and_company_change_nothing(kind: str, normalise: str, span_s: float) -> None:
+    config = FeaturesConfig(kind=kind, normalise=normalise, span_s=span_s, preemphasis=0.9)  # type: ignore[arg-type]
+    features = Features(config)
     samples_BT, lengths_B = noise(16_000, 1, 399, 9_920, 7_999)
     garbage_BT = torch.where(torch.arange(16_000) < lengths_B[:, None], samples_BT, math.nan)
     warp_B = torch.tensor([0.9, 1.0, 1.1, 0.85, 1.2])
@@ -137,6 +139,25 @@ def test_normalised_utterances_have_mean_0_and_variance_1(kind: str) -> None:
         torch.testing.assert_close(
             true_TF.var(0, correction=0), torch.ones(features.outputs), atol=5e-3, rtol=0
         )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_of_a_long_recording_are_scaled_as_torchaudio_does_in_a_sliding_window(kind: str) -> None:
+    samples_BT, lengths_B = noise(48_000)
+    raw_BTF, _ = Features(FeaturesConfig(kind=kind, normalise="none"))(samples_BT, lengths_B)  # type: ignore[arg-type]
+    config = FeaturesConfig(kind=kind, span_s=0.5, floor_db=200.0)  # type: ignore[arg-type]
+    ours_BTF, _ = Features(config)(samples_BT, lengths_B)
+    theirs_BTF = sliding_window_cmn(raw_BTF.double(), cmn_window=50, center=True, norm_vars=True).float()
+    torch.testing.assert_close(ours_BTF, theirs_BTF, atol=0.02, rtol=0.01)  # we add 1e-4 to the variance
+
+
+def test_the_floor_of_a_long_recording_lies_below_the_loudest_of_its_span() -> None:
+    samples_BT, lengths_B = noise(64_000)
+    samples_BT[:, :16_000] *= 1e-5  # a second 100 dB below the rest
+    features = Features(FeaturesConfig(span_s=0.5))
+    features_BTF, _ = features(samples_BT, lengths_B)
+    quiet_BTF, _ = features(samples_BT[:, :16_000] * 1e5, torch.tensor([16_000]))
+    torch.testing.assert_close(features_BTF[0, :45], quiet_BTF[0, :45], atol=1e-2, rtol=1e-2)
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.1, 10.0])

@@ -15,9 +15,10 @@ def noise_with_pauses(seconds: float, pauses_s: list[tuple[float, float]], *, se
     return samples.astype(np.float32)
 
 
-def cut(samples: np.ndarray, *, block: int = 3001, longest_s: float = 10.0, overlap_s: float = 2.0):
+def cut(samples: np.ndarray, *, block: int = 3001, context_s: float = 0.0):
     blocks = (samples[i : i + block] for i in range(0, len(samples), block))
-    return list(pieces(blocks, rate_hz=RATE_HZ, step_samples=STEP, longest_s=longest_s, overlap_s=overlap_s))
+    sizes = {"longest_s": 10.0, "overlap_s": 2.0, "context_s": context_s}
+    return list(pieces(blocks, rate_hz=RATE_HZ, step_samples=STEP, **sizes))
 
 
 def test_a_short_recording_is_one_piece_and_stays_as_it_is():
@@ -48,6 +49,19 @@ def test_every_output_of_a_recording_counts_once(pauses_s, block):
         )
         counted[first + piece.skip_outputs : first + (piece.end_output or outputs)] += 1
     assert (counted == 1).all()
+
+
+@pytest.mark.parametrize("pauses_s", [[], [(3, 3.4), (12, 13), (30, 31)]])
+@pytest.mark.parametrize("block", [100, 3001, 10**6])
+def test_pieces_come_with_the_recording_around_them(pauses_s, block):
+    samples = noise_with_pauses(33.3, pauses_s)
+    plain, found = cut(samples, block=block), cut(samples, block=block, context_s=4.0)
+    assert [p.start_samples for p in found] == [p.start_samples for p in plain]
+    for piece, same in zip(found, plain, strict=True):
+        first, end = piece.start_samples, piece.start_samples + len(piece.samples)
+        np.testing.assert_array_equal(piece.samples, same.samples)
+        np.testing.assert_array_equal(piece.before, samples[max(0, first - 4 * RATE_HZ) : first])
+        np.testing.assert_array_equal(piece.after, samples[end : end + 4 * RATE_HZ])
 
 
 def test_without_pauses_pieces_share_context_on_both_sides_of_the_seam():

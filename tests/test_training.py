@@ -29,7 +29,7 @@ from asr.training.optim import autocast_dtype, choose_device, learning_rate
 
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
 ENCODER = EncoderConfig(layers=1, width=32, factor=2, dropout=0.1)
-QUIET = AugmentationConfig(speed=(), pad_s=0, noise=0, warp=0, time_masks=0, frequency_masks=0)
+QUIET = AugmentationConfig(speed=(), pad_s=0, noise=0, silence=0, warp=0, time_masks=0, frequency_masks=0)
 QUICK = TrainingConfig(
     epochs=3, seconds_per_batch=8, learning_rate=5e-3, device="cpu", checkpoint_every_s=0.0
 )
@@ -226,6 +226,15 @@ def test_joined_utterances_are_of_one_speaker_and_spell_both_texts(corpus, tmp_p
     spelled = joined.recognizer.alphabet.decode(batch.targets_BS[0].tolist())
     assert spelled == " ".join(train.utterances[i].text for i in pair)
     assert batch.lengths_B[0] == sum(train.lengths_samples[i] for i in pair)
+
+
+def test_where_the_speech_is_taken_away_nothing_is_to_be_written(corpus, tmp_path):
+    made = trainer(corpus(), tmp_path, augmentation=AugmentationConfig(silence=0.5))
+    [*batches] = made.feed.batches(0, made.feed.plan(0))
+    lengths_B = torch.cat([batch.target_lengths_B for batch in batches])
+    silent_B = torch.cat([batch.draws.silent_B for batch in batches])
+    assert silent_B.any() and not silent_B.all()
+    assert torch.equal(lengths_B == 0, silent_B)
 
 
 def test_the_history_survives_a_line_cut_in_the_middle(tmp_path):

@@ -12,8 +12,12 @@ from tone_model import spoken, tone_model
 from tones import RATE_HZ, sentences
 
 from asr import pipeline, segmentation
+from asr.encoder import EncoderConfig
 from asr.errors import AudioError, ConfigError
+from asr.features import FeaturesConfig
 from asr.jobs.transcribe import find_audio, transcribe
+from asr.recognizer import Recognizer
+from asr.text import Alphabet
 
 TEXT = " ".join(sentences(14, seed=3))
 
@@ -43,8 +47,19 @@ def test_a_long_recording_gives_the_text_of_the_full_pass(short_pieces, pause_s)
     assert times == sorted(times)
 
 
-def test_windows_that_overlap_give_the_outputs_of_the_full_pass(short_pieces):
-    samples, model = spoken(TEXT, seed=2, pause_s=0.0), tone_model()
+def strange_model() -> Recognizer:
+    """It has learnt nothing, and scales each frame by the two seconds around it."""
+    return Recognizer.build(
+        Alphabet(list(" abcd")),
+        features=FeaturesConfig(rate_hz=RATE_HZ, bands=24, span_s=2.0),
+        encoder=EncoderConfig(layers=1, width=24, factor=2),
+    ).eval()
+
+
+@pytest.mark.parametrize("make", [tone_model, strange_model])
+def test_windows_that_overlap_give_the_outputs_of_the_full_pass(make, short_pieces):
+    samples, model = spoken(TEXT, seed=2, pause_s=0.0), make()
+    samples *= np.linspace(0.01, 1, len(samples), dtype=np.float32)
     seen = []
     pipe = pipeline.Pipeline(
         model,
@@ -52,6 +67,7 @@ def test_windows_that_overlap_give_the_outputs_of_the_full_pass(short_pieces):
         lambda x: [x],
         batch_s=0.1,  # one piece at a time, so that stretches come in order and without padding
         silent=(0, 1),
+        context_s=model.features.context_s,
     )
     assert len(list(pipe.run([samples]))) == 1
     stitched_TV = torch.cat([part for batch in seen for part in batch])

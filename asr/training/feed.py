@@ -90,6 +90,7 @@ class Feed:
                 pauses=pauses,
             )
             batch.draws = draw(self.augmentation, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
+            batch.target_lengths_B[batch.draws.silent_B] = 0
             return batch
 
         with closing(prefetch(make, plan)) as ready:
