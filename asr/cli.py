@@ -128,7 +128,7 @@ def transcribe(
     device: Device = "cpu",
     precision: Precision = "float32",
     vad: Annotated[
-        str, typer.Option(help="What finds the pauses of long audio: energy or silero.")
+        str, typer.Option(help="What finds pauses in long audio: energy, or silero, which also finds noise.")
     ] = "energy",
 ) -> None:
     """Print what is said in each recording, one line a file, or write it in other formats."""

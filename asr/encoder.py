@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from asr import lstm
 from asr.errors import ConfigError
-from asr.subsampling import Convolution, Stack, State, inside
+from asr.spans import inside
+from asr.subsampling import Convolution, Stack, State
 
 _CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import AudioError, ConfigError
+from asr.spans import greatest_in_spans, inside, moments_of_spans
 
 _FRAMES_IN_CACHE = 1024  # 2 MB of samples and as much of spectrum
 _QUIET = 1e-12  # −120 dB below a full-scale tone: about what 16-bit quantisation leaves in one band
@@ -137,7 +138,7 @@ class Features(nn.Module):
         self._check_fitted()
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
-            mask_BT1 = _mask(frames_B, raw_BTF.shape[1])
+            mask_BT1 = inside(frames_B, raw_BTF.shape[1])
             return self._normalised(raw_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +168,7 @@ class Features(nn.Module):
             frames_B = ((lengths_B - self.fft_samples // 2) // self.hop_samples + 1).clamp(
                 0, log_BTF.shape[1]
             )
-            mask_BT1 = _mask(frames_B, log_BTF.shape[1])
+            mask_BT1 = inside(frames_B, log_BTF.shape[1])
             return self._normalised(log_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
 
     def _check_fitted(self) -> None:
@@ -187,7 +188,7 @@ class Features(nn.Module):
         squares_F, frames = torch.zeros_like(total_F), 0
         for samples_BT, lengths_B in batches:
             raw_BTF, frames_B = self._raw(samples_BT.to(self.window.device), lengths_B, None)
-            true_NF = raw_BTF[_mask(frames_B, raw_BTF.shape[1])[..., 0]].double().cpu()
+            true_NF = raw_BTF[inside(frames_B, raw_BTF.shape[1])[..., 0]].double().cpu()
             total_F += true_NF.sum(0)
             squares_F += true_NF.square().sum(0)
             frames += len(true_NF)
@@ -208,11 +209,8 @@ class Features(nn.Module):
         frames_B = self.output_lengths(lengths_B)
         floor: Tensor | None = None
         if self.config.normalise == "utterance":
-            loudest_BT1 = (mel_BTF * _mask(frames_B, mel_BTF.shape[1])).amax(2, keepdim=True)
-            if self._is_long(mel_BTF):
-                loudest_BT1 = greatest_in_spans(loudest_BT1, frames_B, self.span_frames)
-            else:
-                loudest_BT1 = loudest_BT1.amax(1, keepdim=True)
+            loudest_BT1 = (mel_BTF * inside(frames_B, mel_BTF.shape[1])).amax(2, keepdim=True)
+            loudest_BT1 = greatest_in_spans(loudest_BT1, frames_B, self.span_frames)
             floor = (loudest_BT1 * 10 ** (-self.config.floor_db / 10)).clamp(min=_SILENT)
         return self._log(mel_BTF, floor), frames_B
 
@@ -254,23 +252,13 @@ class Features(nn.Module):
         parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
         return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
 
-    def _is_long(self, frames_BTF: Tensor) -> bool:
-        """Whether some utterance may be longer than the span; a graph for ONNX has to serve both."""
-        return torch.onnx.is_in_onnx_export() or frames_BTF.shape[1] > self.span_frames
-
     def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor, frames_B: Tensor) -> Tensor:
         if self.config.normalise == "none":
             return raw_BTF
         if self.config.normalise == "global":
             return (raw_BTF - self.mean) / self.std
-        if self._is_long(raw_BTF):
-            mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
-            return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
-        frames_B11 = mask_BT1.sum(1, keepdim=True)
-        mean_B1F = (raw_BTF * mask_BT1).sum(1, keepdim=True) / frames_B11
-        centred_BTF = (raw_BTF - mean_B1F) * mask_BT1
-        variance_B1F = centred_BTF.square().sum(1, keepdim=True) / frames_B11
-        return centred_BTF * (variance_B1F + _SMALLEST_VARIANCE).rsqrt()
+        mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
+        return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
         """A filterbank (B, bins, bands) for every factor: a bin at f counts as one at the warped frequency.
@@ -300,46 +288,6 @@ def triangles(hz: Tensor, edge_hz: Tensor) -> Tensor:
     low, peak, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
     hz = hz[..., None]
     return torch.minimum((hz - low) / (peak - low), (high - hz) / (high - peak)).clamp(min=0.0)
-
-
-def _spans(frames_B: Tensor, size: int, span: int) -> tuple[Tensor, Tensor]:
-    """Where the span around each frame begins (B, size, 1), and how long it is (B, 1, 1)."""
-    length_B1 = frames_B.clamp(max=span)[:, None]
-    first_BT = torch.arange(size, device=frames_B.device) - length_B1 // 2
-    first_BT = torch.minimum(first_BT, frames_B[:, None] - length_B1).clamp(min=0)
-    return first_BT[..., None], length_B1[..., None]
-
-
-def greatest_in_spans(x_BT1: Tensor, frames_B: Tensor, span: int) -> Tensor:
-    """The greatest value (B, T, 1) in the span around each frame; x is ≥ 0, and 0 behind the lengths."""
-    first_BT1, _ = _spans(frames_B, x_BT1.shape[1], span)
-    padded_B1T = functional.pad(x_BT1.transpose(1, 2), (0, span - 1))
-    greatest_BT1 = functional.max_pool1d(padded_B1T, span, stride=1).transpose(1, 2)
-    return greatest_BT1.gather(1, first_BT1)
-
-
-def moments_of_spans(x_BTF: Tensor, frames_B: Tensor, span: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (B, T, F) over the span around each frame, by sums over all that lies before a frame.
-
-    Args:
-        x_BTF: zero behind the lengths.
-        frames_B: the lengths.
-        span: frames.
-    """
-    first_BT1, length_B11 = _spans(frames_B, x_BTF.shape[1], span)
-    first_BTF = first_BT1.expand(-1, -1, x_BTF.shape[2])
-
-    def mean(y_BTF: Tensor) -> Tensor:
-        sums_BTF = functional.pad(y_BTF.cumsum(1), (0, 0, 1, 0))
-        return (sums_BTF.gather(1, first_BTF + length_B11) - sums_BTF.gather(1, first_BTF)) / length_B11
-
-    mean_BTF = mean(x_BTF.double())
-    variance_BTF = mean(x_BTF.double().square()) - mean_BTF.square()
-    return mean_BTF.to(x_BTF.dtype), variance_BTF.clamp(min=0.0).to(x_BTF.dtype)
-
-
-def _mask(lengths_B: Tensor, size: int) -> Tensor:
-    return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[..., None]
 
 
 def _checked(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from asr import bundle
 from asr.encoder import Encoder
 from asr.errors import AlphabetError, BundleError, ConfigError
 from asr.features import Features
+from asr.pipeline import stretches
 from asr.streaming import obstacles
 from asr.subsampling import State
 
@@ -197,18 +198,31 @@ class OnnxModel:
         self._session, self._features, self._encoder = session, features, encoder
         self._states = [i for i in session.get_inputs() if i.name.startswith("state_")]
 
-    def log_probs(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """log_probs_BTV and lengths_B of whole recordings."""
+    def log_probs(
+        self, samples_BT: Tensor, lengths_B: Tensor, before_B: Tensor, sizes_B: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """log_probs_BTV and lengths_B of whole recordings, or of the pieces in their middle.
+
+        Args:
+            samples_BT, lengths_B: as of `Features.forward`.
+            before_B, sizes_B: samples before the piece of each, whole outputs, and samples of the piece. The
+                graph goes from samples to outputs, so its encoder too hears what is around the pieces.
+        """
+        out_B = self._encoder.output_lengths(self._features.output_lengths(sizes_B))
+        skip_B = before_B // (self._features.hop_samples * self._encoder.frames_per_output)
+        return stretches(self._whole(samples_BT, lengths_B), skip_B, out_B), out_B
+
+    def _whole(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """log_probs_BTV of all that is given."""
         if not self._states:
             given = {"samples": samples_BT.numpy(), "lengths": lengths_B.numpy()}
-            log_probs_BTV, out_B = self._session.run(None, given)
-            return torch.from_numpy(log_probs_BTV), torch.from_numpy(out_B)
+            return torch.from_numpy(self._session.run(None, given)[0])
         front, factor = self._features, self._encoder.frames_per_output
         out_B = self._encoder.output_lengths(front.output_lengths(lengths_B))
         half, size = front.fft_samples // 2, samples_BT.shape[1]
         windows = front.fft_samples + (int(out_B.max()) * factor - 1) * front.hop_samples
         padded_BT = functional.pad(samples_BT, (half, max(0, windows - half - size)))[:, :windows]
-        return self.step(padded_BT, (lengths_B + half).clamp(max=windows), None)[0], out_B
+        return self.step(padded_BT, (lengths_B + half).clamp(max=windows), None)[0]
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None) -> tuple[Tensor, State]:
         """log_probs_BTV of the next block of streams, and the state behind it; arguments as `Features.step`.

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio
 from asr.errors import AudioError
 from asr.segmentation import Piece, longest_samples, pieces
 from asr.transcript import Partial, Segment, Transcript
-from asr.voice import PauseFinder, find_pause
+from asr.voice import PauseFinder, SpeechFinder, find_pause
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
@@ -31,6 +32,13 @@ LONG_STRETCH_S = 60.0
 LONGEST_STRETCH_S = 600.0
 """From here on it is decoded even if the model has heard no space since."""
 
+IMPOSSIBLE = -50.0
+"""The log-probability of sounds where nobody speaks."""
+
+Surroundings = tuple[np.ndarray, np.ndarray]
+"""The samples of a recording before and behind a piece of it."""
+NOTHING: Surroundings = (np.zeros(0, np.float32), np.zeros(0, np.float32))
+
 T = TypeVar("T")
 
 
@@ -41,9 +49,7 @@ class Model(Protocol):
     def rate_hz(self) -> int: ...
     @property
     def frame_s(self) -> float: ...
-    def log_probs(
-        self, samples: list[np.ndarray], around: list[tuple[np.ndarray, np.ndarray]]
-    ) -> tuple[Tensor, Tensor]: ...
+    def log_probs(self, samples: list[np.ndarray], around: list[Surroundings]) -> tuple[Tensor, Tensor]: ...
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
 
 
@@ -84,7 +90,7 @@ class Pipeline(Generic[T]):
         silent: outputs that are no sound: the blank and the space.
         stream: recognises blocks one after the other, if the model hears the past alone; it then keeps its
             state through long recordings, and nothing is cut or heard twice.
-        pause: finds where long recordings are cut.
+        pause: finds where long recordings are cut; no words are written where it knows that nobody speaks.
         context_s: of a long recording around a piece, for the scale of its features.
         batch_s: seconds of sound, padding included, in a batch.
         on_segment: told (number of the source, segment) as soon as a segment is known.
@@ -189,13 +195,24 @@ class Pipeline(Generic[T]):
             )
             for row, length, i in zip(log_probs_BTV, lengths_B.tolist(), batch, strict=True):
                 piece = pool[i][1]
-                found[i] = row[piece.skip_outputs : min(length, piece.end_output or length)].clone()
+                row = self._without_noise(row[:length], piece)
+                found[i] = row[piece.skip_outputs : piece.end_output].clone()
         stretches = [
             stretch
             for i, (recording, piece) in enumerate(pool)
             for stretch in self._stretches(recording, piece, found.pop(i))
         ]
         self._decode(stretches)
+
+    def _without_noise(self, log_probs_TV: Tensor, piece: Piece) -> Tensor:
+        """The outputs as they are, but blank where a finder of speech hears nobody."""
+        if not isinstance(self.pause, SpeechFinder):
+            return log_probs_TV
+        spoken_T = self.pause.is_speech(piece.samples, self.model.rate_hz, self._step_samples)
+        spoken_T1 = torch.from_numpy(spoken_T[: len(log_probs_TV)])[:, None]
+        blank_V = torch.full_like(log_probs_TV[0], IMPOSSIBLE)
+        blank_V[0] = 0.0
+        return torch.where(spoken_T1, log_probs_TV, blank_V)
 
     def _stretches(self, recording: Recording, piece: Piece, log_probs_TV: Tensor) -> Iterator[Stretch]:
         """The stretches that a piece ends, or that are long enough to be cut."""
@@ -224,7 +241,7 @@ class Pipeline(Generic[T]):
         for batch in self._batches(order, lambda i: len(stretches[i].log_probs_TV) * self.model.frame_s):
             rows = [stretches[i].log_probs_TV for i in batch]
             lengths_B = torch.tensor([len(row) for row in rows])
-            log_probs_BTV = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            log_probs_BTV = pad_sequence(rows, batch_first=True)
             for i, hypothesis in zip(batch, self.decode(log_probs_BTV, lengths_B), strict=True):
                 told[i] = self._segment(stretches[i], hypothesis), hypothesis.log_prob
         for i, stretch in enumerate(stretches):
@@ -249,6 +266,23 @@ class Pipeline(Generic[T]):
             batch.append(i)
         if batch:
             yield batch
+
+
+def padded(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Recordings side by side with zeros behind them, float32 samples_BT, and their lengths_B."""
+    lengths_B = torch.tensor([len(wave) for wave in waves])
+    samples_BT = torch.zeros(len(waves), int(lengths_B.max()))
+    for row, wave in zip(samples_BT, waves, strict=True):
+        row[: len(wave)] = torch.from_numpy(wave)
+    return samples_BT, lengths_B
+
+
+def stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
+    """Of each row so many frames from its first one on, zero behind."""
+    if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
+        return x_BTF
+    places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
+    return pad_sequence([row[first : first + n] for row, first, n in places], batch_first=True)
 
 
 def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr import bundle
 from asr.decoding import greedy
@@ -17,7 +16,7 @@ from asr.decoding.choice import Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
-from asr.pipeline import Pipeline, blocks_of, samples_of
+from asr.pipeline import NOTHING, Pipeline, Surroundings, blocks_of, padded, samples_of, stretches
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, joint, obstacles, silent_outputs
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 
 Source = str | Path | bytes | BinaryIO | np.ndarray
-Surroundings = tuple[np.ndarray, np.ndarray]
-"""The samples before and behind a piece of a recording."""
-NOTHING: Surroundings = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 
 @dataclass
@@ -115,30 +111,22 @@ class Recognizer:
 
         Args:
             samples: mono float32 at `rate_hz`, one array a recording, none empty.
-            around: what comes before and behind each, whole steps of the outputs before it: it has its part
-                in the scale of the features, and no outputs.
+            around: what comes before and behind each, whole steps of the outputs before it; it has a part in
+                the scale of the features, and no outputs.
 
         Returns:
             log_probs_BTV float32 and lengths_B (frames), both on the CPU. What stands behind a recording's
             length is padding.
         """
         around = around or [NOTHING] * len(samples)
-        wholes = [
-            np.concatenate([before, s, after]) for s, (before, after) in zip(samples, around, strict=True)
-        ]
-        before_B, lengths_B = torch.tensor([[len(b) for b, _ in around], [len(s) for s in wholes]])
-        samples_BT = torch.zeros(len(samples), int(lengths_B.max()))
-        for row, s in zip(samples_BT, wholes, strict=True):
-            row[: len(s)] = torch.from_numpy(s)
-        sizes_B = torch.tensor([len(s) for s in samples])
-        if self.runtime is not None:  # its graph goes from samples to outputs: it hears the surroundings too
-            outputs_BTV, _ = self.runtime.log_probs(samples_BT, lengths_B)
-            out_B = self.encoder.output_lengths(self.features.output_lengths(sizes_B))
-            skip_B = before_B // (self.features.hop_samples * self.encoder.frames_per_output)
-            return _stretches(outputs_BTV, skip_B, out_B), out_B
+        wholes = [np.concatenate([b, s, a]) for s, (b, a) in zip(samples, around, strict=True)]
+        samples_BT, lengths_B = padded(wholes)
+        before_B, sizes_B = torch.tensor([[len(b) for b, _ in around], [len(s) for s in samples]])
+        if self.runtime is not None:
+            return self.runtime.log_probs(samples_BT, lengths_B, before_B, sizes_B)
         features_BTF, _ = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
         frames_B = self.features.output_lengths(sizes_B)
-        features_BTF = _stretches(features_BTF, before_B // self.features.hop_samples, frames_B)
+        features_BTF = stretches(features_BTF, before_B // self.features.hop_samples, frames_B)
         log_probs_BTV, out_B = self.encoder(features_BTF, frames_B.to(self.device))
         return log_probs_BTV.float().cpu(), out_B.cpu()
 
@@ -257,10 +245,12 @@ class Recognizer:
         """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
 
         `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds the
-        pauses that recordings beyond 40 s are cut at (`asr.voice`).
+        pauses that recordings beyond 40 s are cut at (`asr.voice`); `silero` also skips noise.
         """
-        needs_whole = (
-            obstacles(self.features, self.encoder) or (decoder or self.decoder.name) == "pyctcdecode"
+        needs_pieces = (
+            obstacles(self.features, self.encoder)
+            or (decoder or self.decoder.name) == "pyctcdecode"
+            or vad == "silero"
         )
         return Pipeline(
             self,
@@ -268,7 +258,7 @@ class Recognizer:
             partial(blocks_of, rate_hz=self.rate_hz),
             joint=joint(self.alphabet),
             silent=silent_outputs(self.alphabet),
-            stream=None if needs_whole else partial(self.stream, decoder=decoder, **settings),
+            stream=None if needs_pieces else partial(self.stream, decoder=decoder, **settings),
             batch_s=batch_s,
             on_segment=on_segment,
             pause=pause_finder(vad),
@@ -308,14 +298,9 @@ class Recognizer:
         from asr.ctc import forward_backward
 
         log_probs_BTV, lengths_B = self.log_probs([samples_of(source, self.rate_hz)])
-        targets = self.targets(text)
-        lattice = forward_backward(
-            log_probs_BTV.double(),
-            torch.tensor([targets], dtype=torch.long).reshape(1, len(targets)),
-            lengths_B,
-            torch.tensor([len(targets)]),
-        )
-        return -float(lattice.nll_B[0])
+        targets_1S = torch.tensor([self.targets(text)], dtype=torch.long)
+        labels_B = torch.tensor([targets_1S.shape[1]])
+        return -float(forward_backward(log_probs_BTV.double(), targets_1S, lengths_B, labels_B).nll_B[0])
 
     def save(self, path: str | Path) -> Path:
         """The file of the bundle, written whole or not at all.
@@ -330,14 +315,6 @@ class Recognizer:
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))
         return file
-
-
-def _stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """Of each row so many frames from its first one on, zero behind."""
-    if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
-        return x_BTF
-    places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
-    return pad_sequence([row[first : first + n] for row, first, n in places], batch_first=True)
 
 
 def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float32") -> Recognizer:

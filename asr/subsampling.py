@@ -8,13 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from asr.spans import inside
+
 State = tuple[Tensor, ...]
 """What a layer remembers between blocks."""
-
-
-def inside(lengths_B: Tensor, size: int) -> Tensor:
-    """A mask (B, size, 1) that is true within each length."""
-    return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[..., None]
 
 
 class Stack(nn.Module):

@@ -9,7 +9,7 @@ nothing is fetched, and it runs by onnxruntime beside any torch.
 
 import warnings
 from functools import cache
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -25,6 +25,7 @@ SILERO_FRAME_SAMPLES = 512
 
 _SMALLEST_RANGE_DB = 10.0  # between the quiet and the loud frames of sound that has pauses at all
 _THRESHOLD = 0.3  # of that range, above the quiet frames
+_MARGIN_S = 0.3  # around what silero hears: breaths and faint endings belong to a word
 _QUIETEST_DB = -80.0  # digital silence is no deeper than this, or the threshold would follow it down
 
 
@@ -33,6 +34,14 @@ class PauseFinder(Protocol):
 
     def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
         """The sample in the middle of the longest pause behind `after_samples`, or None if there is none."""
+
+
+@runtime_checkable
+class SpeechFinder(PauseFinder, Protocol):
+    """Also knows where nobody speaks, so that no words are written there."""
+
+    def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
+        """For the moment of every output, whether somebody speaks near it; bool (1 + n // step_samples,)."""
 
 
 @cache
@@ -118,6 +127,22 @@ class Silero:
             shortest=SHORTEST_PAUSE_S * rate_hz / frame,
         )
         return None if middle is None else min(len(samples) - 1, int(middle * frame))
+
+    def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
+        """For the moment of every output, whether somebody speaks within 0.3 s of it; bool (N,).
+
+        Args:
+            samples: mono float32 (n,), n at least 1.
+            rate_hz: theirs.
+            step_samples: from one output to the next; N is 1 + n // step_samples.
+        """
+        frame = rate_hz * SILERO_FRAME_SAMPLES / audio.RATE_HZ
+        spoken_at = (np.flatnonzero(self.speech(samples, rate_hz) >= 0.5) + 0.5) * frame
+        moment_N = np.arange(1 + len(samples) // step_samples) * step_samples
+        bounds = np.array([-_MARGIN_S, _MARGIN_S]) * rate_hz
+        first_N, end_N = np.searchsorted(spoken_at, moment_N + bounds[:, None])
+        near_N: np.ndarray = end_N > first_N
+        return near_N
 
     def speech(self, samples: np.ndarray, rate_hz: int) -> np.ndarray:
         """The probability of speech in each frame of 32 ms, float32 (N,)."""

@@ -20,6 +20,7 @@ ROOMS = (
     "pronunciation",
     "text",
     "corpus",
+    "spans",
     "features",
     "draws",
     "augmentation",

@@ -87,6 +87,29 @@ def test_batches_change_nothing_and_order_is_kept(short_pieces):
         assert [t.words for t in together] == [t.words for t in one_by_one]
 
 
+class OnlyTheMiddle:
+    """Cuts nowhere, and says that somebody speaks from the fourth second to the seventh."""
+
+    def __call__(self, samples, rate_hz, /, *, after_samples=0):
+        return None
+
+    def is_speech(self, samples, rate_hz, step_samples):
+        moments_s = np.arange(1 + len(samples) // step_samples) * step_samples / rate_hz
+        return (moments_s >= 3) & (moments_s < 7)
+
+
+def test_nothing_is_written_where_nobody_speaks(monkeypatch):
+    def words(said):
+        return [w.text for w in said.words if w.start_s > 3.1 and w.end_s < 6.9]
+
+    samples = spoken(TEXT, seed=2, pause_s=1.0)
+    plain = tone_model().transcribe(samples)
+    monkeypatch.setattr("asr.recognizer.pause_finder", lambda name: OnlyTheMiddle())
+    heard = tone_model().transcribe(samples)
+    assert heard.words and all(w.start_s > 2.9 and w.end_s < 7.1 for w in heard.words)
+    assert len(words(heard)) > 2 and words(heard) == words(plain)
+
+
 def test_segments_are_told_as_soon_as_they_are_known(short_pieces):
     told = []
     [said] = tone_model().outcomes([spoken(TEXT, seed=2)], on_segment=lambda n, s: told.append((n, s)))

@@ -53,6 +53,24 @@ def test_silero_hears_a_pause_that_noise_hides_from_energy(rate_hz):
     assert len(first) < found < len(first) + len(pause)
 
 
+@pytest.mark.parametrize("rate_hz", [8000, 16_000])
+def test_silero_knows_where_somebody_speaks(rate_hz):
+    pytest.importorskip("silero_vad", reason="needs asr[vad]")
+    espeak = pytest.importorskip("asr.espeak")
+    pytest.importorskip("espeakng_loader", reason="needs asr[synth]")
+    with espeak.Espeak() as voice:
+        said = audio.resample(voice.speak("three seven", espeak.Manner("en-us")), voice.rate_hz, rate_hz)
+    noise = np.random.default_rng(0).normal(0, 0.02, 5 * rate_hz).astype(np.float32)
+    noise[2 * rate_hz : 2 * rate_hz + len(said)] += 0.3 * said / np.abs(said).max()
+    step = rate_hz // 25
+    heard = pause_finder("silero").is_speech(noise, rate_hz, step)
+    assert len(heard) == 1 + len(noise) // step
+    places_s = np.flatnonzero(heard) * step / rate_hz
+    assert places_s.min() == pytest.approx(2, abs=0.6)
+    assert places_s.max() == pytest.approx(2 + len(said) / rate_hz, abs=0.6)
+    assert len(places_s) == pytest.approx((places_s.max() - places_s.min()) * 25 + 1)
+
+
 def test_an_unknown_detector_is_named():
     with pytest.raises(ConfigError, match="expected energy or silero"):
         pause_finder("ears")
