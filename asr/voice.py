@@ -25,7 +25,7 @@ SILERO_FRAME_SAMPLES = 512
 
 _SMALLEST_RANGE_DB = 10.0  # between the quiet and the loud frames of sound that has pauses at all
 _THRESHOLD = 0.3  # of that range, above the quiet frames
-_MARGIN_S = 0.3  # around what silero hears: breaths and faint endings belong to a word
+_MARGIN_S = 0.5  # around what silero hears: models tell of a word up to 0.3 s before it is said
 _QUIETEST_DB = -80.0  # digital silence is no deeper than this, or the threshold would follow it down
 
 
@@ -129,7 +129,7 @@ class Silero:
         return None if middle is None else min(len(samples) - 1, int(middle * frame))
 
     def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
-        """For the moment of every output, whether somebody speaks within 0.3 s of it; bool (N,).
+        """For the moment of every output, whether somebody speaks within half a second of it; bool (N,).
 
         Args:
             samples: mono float32 (n,), n at least 1.
