@@ -107,6 +107,11 @@ class Alphabet:
         return None if self.is_subword else self._index.get(" ")
 
     @cached_property
+    def _written(self) -> tuple[str, ...]:
+        """What each output 0 … V−1 writes."""
+        return ("", *self.symbols)
+
+    @cached_property
     def word_starts(self) -> tuple[bool, ...]:
         """For each output 0 … V−1, whether it opens a word by itself (only ever true for subwords)."""
         return (False, *(self.is_subword and s.startswith(WORD_OPENER) for s in self.symbols))
@@ -199,7 +204,7 @@ class Alphabet:
         >>> heard.encode("two two"), heard.decode([2, 3, 1, 3])
         ([2, 3, 1, 2, 3], 'two uː')
         """
-        given, written = list(indices), ("", *self.symbols)
+        given, written = list(indices), self._written
         if given and not 0 <= min(given) <= max(given) < len(written):
             wrong = next(i for i in given if not 0 <= i < len(written))
             raise AlphabetError(f"index {wrong}: this alphabet has outputs 0 to {self.size - 1}")

@@ -25,6 +25,7 @@ ROOMS = (
     "draws",
     "augmentation",
     "subsampling",
+    "machine",
     "lstm",
     "encoder",
     "precision",

@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import intrinsic
+
+from asr.machine.instructions import reinterpretation
 
 POINT = 40  # binary digits after the point
 SHIFT = 52 - POINT  # a double has 52 of them
@@ -37,22 +38,8 @@ SERIES = tuple(1.0 / math.factorial(n) for n in range(12, -1, -1))  # exp(z) for
 
 Row = Any  # a one-dimensional contiguous array of int64
 
-
-def _reinterpretation(given: Any, wanted: Any) -> Any:
-    """A function for compiled code that reads the bits of one type as another."""
-
-    @intrinsic
-    def reinterpret(_typing: Any, _x: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], context.get_value_type(wanted))
-
-        return wanted(given), generate
-
-    return reinterpret
-
-
-_bits = _reinterpretation(types.float64, types.int64)
-_double = _reinterpretation(types.int64, types.float64)
+_bits = reinterpretation(types.float64, types.int64)
+_double = reinterpretation(types.int64, types.float64)
 
 
 @njit(nogil=True)

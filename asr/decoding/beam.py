@@ -5,12 +5,12 @@ Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word la
 
 import math
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from asr.decoding import outcome, search
@@ -68,6 +68,7 @@ class BeamDecoder:
             cannot be spelled.
         LanguageModelError: a language model of which no word can be spelled.
 
+    >>> import torch
     >>> decoder = BeamDecoder(Alphabet(["a", "b"]))
     >>> probs = torch.tensor([[0.4, 0.3, 0.3], [0.4, 0.3, 0.3]])  # the best path is empty, the best text not
     >>> decoder.decode(probs.log()[None], [2])[0].tokens
@@ -116,7 +117,8 @@ class BeamDecoder:
             token_alpha=token_alpha,
         )
         self.words = words if isinstance(lexicon, Mapping) else None
-        self.settings = Settings(beam_width, math.exp(-beam_threshold), math.exp(token_threshold), True)
+        least_output = max(math.exp(token_threshold), sys.float_info.min)
+        self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output, True)
         self.threads = threads or _available_cores()
         self._scale_V = _prior_scale(prior, prior_weight, alphabet.size)
 
@@ -133,11 +135,12 @@ class BeamDecoder:
         """
         if n_best < 1:
             raise DecodingError(f"n_best={n_best}: expected at least 1")
-        probs_BTV, lengths = self.weighed(log_probs_BTV, lengths_B)
+        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
+        emissions = [self.weighed(log_probs_BTV[i, :n], i) for i, n in enumerate(lengths)]
 
         def decode_one(i: int) -> list[Hypothesis]:
             search = self.begin(n_best)
-            search.take(probs_BTV[i, : lengths[i]].double().numpy())
+            search.take(emissions[i])
             return search.finish()
 
         # the longest first, so that no thread is left with a long one at the end
@@ -150,14 +153,13 @@ class BeamDecoder:
             found = {i: decode_one(i) for i in order}
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
 
-    def weighed(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Plain probabilities on the CPU, checked and divided by the prior, and the lengths; see `decode`."""
-        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
-        probs_BTV = probabilities(log_probs_BTV, lengths).cpu()
-        if self._scale_V is not None and probs_BTV.numel():
-            probs_BTV = probs_BTV * self._scale_V
-            probs_BTV = probs_BTV / probs_BTV.sum(-1, keepdim=True)
-        return probs_BTV, lengths
+    def weighed(self, log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
+        """(T, V) float64: plain probabilities, divided by the prior; errors as `decode`."""
+        y_TV = probabilities(log_probs_TV, utterance)
+        if self._scale_V is not None:
+            y_TV *= self._scale_V
+            y_TV /= y_TV.sum(1, keepdims=True)
+        return y_TV
 
     def write(self, tokens: Sequence[int]) -> str:
         """The text of the tokens as a whole utterance; nothing for a last word that no pronunciation ends."""
@@ -177,6 +179,7 @@ class Search:
     1 … V−1. `agreed` only ever grows, and whatever `finish` finds among the prefixes of the beam begins with
     it; `leading` may change with every block.
 
+    >>> import torch
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
     >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
     >>> search.advance(log_probs_TV[:2])
@@ -206,8 +209,8 @@ class Search:
         Raises:
             DecodingError: as `BeamDecoder.decode`; the frame is counted from the start of the block.
         """
-        block_BTV, _ = self._decoder.weighed(log_probs_TV[None], [len(log_probs_TV)])
-        self.take(block_BTV[0].double().numpy())
+        block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size)
+        self.take(self._decoder.weighed(block_BTV[0]))
 
     def take(self, y_TV: np.ndarray) -> None:
         """Hear a block of frames as plain probabilities (float64) that have been checked."""
@@ -241,8 +244,10 @@ class Search:
         Args:
             begin: tokens of `agreed` that were handed out already: every hypothesis begins with them.
         """
-        y_TV = np.concatenate([np.empty((0, self._decoder.alphabet.size)), *self._blocks])
-        decoder = self._decoder
+        decoder, blocks = self._decoder, self._blocks
+        if len(blocks) != 1:
+            self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
+        [y_TV] = blocks
         return rank(
             self._beam,
             self._tree,
@@ -262,17 +267,17 @@ def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> Tensor | None:
+def _prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> np.ndarray | None:
     """(V,) what probabilities are multiplied by; None if by nothing.
 
     Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
     """
     if prior is None or not weight:
         return None
-    prior_V = torch.tensor(list(prior), dtype=torch.float32)
-    if prior_V.shape != (outputs,) or not bool((prior_V >= 0).all()) or not 0 <= weight <= 1:
+    prior_V = np.array(list(prior), float)
+    if prior_V.shape != (outputs,) or not (prior_V >= 0).all() or not 0 <= weight <= 1:
         raise DecodingError(
             f"prior of {len(prior_V)} outputs with prior_weight={weight}: expected {outputs} shares, none "
             "negative, and a weight from 0 to 1"
         )
-    return prior_V.clamp(min=_RAREST).pow(-weight)
+    return np.maximum(prior_V, _RAREST) ** -weight

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from asr.decoding.emissions import check, probabilities
+from asr.decoding.emissions import check, check_normalised
 from asr.decoding.hypothesis import Hypothesis
 
 
@@ -32,7 +32,7 @@ def greedy(log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hyp
     ((1, 1), ((0, 1), (2, 4)), [0.9, 0.8])
     """
     log_probs_BTV, lengths = check(log_probs_BTV, lengths_B)
-    probabilities(log_probs_BTV, lengths)
+    check_normalised(log_probs_BTV, lengths)
     batch, frames, _ = log_probs_BTV.shape
     if not batch * frames:
         return [Hypothesis((), (), (), 0.0, 0.0)] * batch

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NoReturn
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def check(
         DecodingError: wrong axes, size or lengths.
     """
     log_probs = torch.as_tensor(log_probs_BTV).detach()
-    lengths = torch.as_tensor(lengths_B if len(lengths_B) else torch.zeros(0, dtype=torch.int64)).cpu()
+    frames = _integers(lengths_B)
     shape = tuple(log_probs.shape)
     if log_probs.dim() != 3 or not log_probs.is_floating_point():
         raise DecodingError(
@@ -39,12 +40,12 @@ def check(
             f"log-probabilities of shape {shape}: expected axes {AXES} with {outputs} outputs, the "
             f"alphabet's {outputs - 1} symbols and the blank at 0{hint}"
         )
-    if lengths.dim() != 1 or len(lengths) != shape[0] or lengths.is_floating_point():
+    if frames is None or len(frames) != shape[0]:
+        given = torch.as_tensor(lengths_B)
         raise DecodingError(
-            f"{lengths.dtype} lengths of shape {tuple(lengths.shape)} for log-probabilities of shape "
+            f"{given.dtype} lengths of shape {tuple(given.shape)} for log-probabilities of shape "
             f"{shape}: expected one integer number of frames for each of the {shape[0]} utterances"
         )
-    frames: list[int] = lengths.tolist()
     for i, n in enumerate(frames):
         if not 0 <= n <= shape[1]:
             raise DecodingError(
@@ -54,34 +55,57 @@ def check(
     return (log_probs.float() if log_probs.dtype in (torch.float16, torch.bfloat16) else log_probs), frames
 
 
-def probabilities(log_probs_BTV: Tensor, lengths: list[int]) -> Tensor:
-    """exp of the log-probabilities, if every frame is a distribution; padding is not looked at.
+def _integers(lengths_B: Tensor | Sequence[int]) -> list[int] | None:
+    """The lengths as a list, or None if they are no list of integers."""
+    lengths = lengths_B.tolist() if hasattr(lengths_B, "tolist") else list(lengths_B)
+    good = isinstance(lengths, list) and all(isinstance(n, int | np.integer) for n in lengths)
+    return lengths if good else None
+
+
+def check_normalised(log_probs_BTV: Tensor, lengths: list[int]) -> None:
+    """Look whether every frame is a distribution, on whatever device; padding is not looked at.
 
     Raises:
         DecodingError: NaN, positive or unnormalised values.
     """
-    probs_BTV = log_probs_BTV.exp()
     if not log_probs_BTV.numel():
-        return probs_BTV
+        return
     inside_BT = torch.arange(log_probs_BTV.shape[1])[None] < torch.tensor(lengths)[:, None]
-    total_BT = probs_BTV.sum(-1).cpu()
+    total_BT = log_probs_BTV.exp().sum(-1).cpu()
     wrong_BT = inside_BT & ~((total_BT - 1).abs() <= TOLERANCE)
     if bool(wrong_BT.any()):
-        _complain(log_probs_BTV, total_BT, wrong_BT)
-    return probs_BTV
+        i, t = (int(at[0]) for at in torch.nonzero(wrong_BT, as_tuple=True))
+        _complain(log_probs_BTV[i, t], i, t)
 
 
-def _complain(log_probs_BTV: Tensor, total_BT: Tensor, wrong_BT: Tensor) -> NoReturn:
-    """Say what is wrong with the first of the wrong frames."""
-    i, t = (int(at[0]) for at in torch.nonzero(wrong_BT, as_tuple=True))
-    frame = log_probs_BTV[i, t].float().cpu()
+def probabilities(log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
+    """(T, V) float64 on the CPU: exp of the log-probabilities, if every frame is a distribution.
+
+    Args:
+        utterance: the number to complain with.
+
+    Raises:
+        DecodingError: NaN, positive or unnormalised values.
+    """
+    probs_TV = np.exp(log_probs_TV.cpu().numpy())
+    total_T = probs_TV @ np.ones(probs_TV.shape[1], probs_TV.dtype)
+    if not (np.abs(total_T - 1) <= TOLERANCE).all():
+        t = int(np.argmin(np.abs(total_T - 1) <= TOLERANCE))
+        _complain(log_probs_TV[t], utterance, t)
+    return probs_TV.astype(np.float64)
+
+
+def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:
+    """Say what is wrong with a frame of an utterance."""
+    frame = log_probs_V.float().cpu()
+    total = float(frame.exp().sum())
     where = f"frame {t} of utterance {i}"
     if bool(frame.isnan().any()):
         raise DecodingError(f"{where} holds NaN; the model that gave it is broken or has diverged")
     if bool((frame >= 0).all()) and abs(float(frame.sum()) - 1) <= TOLERANCE:
         raise DecodingError(f"{where} holds probabilities, not their natural logs; take the logarithm first")
     raise DecodingError(
-        f"{where} is not normalised: its probabilities sum to {float(total_BT[i, t]):.4g}, values lie in "
+        f"{where} is not normalised: its probabilities sum to {total:.4g}, values lie in "
         f"[{float(frame.min()):.4g}, {float(frame.max()):.4g}]; if these are logits, apply log_softmax over "
         "the last axis; if they are log10, multiply by ln 10"
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from asr.text import Alphabet
 
@@ -84,14 +85,12 @@ def word_slices(tokens: Sequence[int], alphabet: Alphabet) -> Iterator[tuple[int
     >>> list(word_slices([2, 3, 1, 1, 2], Alphabet([" ", "a", "b"])))
     [(0, 2), (4, 5)]
     """
-    space, every = alphabet.space, alphabet.space is None and not alphabet.is_subword
-    first = 0
-    for i, token in enumerate(tokens):
-        if (token == space or alphabet.word_starts[token] or every) and i > first:
-            if alphabet.decode(tokens[first:i]):
-                yield first, i
-            first = i
-        if token == space:
-            first = i + 1
-    if first < len(tokens) and alphabet.decode(tokens[first:]):
-        yield first, len(tokens)
+    space, opens = alphabet.space, alphabet.word_starts
+    if space is not None:
+        borders = [-1, *(i for i, token in enumerate(tokens) if token == space), len(tokens)]
+        yield from ((a + 1, b) for a, b in pairwise(borders) if b > a + 1)
+        return
+    starts = [i for i, token in enumerate(tokens) if i and (opens[token] or not alphabet.is_subword)]
+    for first, end in pairwise([0, *starts, len(tokens)]):
+        if alphabet.decode(tokens[first:end]):
+            yield first, end

@@ -1,4 +1,4 @@
-"""How probable a labelling is, and when each of its tokens was said; compiled by numba."""
+"""The likeliest path; how probable a labelling is, and when its tokens were said; compiled by numba."""
 
 import math
 from typing import Any
@@ -7,6 +7,21 @@ import numpy as np
 from numba import njit
 
 FORGET = 1e-40  # a state of the lattice with so much less mass than the frame's best is not followed
+
+
+@njit(nogil=True, cache=True)
+def best_path(y_TV: Any) -> Any:
+    """The labelling of the most probable path."""
+    tokens, count, before = np.empty(y_TV.shape[0], np.int64), 0, 0
+    for t in range(y_TV.shape[0]):
+        best = 0
+        if y_TV[t, 0] <= 0.5:
+            for c in range(1, y_TV.shape[1]):
+                best = c if y_TV[t, c] > y_TV[t, best] else best
+        tokens[count] = best
+        count += best not in (0, before)
+        before = best
+    return tokens[:count]
 
 
 @njit(nogil=True, cache=True)

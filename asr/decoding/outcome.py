@@ -11,8 +11,8 @@ import numpy as np
 from numba import njit
 
 from asr.decoding.prefixes import ENTRIES, Beam
-from asr.decoding.search import close_word, say_word, trie_child
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
+from asr.decoding.words import close_word, say_word, trie_child
 from asr.lm.automaton import advance
 
 
@@ -103,6 +103,13 @@ def _choose(nodes: Any, tables: Tables) -> Any:
     Args:
         nodes: as `_word_nodes` gives them.
     """
+    entries, alike = np.full(len(nodes), -1), 0
+    for i, node in enumerate(nodes):
+        if node > ROOT:
+            entries[i] = tables.trie[node].word
+            alike = max(alike, tables.trie[node].homophones)
+    if alike < 2:
+        return entries
     trail = [(-1, -1)]  # entry, and where the one before it stands
     now = [(0.0, tables.start_state, 0, 0)]  # ln, history, state of the hotwords, where its last word stands
     for node in nodes:
@@ -129,7 +136,6 @@ def _choose(nodes: Any, tables: Tables) -> Any:
             ln += tables.alpha * advance(tables.ngrams, history, tables.end)[1]
         if ln - tables.hot_promise[hot] > best:
             best, at = ln - tables.hot_promise[hot], end
-    entries = np.empty(len(nodes), np.int64)
     for i in range(len(nodes) - 1, -1, -1):
         entries[i], at = trail[at]
     return entries

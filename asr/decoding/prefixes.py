@@ -1,10 +1,9 @@
-"""What the beam search works on: the tree of prefixes and the beam, as flat arrays; two tricks of numba."""
+"""What the beam search works on: the tree of prefixes and the beam, as flat arrays."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 # Beam.counts
 ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET = range(6)
@@ -29,6 +28,7 @@ NODE = np.dtype(
         ("hot", np.int32),  # state of the hotwords after the last complete word
         ("next_hot", np.int32),  # the same if the word ended here
         ("token_history", np.int32),  # state of the n-grams over outputs
+        ("children", np.int64),  # bit (output mod 64) is set if there is a child by it
         ("close", np.float64),  # ln of the factor of ending the word here; NaN if not asked for yet
     ],
     align=True,
@@ -52,7 +52,8 @@ ENTRY = np.dtype(
         ("leave", np.float64),  # factor of leaving the trie from here
         ("closing", np.float64),  # factor of ending the word here; NaN if not asked for yet
         ("key", np.int64),  # a hash of all that decides the future of the prefix
-    ]
+    ],
+    align=True,
 )
 
 EXTENSION = np.dtype(
@@ -60,6 +61,7 @@ EXTENSION = np.dtype(
         ("entry", np.int32),  # index in the beam of what is extended
         ("node", np.int32),  # its node
         ("token", np.int32),  # the output that is added
+        ("word_node", np.int32),  # of the trie, after it
         ("mass", np.float64),
         ("factor", np.float64),
     ],
@@ -73,7 +75,7 @@ class Beam(NamedTuple):
     Attributes:
         entries: (W,) ENTRY records of the prefixes.
         extensions: (W · V,) EXTENSION records.
-        order: (W + W · V,) scratch for selection.
+        order: (2, W + W · V) scratch for selection.
         seen, seen_at: (hash table) entries by their key, and the frame that put them there.
         present: (W, V) the last frame in which the extension by an output was in the beam itself.
         chosen: (V,) outputs to extend with in the present frame.
@@ -99,7 +101,7 @@ class Settings(NamedTuple):
     Attributes:
         width: prefixes that are kept.
         cut: mass below which a prefix is dropped, relative to the best.
-        least_output: probability below which an output extends nothing, unless it is the frame's best.
+        least_output: probability below which an output extends nothing, unless it is the frame's best; > 0.
         drop_dominated: whether prefixes that can never be the best are dropped; they may be second best.
     """
 
@@ -115,7 +117,7 @@ def new_beam(width: int, outputs: int) -> Beam:
     return Beam(
         entries=np.empty(width, ENTRY),
         extensions=np.empty(width * outputs, EXTENSION),
-        order=np.empty(width + width * outputs),
+        order=np.empty((2, width + width * outputs)),
         seen=np.empty(slots, np.int32),
         seen_at=np.full(slots, -1, np.int64),
         present=np.full((width, outputs), -1, np.int32),
@@ -128,13 +130,3 @@ def new_beam(width: int, outputs: int) -> Beam:
 def new_tree(nodes: int) -> np.ndarray:
     """A tree with room for so many nodes."""
     return np.empty(nodes, NODE)
-
-
-@intrinsic
-def count_bits(_typing: Any, _x: Any) -> Any:
-    """The number of bits that are set in an int64."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-        return builder.ctpop(arguments[0])
-
-    return types.int64(types.int64), generate

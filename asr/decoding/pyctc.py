@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from asr.ctc import align
-from asr.decoding.emissions import check, probabilities
+from asr.decoding.emissions import check, check_normalised
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import DecodingError
 from asr.text import Alphabet
@@ -69,7 +69,7 @@ class PyctcDecoder:
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hypothesis]:
         """The best hypothesis of each utterance; arguments and errors as for `BeamDecoder.decode`."""
         checked_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
-        probabilities(checked_BTV, lengths)
+        check_normalised(checked_BTV, lengths)
         return [self._decode(checked_BTV[i, :n].float().cpu()) for i, n in enumerate(lengths)]
 
     def _decode(self, log_probs_TV: Tensor) -> Hypothesis:

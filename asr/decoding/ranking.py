@@ -37,8 +37,13 @@ def rank(
         begin: tokens that the prefixes of the beam begin with. The best path takes part only if it does too.
     """
     found: dict[object, Hypothesis] = {}  # by text
+    known: set[tuple[int, ...]] = set()
 
     def add(tokens: np.ndarray) -> None:
+        labelling = tuple(tokens.tolist())
+        if labelling in known:
+            return
+        known.add(labelling)
         entries, log10_p, other = outcome.read(tokens, tables)
         weight = tables.alpha * log10_p + other
         worst = min((h.score for h in found.values()), default=-math.inf)
@@ -46,8 +51,8 @@ def rank(
             return
         log_prob, spans, peaks = _locate(y_TV, tokens)
         new = Hypothesis(
-            tuple(tokens.tolist()),
-            tuple((a, b) for a, b in spans.tolist()),
+            labelling,
+            tuple(map(tuple, spans.tolist())),
             tuple(peaks.tolist()),
             log_prob,
             log_prob + weight,
@@ -64,7 +69,7 @@ def rank(
         if len(found) == n_best or scores[i] == -math.inf:
             break
         add(outcome.trace(tree, beam.entries["node"][i]))
-    best_path = _best_path(y_TV)
+    best_path = occurrence.best_path(y_TV)
     if tuple(best_path[: len(begin)].tolist()) == begin:
         add(best_path)
     if not found:
@@ -93,12 +98,6 @@ def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np
         spans[i] = span.start_frame, span.end_frame
         peaks[i] = min(y_TV[span.start_frame : span.end_frame, span.token].max(), 1.0)
     return ln, spans, peaks
-
-
-def _best_path(y_TV: np.ndarray) -> np.ndarray:
-    """The labelling of the most probable path."""
-    best_T = y_TV.argmax(1)
-    return best_T[(best_T > 0) & (np.diff(best_T, prepend=0) != 0)]
 
 
 def _whole_words(tokens: np.ndarray, tables: Tables) -> np.ndarray:

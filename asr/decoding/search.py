@@ -7,9 +7,10 @@ small: no logarithm and no exponential is taken per frame and prefix.
 
 What makes it fast. A prefix that stays takes the inflow from its parent by a stored index, so merging costs
 no look-up, and an extension is by construction a prefix that is not in the beam. Only extensions that can
-survive are looked at further. Factors of language model and hotwords are computed once for a prefix and kept
-in the tree. And a prefix that another one dominates is dropped: same future, both masses higher, and nothing
-flows in any more, so it can never win.
+survive are looked at further: which outputs go on with a word is one AND of two masks. Factors of language
+model and hotwords are computed once for a prefix and kept in the tree, and what they will need of the large
+table of n-grams is called from memory as soon as a word could end. And a prefix that another one dominates is
+dropped: same future, both masses higher, and nothing flows in any more, so it can never win.
 """
 
 import math
@@ -28,12 +29,13 @@ from asr.decoding.prefixes import (
     Beam,
     Settings,
     compiled,
-    count_bits,
     inlined,
 )
 from asr.decoding.selection import choose_outputs, drop_dominated, least_mass, rescale
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
-from asr.lm.automaton import advance
+from asr.decoding.words import close_word, spell_on
+from asr.lm.automaton import advance, foresee
+from asr.machine.instructions import count_bits, prefetch
 
 
 @compiled
@@ -41,7 +43,7 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
     """Make the empty prefix, of mass one, the only one; the beam must be new."""
     root = tree[0]
     root.parent = root.child = root.sibling = -1
-    root.token = root.slot = 0
+    root.token = root.slot = root.children = 0
     root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
     root.hot, root.next_hot, root.token_history = 0, 0, tables.token_start
     root.close = np.nan
@@ -79,7 +81,7 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
     return y_TV.shape[0]
 
 
-@compiled
+@inlined
 def _stay(y_V: Any, beam: Beam) -> float:
     """The highest mass among the prefixes of the beam after a frame in which none is extended out of it.
 
@@ -100,7 +102,7 @@ def _stay(y_V: Any, beam: Beam) -> float:
     return best
 
 
-@compiled
+@inlined
 def _settle(beam: Beam) -> None:
     """The beam after a further frame in which nothing is extended: none needs to go."""
     top = 0.0
@@ -112,115 +114,89 @@ def _settle(beam: Beam) -> None:
             top, beam.counts[BEST] = one.total, i
 
 
-@compiled
+@inlined
 def _extend(y_V: Any, count: int, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
     """The highest mass after all extensions that may survive are listed; `best` is that of stays.
 
     A word is not closed in the hope that the language model will lift it above the threshold.
     """
-    first, frame, found = beam.counts[BEST], beam.counts[FRAMES], 0
-    for c in beam.chosen[:count]:
-        y, reach = y_V[c], y_V[c] * tables.bound
-        for j in range(-1, beam.counts[ENTRIES]):
-            i = first if j < 0 else j  # the best prefix first: it sets the threshold for the rest
-            one = beam.entries[i]
-            if one.total * reach < best * cut or j == first or beam.present[i, c] == frame:
-                continue
-            factor = _factor(one, tree, tables, c)
-            mass = (one.blank if one.token == c else one.total) * y * factor
-            if mass < best * cut or mass <= 0.0:
-                continue
-            best = max(best, mass)
-            new = beam.extensions[found]
-            new.entry, new.node, new.token, new.mass, new.factor = i, one.node, c, mass, factor
-            found += 1
-    beam.counts[EXTENSIONS] = found
+    first, going, others, top = beam.counts[BEST], 0, 0, 0.0
+    for q in range(count):
+        c = beam.chosen[q]
+        top = max(top, y_V[c])
+        if tables.single[c]:
+            going |= 1 << tables.single[c]
+        else:
+            beam.chosen[q], beam.chosen[others] = beam.chosen[others], c
+            others += 1
+    for j in range(-1, beam.counts[ENTRIES]):
+        i = first if j < 0 else j  # the best prefix first: it sets the threshold for the rest
+        one = beam.entries[i]
+        if one.total * top * tables.bound < best * cut or j == first:
+            continue
+        for c in beam.chosen[:others]:
+            if one.total * y_V[c] * tables.bound >= best * cut:
+                factor, node = _factor(one, tree, tables, c)
+                best = _list(y_V, i, c, node, factor, best, beam, tree, tables, cut)
+        ways = one.mask & going
+        if one.total * top * one.leave >= best * cut:
+            for c in beam.chosen[others:count]:
+                if not (ways >> tables.single[c]) & 1:
+                    best = _list(y_V, i, c, OUTSIDE, one.leave, best, beam, tree, tables, cut)
+        while ways:
+            before = (ways & -ways) - 1  # all digits below the lowest
+            ways &= ways - 1
+            node = one.first + count_bits(one.mask & before)
+            c, factor = tables.writer[count_bits(before)], tables.ahead[node] * one.ahead
+            best = _list(y_V, i, c, node, factor, best, beam, tree, tables, cut)
     return best
 
 
 @inlined
-def _factor(one: Any, tree: Any, tables: Tables, c: int) -> float:
-    """What extending an entry by output `c` is worth."""
+def _list(
+    y_V: Any,
+    i: int,
+    c: int,
+    word_node: int,
+    factor: float,
+    best: float,
+    beam: Beam,
+    tree: Any,
+    tables: Tables,
+    cut: float,
+) -> float:
+    """Note an extension, unless it is in the beam already or has too little mass; the highest mass so far."""
+    one = beam.entries[i]
+    if tables.token_start >= 0:
+        ngrams, word = tables.token_ngrams, tables.token_word[c]
+        factor *= math.exp(tables.token_alpha * advance(ngrams, tree[one.node].token_history, word)[1])
+    mass = (one.blank if one.token == c else one.total) * y_V[c] * factor
+    if mass < best * cut or mass <= 0.0 or beam.present[i, c] == beam.counts[FRAMES]:
+        return best
+    new = beam.extensions[beam.counts[EXTENSIONS]]
+    beam.counts[EXTENSIONS] += 1
+    new.entry, new.node, new.token, new.mass, new.factor = i, one.node, c, mass, factor
+    new.word_node = word_node
+    if word_node >= ROOT:
+        prefetch(tables.trie, word_node)
+    return max(best, mass)
+
+
+@inlined
+def _factor(one: Any, tree: Any, tables: Tables, c: int) -> tuple[float, int]:
+    """(what extending an entry by an output of no or several digits is worth, node of the trie after it)."""
+    at = tree[one.node].word_node
     if tables.closes[c]:
         if math.isnan(one.closing):
             close_word(tree, tables, one.node)
             one.closing = math.exp(tree[one.node].close)
-        factor = one.closing * tables.opening[c]
-    elif tables.first[c + 1] - tables.first[c] == 1:
-        digit = np.int64(tables.digits[tables.first[c]])
-        if (one.mask >> digit) & 1:
-            factor = tables.ahead[one.first + count_bits(one.mask & ((1 << digit) - 1))] * one.ahead
-        else:
-            factor = one.leave
-    else:
-        at = tree[one.node].word_node
-        node, ln = spell_on(tables, at, c)
-        ln += tables.trie[node].foreseen if node >= ROOT else tables.outside
-        factor = math.exp(ln - (tables.trie[at].foreseen if at >= ROOT else tables.outside))
-    if tables.token_start >= 0:
-        ngrams, word = tables.token_ngrams, tables.token_word[c]
-        factor *= math.exp(tables.token_alpha * advance(ngrams, tree[one.node].token_history, word)[1])
-    return factor
+        return one.closing * tables.opening[c], spell_on(tables, ROOT, c)[0]
+    node, ln = spell_on(tables, at, c)
+    ln += tables.trie[node].foreseen if node >= ROOT else tables.outside
+    return math.exp(ln - (tables.trie[at].foreseen if at >= ROOT else tables.outside)), node
 
 
 @inlined
-def spell_on(tables: Tables, word_node: int, c: int) -> tuple[int, float]:
-    """(node of the trie after the digits of output `c`, ln of what it costs to spell outside the trie)."""
-    ln = 0.0
-    for a in range(tables.first[c], tables.first[c + 1]):
-        digit = np.int64(tables.digits[a])
-        if digit:
-            word_node = trie_child(tables.trie, word_node, digit)
-            if word_node == OUTSIDE:
-                ln -= tables.outside_step
-    return word_node, ln
-
-
-@inlined
-def trie_child(trie: Any, node: int, digit: int) -> int:
-    """The node of the trie below `node`, or OUTSIDE."""
-    if node < ROOT or not (trie[node].mask >> digit) & 1:
-        return OUTSIDE
-    return trie[node].first + count_bits(trie[node].mask & ((1 << digit) - 1))
-
-
-@inlined
-def close_word(tree: Any, tables: Tables, node: int) -> None:
-    """Note what it costs to end the word at this prefix, and what has been heard then.
-
-    Of homophones only the one that is best here is followed.
-    """
-    at = tree[node]
-    at.close, at.next_history, at.next_hot = 0.0, at.history, at.hot
-    if at.word_node == ROOT:
-        return
-    foreseen, word, last = tables.outside, -1, -1
-    if at.word_node > ROOT:
-        ends = tables.trie[at.word_node]
-        foreseen, word, last = ends.foreseen, ends.word, ends.word + max(ends.homophones, 1) - 1
-    at.close = -np.inf
-    for entry in range(word, last + 1):
-        ln, history, hot = say_word(tables, entry, at.history, at.hot)
-        if entry == word or ln - foreseen > at.close:
-            at.close, at.next_history, at.next_hot = ln - foreseen, history, hot
-
-
-@inlined
-def say_word(tables: Tables, entry: int, history: int, hot: int) -> tuple[float, int, int]:
-    """(value, history, state of the hotwords) with one word more; −1 stands for any word of no entry."""
-    ln, word, number = 0.0, tables.unknown, 0
-    if entry >= 0:
-        word, number = tables.word_ids[entry], tables.hot_numbers[entry]
-    else:
-        ln -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
-    if tables.start_state >= 0:
-        history, log10_p = advance(tables.ngrams, history, word)
-        ln += tables.alpha * log10_p + tables.beta
-    after = tables.hot_after[hot, number]
-    return ln + tables.hot_promise[after] + tables.hot_reward[after] - tables.hot_promise[hot], history, after
-
-
-@compiled
 def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
     """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
     kept, top, entries = 0, 0.0, beam.entries
@@ -250,7 +226,7 @@ def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -
         equals -= new.mass == least
         if new.mass > top:
             top, beam.counts[BEST] = new.mass, beam.counts[ENTRIES]
-        node = _child(beam, tree, tables, new.node, new.token)
+        node = _child(beam, tree, tables, new.node, new.token, new.word_node)
         _insert(beam, tree, tables, node, entries[new.entry].move, new.mass, new.factor)
 
 
@@ -263,15 +239,15 @@ def _copy(one: Any, to: Any) -> None:
 
 
 @inlined
-def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int) -> int:
+def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int, word_node: int) -> int:
     """The node of a prefix that enters the beam. It may have been there before; then its extensions may
     still be, and get their inflow from it again."""
     parent = tree[parent_node]
-    node = parent.child
+    node = parent.child if (parent.children >> (token & 63)) & 1 else -1
     while node >= 0 and tree[node].token != token:
         node = tree[node].sibling
     if node < 0:
-        return _add_node(tree, tables, beam.counts, parent_node, token)
+        return _add_node(tree, tables, beam.counts, parent_node, token, word_node)
     below = tree[node].child
     while below >= 0:
         slot = tree[below].slot
@@ -282,20 +258,21 @@ def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int) 
 
 
 @inlined
-def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int) -> int:
+def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int, word_node: int) -> int:
     """A new node of the tree, with what it knows of words."""
     node, parent = counts[NODES], tree[parent_node]
     counts[NODES] += 1
-    new, word_node = tree[node], parent.word_node
+    new = tree[node]
     new.history, new.hot, new.token_history = parent.history, parent.hot, parent.token_history
     if tables.closes[token]:
-        word_node, new.history, new.hot = ROOT, parent.next_history, parent.next_hot
-    new.word_node = spell_on(tables, word_node, token)[0]
+        new.history, new.hot = parent.next_history, parent.next_hot
+    new.word_node = word_node
     if parent.token_history >= 0:
         ngrams, word = tables.token_ngrams, tables.token_word[token]
         new.token_history = advance(ngrams, parent.token_history, word)[0]
     new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
-    parent.child = node
+    parent.child, new.children = node, 0
+    parent.children |= 1 << (token & 63)
     new.close = np.nan
     return node
 
@@ -310,11 +287,13 @@ def _insert(
     one = beam.entries[i]
     one.node, one.token, one.parent = node, at.token, parent
     one.blank, one.spoken, one.total, one.factor = 0.0, mass, mass, factor
-    one.closing = math.exp(at.close) if not math.isnan(at.close) else np.nan
+    one.closing = at.close if math.isnan(at.close) else math.exp(at.close)
     if at.word_node >= ROOT:
         word = tables.trie[at.word_node]
         one.mask, one.first = word.mask, word.first
         one.ahead, one.leave = 1.0 / tables.ahead[at.word_node], word.leave
+        if tables.start_state >= 0 and word.word >= 0 and math.isnan(at.close):
+            foresee(tables.ngrams, at.history, tables.word_ids[word.word])
     else:
         one.mask, one.first, one.ahead, one.leave = 0, 0, 1.0, math.exp(-tables.outside_step)
     key = np.int64(at.token)

@@ -3,29 +3,27 @@
 import math
 from typing import Any
 
-from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam, compiled, inlined
+from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam, inlined
 
 
-@compiled
+@inlined
 def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
-    """How many outputs are worth extending with; fills `tokens` with them, the most probable first."""
-    count, top = 0, 0
+    """How many outputs are worth extending with; fills `tokens`, as long as y_V, with them."""
+    count = 0
     for c in range(1, y_V.shape[0]):
-        if y_V[c] > y_V[top]:
-            top = c
-        if y_V[c] >= least and y_V[c] > 0.0:
-            tokens[count] = c
-            count += 1
-    if count == 0 and top > 0:
+        tokens[count] = c
+        count += y_V[c] >= least
+    if count == 0:
+        top = 0
+        for c in range(1, y_V.shape[0]):
+            if y_V[c] > y_V[top]:
+                top = c
         tokens[0] = top
-        return 1
-    for q in range(1, count):
-        if y_V[tokens[q]] > y_V[tokens[0]]:
-            tokens[0], tokens[q] = tokens[q], tokens[0]
+        return int(top > 0)
     return count
 
 
-@compiled
+@inlined
 def drop_dominated(beam: Beam, tree: Any) -> None:
     """Take the mass of prefixes that can never win: another has the same future and more of both masses.
 
@@ -70,54 +68,43 @@ def _same_future(tree: Any, a: int, b: int) -> bool:
     )
 
 
-@compiled
+@inlined
 def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
     """The least mass that stays in the beam, and how many of exactly that mass."""
-    entries, extensions, count = beam.counts[ENTRIES], beam.counts[EXTENSIONS], 0
-    for i in range(entries):
-        mass = beam.entries[i].new_blank + beam.entries[i].new_spoken
-        if mass >= least:
-            beam.order[count] = mass
-            count += 1
-    for e in range(extensions):
-        if beam.extensions[e].mass >= least:
-            beam.order[count] = beam.extensions[e].mass
-            count += 1
-    if count <= width:
-        return least, width
-    least = _nth_highest(beam.order, count, width)
-    above = 0
-    for i in range(count):
-        above += beam.order[i] > least
-    return least, width - above
+    values, count = beam.order[0], 0
+    for i in range(beam.counts[ENTRIES]):
+        values[count] = beam.entries[i].new_blank + beam.entries[i].new_spoken
+        count += values[count] >= least
+    for e in range(beam.counts[EXTENSIONS]):
+        values[count] = beam.extensions[e].mass
+        count += values[count] >= least
+    return _nth_highest(values, beam.order[1], count, width) if count > width else (least, width)
 
 
-@compiled
-def _nth_highest(values: Any, count: int, n: int) -> float:
-    """The n-th highest of the first `count` values, n ≥ 1; they are reordered (Hoare's quickselect)."""
-    low, high, wanted = 0, count - 1, n - 1
-    while low < high:
-        pivot = values[(low + high) >> 1]
-        i, j = low, high
-        while i <= j:
-            while values[i] > pivot:
-                i += 1
-            while values[j] < pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i += 1
-                j -= 1
-        if wanted <= j:
-            high = j
-        elif wanted >= i:
-            low = i
+@inlined
+def _nth_highest(values: Any, spare: Any, count: int, n: int) -> tuple[float, int]:
+    """(the n-th highest of the first `count` values, how many of the n highest equal it); 1 ≤ n ≤ count.
+
+    Quickselect, from one array into the other so that nothing hangs on the outcome of a comparison. Both are
+    overwritten.
+    """
+    while True:
+        pivot, higher, lower = values[count >> 1], 0, 0
+        for i in range(count):
+            value = values[i]
+            values[higher] = value
+            spare[lower] = value
+            higher += value > pivot
+            lower += value < pivot
+        if n <= higher:
+            count = higher
+        elif n <= count - lower:
+            return pivot, n - higher
         else:
-            break
-    return values[wanted]
+            values, spare, n, count = spare, values, n - (count - lower), lower
 
 
-@compiled
+@inlined
 def rescale(beam: Beam, best: float) -> None:
     """Make the highest mass one."""
     for i in range(beam.counts[ENTRIES]):

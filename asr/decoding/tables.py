@@ -9,7 +9,7 @@ import numpy as np
 
 from asr.decoding.hotwords import bonuses, build_automaton
 from asr.decoding.lexicon import Entries, Pronunciations, check_spellable, known_words
-from asr.decoding.spelling import BORDER, Spelling, Trie, build_trie, spell_outputs
+from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, spell_outputs
 from asr.errors import LanguageModelError
 from asr.text import WORD_OPENER, Alphabet
 
@@ -44,6 +44,8 @@ class Tables(NamedTuple):
 
     Attributes:
         first, digits, closes: see `Spelling`.
+        single: (V,) the digit of an output that writes just this one and closes nothing; else 0.
+        writer: (64,) the output of which each digit is the single one.
         trie: TRIE records, see there; an *entry* is a word by one of its spellings.
         ahead: exp(foreseen) of each node of the trie.
         word_ids: (entries,) the word in the word n-grams.
@@ -61,6 +63,8 @@ class Tables(NamedTuple):
     first: np.ndarray
     digits: np.ndarray
     closes: np.ndarray
+    single: np.ndarray
+    writer: np.ndarray
     trie: np.ndarray
     ahead: np.ndarray
     word_ids: np.ndarray
@@ -128,6 +132,7 @@ def build_tables(
             first=spelling.first,
             digits=spelling.digits,
             closes=spelling.closes,
+            **_singles(spelling),
             trie=records,
             ahead=np.exp(records["foreseen"]).astype(np.float32),
             word_ids=ids[trie.order].astype(np.int32),
@@ -216,6 +221,15 @@ def _trie_records(trie: Trie, outside: float, step: float) -> np.ndarray:
     records["foreseen"][ROOT] = 0.0
     records["leave"] = np.exp(outside - records["foreseen"] - step)
     return records
+
+
+def _singles(spelling: Spelling) -> dict[str, np.ndarray]:
+    """`single` and `writer` of the tables."""
+    single, writer = np.zeros(len(spelling.closes), np.int64), np.zeros(BASE + 2, np.int32)
+    alone = (np.diff(spelling.first) == 1) & ~spelling.closes
+    single[alone] = spelling.digits[spelling.first[:-1][alone]]
+    writer[single[alone]] = np.flatnonzero(alone)
+    return {"single": single, "writer": writer}
 
 
 def _openings(trie: np.ndarray, spelling: Spelling, outside: float, step: float) -> np.ndarray:

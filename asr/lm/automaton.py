@@ -11,6 +11,7 @@ import numba
 import numpy as np
 
 from asr.lm.ngram import NGramArrays
+from asr.machine.instructions import prefetch
 
 SLOT = np.dtype([("key", np.int64), ("log10_prob", np.float32), ("state", np.int32)])
 CONTEXT = np.dtype([("backoff", np.float32), ("suffix", np.int32)])
@@ -41,6 +42,14 @@ def advance(arrays: NGramArrays, state: int, word: int) -> tuple[int, float]:
         log10_prob += arrays.contexts[state].backoff
         state = int(arrays.contexts[state].suffix)
     return int(arrays.words[word].state), log10_prob + arrays.words[word].log10_prob
+
+
+@numba.njit(cache=True, nogil=True)
+def foresee(arrays: NGramArrays, state: int, word: int) -> None:
+    """Have what `advance` will read brought near: the table is large, and memory slow."""
+    while state != 0:
+        prefetch(arrays.slots, _home(state * len(arrays.words) + word, len(arrays.slots)))
+        state = arrays.contexts[state].suffix
 
 
 @numba.njit(cache=True, nogil=True)

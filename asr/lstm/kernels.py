@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 from numba import njit, types
-from numba.extending import intrinsic
+
+from asr.machine.instructions import reinterpretation
 
 ONE = np.float32(1.0)
 TWO = np.float32(2.0)
@@ -24,22 +25,8 @@ Bits = Any  # contiguous array of uint16
 Floats = Any  # contiguous array of float32
 Number = Any  # float32 or uint16
 
-
-def _reinterpretation(given: Any, wanted: Any) -> Any:
-    """A function for compiled code that reads the bits of one type as another."""
-
-    @intrinsic
-    def reinterpret(_typing: Any, _x: Any) -> Any:
-        def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], context.get_value_type(wanted))
-
-        return wanted(given), generate
-
-    return reinterpret
-
-
-_float = _reinterpretation(types.int32, types.float32)
-_int = _reinterpretation(types.float32, types.int32)
+_float = reinterpretation(types.int32, types.float32)
+_int = reinterpretation(types.float32, types.int32)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -1,0 +1,1 @@
+"""What the processor can do and numba has no name for."""
