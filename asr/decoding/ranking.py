@@ -40,8 +40,7 @@ def rank(
     known: set[tuple[int, ...]] = set()
 
     def add(tokens: np.ndarray) -> None:
-        labelling = tuple(tokens.tolist())
-        if labelling in known:
+        if (labelling := tuple(tokens.tolist())) in known:
             return
         known.add(labelling)
         entries, log10_p, other = outcome.read(tokens, tables)

@@ -129,10 +129,7 @@ def build_tables(
     words = [entries.words[e] for e in trie.order]
     return (
         Tables(
-            first=spelling.first,
-            digits=spelling.digits,
-            closes=spelling.closes,
-            **_singles(spelling),
+            **_written(spelling),
             trie=records,
             ahead=np.exp(records["foreseen"]).astype(np.float32),
             word_ids=ids[trie.order].astype(np.int32),
@@ -223,13 +220,19 @@ def _trie_records(trie: Trie, outside: float, step: float) -> np.ndarray:
     return records
 
 
-def _singles(spelling: Spelling) -> dict[str, np.ndarray]:
-    """`single` and `writer` of the tables."""
+def _written(spelling: Spelling) -> dict[str, Any]:
+    """What each output writes, and which output writes a digit alone."""
     single, writer = np.zeros(len(spelling.closes), np.int64), np.zeros(BASE + 2, np.int32)
     alone = (np.diff(spelling.first) == 1) & ~spelling.closes
     single[alone] = spelling.digits[spelling.first[:-1][alone]]
     writer[single[alone]] = np.flatnonzero(alone)
-    return {"single": single, "writer": writer}
+    return {
+        "first": spelling.first,
+        "digits": spelling.digits,
+        "closes": spelling.closes,
+        "single": single,
+        "writer": writer,
+    }
 
 
 def _openings(trie: np.ndarray, spelling: Spelling, outside: float, step: float) -> np.ndarray:
