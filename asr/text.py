@@ -22,6 +22,9 @@ from asr.pronunciation import Lexicon
 BLANK = 0
 WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
 
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
+"""How Unicode names the characters of scripts that do not separate words by spaces."""
+
 Style = Literal["none", "basic", "upper"]
 
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
@@ -239,6 +242,8 @@ class Alphabet:
     ) -> "Alphabet":
         """The alphabet of a training set: its characters in code-point order, trained subwords, or phones.
 
+        Characters include the space, but for scripts that write none where none is written.
+
         Args:
             texts: normalised transcripts.
             subwords: None for characters; otherwise the wanted number of byte-pair units.
@@ -254,10 +259,12 @@ class Alphabet:
             return cls([" ", *known.phones()], lexicon=known)
         if subwords is not None:
             return cls._train_subwords(texts, subwords)
-        characters = sorted({c for text in texts for c in unicodedata.normalize("NFC", text)})
+        characters = {c for text in texts for c in unicodedata.normalize("NFC", text)}
         if not characters:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
-        return cls(characters)
+        if not any(unicodedata.name(c, "").startswith(_UNSPACED) for c in characters):
+            characters.add(" ")  # which transcripts of one word each do not show
+        return cls(sorted(characters))
 
     @classmethod
     def _train_subwords(cls, texts: Iterable[str], count: int) -> "Alphabet":

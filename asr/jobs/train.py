@@ -98,8 +98,7 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
 def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
     data = recipe.data
     if data.phones is None:
-        characters = {" "} if recipe.training.join > 1 and data.subwords is None else set()
-        return Alphabet.from_texts([*texts, *characters], subwords=data.subwords)
+        return Alphabet.from_texts(texts, subwords=data.subwords)
     if data.subwords is not None:
         raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
     if Path(data.phones).suffix or Path(data.phones).exists():
