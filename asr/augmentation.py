@@ -86,13 +86,23 @@ class Augmentation(nn.Module):
             samples_BT = samples_BT * _sent(draws.gain_B, device)[:, None]
         return samples_BT, lengths.to(lengths_B.device)
 
-    def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> Tensor:
-        """The features with stretches of frames and of bands set to zero, their mean after normalisation.
+    def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The features at another tempo, with stretches of frames and of bands set to zero, their mean.
+
+        Args:
+            features_BTF: normalised; what stands behind a length is ignored.
+            lengths_B: int64, frames of each utterance, on the CPU.
+            draws: as for `waveforms`.
+
+        Returns:
+            features_BTF and their new lengths_B, on the CPU.
 
         Source: SpecAugment, Park et al. 2019, without time warping; time masks are limited by each
         utterance's true length.
         """
-        device = features_BTF.device
+        if self.config.tempo:
+            features_BTF, lengths_B = _at_tempo(features_BTF, lengths_B, draws.tempo_B)
+        device, bands = features_BTF.device, features_BTF.shape[2]
         lengths_B1 = _sent(lengths_B, device)[:, None]
         time_BT = _stripes(
             _sent(draws.time_masks_BM2, device),
@@ -100,14 +110,13 @@ class Augmentation(nn.Module):
             features_BTF.shape[1],
             self.config.time_mask_share,
         )
-        bands = features_BTF.shape[2]
         band_BF = _stripes(
             _sent(draws.frequency_masks_BM2, device),
             torch.full_like(lengths_B1, bands),
             bands,
             self.config.frequency_mask_share,
         )
-        return features_BTF.masked_fill(time_BT[:, :, None] | band_BF[:, None, :], 0.0)
+        return features_BTF.masked_fill(time_BT[:, :, None] | band_BF[:, None, :], 0.0), lengths_B
 
     def _speed(self, samples_BT: Tensor, lengths: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
         """Each utterance resampled by its factor, one group of equal factors at a time."""
@@ -197,6 +206,18 @@ class Augmentation(nn.Module):
         return _filtered(
             samples_BT, lengths, rows, _sent(impulse_BL, samples_BT.device), _EQUALISER_TAPS // 2
         )
+
+
+def _at_tempo(features_BTF: Tensor, lengths_B: Tensor, tempo_B: Tensor) -> tuple[Tensor, Tensor]:
+    """Each utterance read at its tempo, straight from frame to frame, and how many frames it has then."""
+    after_B = (lengths_B / tempo_B).ceil().long()
+    place_BT = torch.arange(int(after_B.max())) * tempo_B[:, None]
+    place_BT = _sent(place_BT.minimum(lengths_B[:, None] - 1), features_BTF.device)
+    before_BT = place_BT.long()
+    rows_B1 = torch.arange(len(before_BT), device=features_BTF.device)[:, None]
+    left_BTF = features_BTF[rows_B1, before_BT]
+    right_BTF = features_BTF[rows_B1, (before_BT + 1).clamp(max=features_BTF.shape[1] - 1)]
+    return torch.lerp(left_BTF, right_BTF, (place_BT - before_BT)[..., None]), after_B
 
 
 def _tape(rate_hz: int) -> Tensor:

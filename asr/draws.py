@@ -31,6 +31,8 @@ class AugmentationConfig:
 
     speed: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
     """Factors of tempo and pitch, multiples of 0.01, equally likely; () is off."""
+    tempo: float = 0.0
+    """Speech slower or faster by a factor of up to 1 + this, voice and pitch as they were."""
     pad_s: float = 0.1
     """Silence added at each end, up to this."""
     trim_s: float = 0.0
@@ -87,6 +89,8 @@ class Draws:
     gain_B: Tensor
     """Factor of amplitude."""
     warp_B: Tensor | None
+    tempo_B: Tensor
+    """How often the frames of the utterance fit into the new time; 1: as it was."""
     time_masks_BM2: Tensor
     """Width and place of each mask, both from 0 to 1."""
     frequency_masks_BM2: Tensor
@@ -105,6 +109,8 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
     fixed = 16 + EQUALISER_POINTS
     count = fixed + 2 * masks
     uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, count) for i in utterance_ids]))
+    # Of a hash of its own: the numbers above are all in use.
+    tempo_B = torch.tensor([_uniform(seed, epoch, f"{i}\0tempo", 1)[0] for i in utterance_ids])
     u = iter(uniform_BN[:, :16].unbind(1))
 
     def between(low: float, high: float) -> Tensor:
@@ -131,6 +137,7 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
         equaliser_db_BK=(2 * uniform_BN[:, 16:fixed].float() - 1) * config.equaliser_db,
         gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
         warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
+        tempo_B=((2 * tempo_B - 1) * math.log1p(config.tempo)).exp().float(),
         silent_B=uniform_BN[:, 15] < config.silence,
         time_masks_BM2=mask_BM2[:, : config.time_masks],
         frequency_masks_BM2=mask_BM2[:, config.time_masks :],
@@ -159,5 +166,7 @@ def check(config: AugmentationConfig) -> None:
         low, high = getattr(config, name)
         if low > high or (name == "reverb_s" and low <= 0):
             raise ConfigError(f"augmentation.{name}=({low}, {high}): expected a lower and an upper bound")
+    if not 0 <= config.tempo <= 1:
+        raise ConfigError(f"augmentation.tempo={config.tempo}: expected 0 (off) to 1")
     if not 0 <= config.warp <= 0.5:
         raise ConfigError(f"augmentation.warp={config.warp}: expected 0 (off) to 0.5")

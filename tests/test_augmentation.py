@@ -17,7 +17,8 @@ OFF = AugmentationConfig(
     speed=(), pad_s=0, noise=0, silence=0, gain_db=0, warp=0, time_masks=0, frequency_masks=0
 )  # fmt: skip
 EVERYTHING = AugmentationConfig(
-    pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, equaliser_db=9, gain_db=6, warp=0.1
+    pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, equaliser_db=9, gain_db=6, warp=0.1,
+    tempo=0.4,
 )  # fmt: skip
 IDS = [f"speaker-{i}" for i in range(12)]
 
@@ -52,17 +53,20 @@ def test_what_happens_to_an_utterance_does_not_depend_on_its_batch() -> None:
     noisy_BT = torch.where(torch.arange(samples_BT.shape[1]) < lengths_B[:, None], samples_BT, math.nan)
     together = draw(EVERYTHING, seed=5, epoch=2, utterance_ids=IDS)
     after_BT, after_B = augmentation.waveforms(noisy_BT, lengths_B, together)
-    features_BTF = torch.ones(12, 150, 80)
+    features_BTF = torch.rand(12, 150, 80, generator=torch.Generator().manual_seed(1))
     frames_B = torch.arange(12) * 10 + 30
-    masked_BTF = augmentation.features(features_BTF, frames_B, together)
+    masked_BTF, masked_B = augmentation.features(features_BTF, frames_B, together)
     for b, (name, n) in enumerate(zip(IDS, lengths_B.tolist(), strict=True)):
         alone = draw(EVERYTHING, seed=5, epoch=2, utterance_ids=[name])
         heard_BT, heard_B = augmentation.waveforms(samples_BT[b : b + 1, :n], lengths_B[b : b + 1], alone)
         assert heard_B[0] == after_B[b] == heard_BT.shape[1]
         torch.testing.assert_close(after_BT[b, : after_B[b]], heard_BT[0], atol=1e-6, rtol=1e-4)
         assert (after_BT[b, after_B[b] :] == 0).all()
-        seen_BTF = augmentation.features(features_BTF[:1, : frames_B[b]], frames_B[b : b + 1], alone)
-        assert torch.equal(masked_BTF[b, : frames_B[b]], seen_BTF[0])
+        seen_BTF, seen_B = augmentation.features(
+            features_BTF[b : b + 1, : frames_B[b]], frames_B[b : b + 1], alone
+        )
+        assert seen_B[0] == masked_B[b] == seen_BTF.shape[1]
+        assert torch.equal(masked_BTF[b, : masked_B[b]], seen_BTF[0])
         assert alone.warp_B is not None and together.warp_B is not None
         assert alone.warp_B[0] == together.warp_B[b]
 
@@ -88,6 +92,7 @@ def test_one_option_does_not_change_the_draws_of_another() -> None:
         "tape_B",
         "phone_hz_B2",
         "warp_B",
+        "tempo_B",
         "equaliser_db_BK",
     ):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
@@ -106,6 +111,7 @@ def test_draws_are_spread_over_their_ranges() -> None:
     assert draws.warp_B is not None
     for values_B, low, high in [
         (draws.warp_B, 0.9, 1.1),
+        (draws.tempo_B.log(), -math.log(1.4), math.log(1.4)),
         (draws.lead_s_B, -0.1, 0.2),
         (draws.trail_s_B, -0.1, 0.2),
         (20 * draws.gain_B.log10(), -6, 6),
@@ -147,7 +153,8 @@ def test_with_everything_off_nothing_changes() -> None:
     heard_BT, heard_B = augmentation.waveforms(samples_BT, lengths_B, draws)
     assert torch.equal(heard_BT, samples_BT) and torch.equal(heard_B, lengths_B) and draws.warp_B is None
     features_BTF = torch.randn(2, 30, 80, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(augmentation.features(features_BTF, torch.tensor([30, 20]), draws), features_BTF)
+    same_BTF, same_B = augmentation.features(features_BTF, torch.tensor([30, 20]), draws)
+    assert torch.equal(same_BTF, features_BTF) and same_B.tolist() == [30, 20]
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.95, 1.0, 1.1, 1.25])
@@ -296,13 +303,25 @@ def test_gain_is_a_factor_within_its_limits() -> None:
     assert factor.std() < 1e-5 and 10 ** (-6 / 20) <= factor[0] <= 10 ** (6 / 20)
 
 
+def test_at_another_tempo_the_same_frames_take_another_time() -> None:
+    augmentation = Augmentation(replace(OFF, tempo=1.0), RATE_HZ)
+    ramp_BTF = torch.arange(40.0)[None, :, None].repeat(3, 1, 2)
+    frames_B, tempo_B = torch.tensor([40, 21, 1]), torch.tensor([0.5, 2.0, 1.7])
+    draws = draws_for(augmentation.config, IDS[:3], tempo_B=tempo_B)
+    changed_BTF, changed_B = augmentation.features(ramp_BTF, frames_B, draws)
+    assert changed_B.tolist() == [80, 11, 1]
+    assert changed_BTF[0, :80, 1].tolist() == [min(i / 2, 39) for i in range(80)]
+    assert changed_BTF[1, :11, 0].tolist() == [2.0 * i for i in range(11)]
+    assert changed_BTF[2, 0].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("frames", [1, 7, 40, 200])
 def test_masks_are_zero_whole_and_within_their_limits(frames: int) -> None:
     config = replace(OFF, time_masks=2, time_mask_share=0.2, frequency_masks=1, frequency_mask_share=0.25)
     augmentation, ids = Augmentation(config, RATE_HZ), [str(i) for i in range(300)]
     features_BTF = torch.ones(300, 220, 80)
     draws = draws_for(config, ids)
-    masked_BTF = augmentation.features(features_BTF, torch.full((300,), frames), draws)
+    masked_BTF, _ = augmentation.features(features_BTF, torch.full((300,), frames), draws)
     assert set(masked_BTF.unique().tolist()) <= {0.0, 1.0} and (masked_BTF[:, frames:].amax(2) == 1).all()
     hidden_B = (masked_BTF.amax(2) == 0).sum(1)
     assert hidden_B.max() <= 2 * int(0.2 * frames)
@@ -319,7 +338,7 @@ def test_masks_are_zero_whole_and_within_their_limits(frames: int) -> None:
     [
         {"speed": (0.1,)}, {"speed": (1.005,)}, {"noise": 1.5}, {"reverb": -0.1}, {"pad_s": -1.0},
         {"gain_db": -3.0}, {"time_masks": -1}, {"noise_snr_db": (10.0, 5.0)}, {"reverb_s": (0.0, 0.5)},
-        {"warp": 0.9},
+        {"warp": 0.9}, {"tempo": 1.5},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

@@ -130,10 +130,11 @@ class Loss:
         if draws is not None:
             samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
         warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
-        features_BTF, frames_B = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
+        features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
+        frames_B = self.recognizer.features.output_lengths(lengths_B)
         if draws is not None:
-            features_BTF = self.augmentation.features(features_BTF, frames_B, draws)
-        return features_BTF, self.recognizer.features.output_lengths(lengths_B)
+            features_BTF, frames_B = self.augmentation.features(features_BTF, frames_B, draws)
+        return features_BTF, frames_B
 
 
 def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
