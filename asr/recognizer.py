@@ -79,9 +79,14 @@ class Recognizer:
         return self.features.config.hop_s * self.encoder.frames_per_output
 
     @property
+    def streams(self) -> bool:
+        """Whether it can recognise sound that is still coming."""
+        return not obstacles(self.features, self.encoder)
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return torch.device("cpu") if self.runtime is not None else next(self.encoder.parameters()).device
+        return torch.device("cpu") if self.runtime else next(self.encoder.parameters()).device
 
     def to(self, device: str | torch.device) -> "Recognizer":
         """The same recogniser with its weights moved to `device`.
@@ -115,12 +120,11 @@ class Recognizer:
                 the scale of the features, and no outputs.
 
         Returns:
-            log_probs_BTV float32 and lengths_B (frames), both on the CPU. What stands behind a recording's
-            length is padding.
+            log_probs_BTV float32 and lengths_B (frames), both on the CPU; what stands behind is padding.
         """
         around = around or [NOTHING] * len(samples)
-        wholes = [np.concatenate([b, s, a]) for s, (b, a) in zip(samples, around, strict=True)]
-        samples_BT, lengths_B = padded(wholes)
+        wholes = (np.concatenate([b, s, a]) for s, (b, a) in zip(samples, around, strict=True))
+        samples_BT, lengths_B = padded(list(wholes))
         before_B, sizes_B = torch.tensor([[len(b) for b, _ in around], [len(s) for s in samples]])
         if self.runtime is not None:
             return self.runtime.log_probs(samples_BT, lengths_B, before_B, sizes_B)
@@ -247,11 +251,7 @@ class Recognizer:
         `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds the
         pauses that recordings beyond 40 s are cut at (`asr.voice`); `silero` also skips noise.
         """
-        needs_pieces = (
-            obstacles(self.features, self.encoder)
-            or (decoder or self.decoder.name) == "pyctcdecode"
-            or vad == "silero"
-        )
+        needs_pieces = not self.streams or (decoder or self.decoder.name) == "pyctcdecode" or vad == "silero"
         return Pipeline(
             self,
             partial(self.decode, decoder=decoder, **settings),

@@ -28,6 +28,7 @@ class Echo:
         self.go = threading.Event()
         self.go.set()
         self.batches: list[int] = []
+        self.streams = False
 
     def outcomes(self, sources) -> Iterator[Transcript | AudioError]:
         self.batches.append(len(sources))
@@ -53,7 +54,7 @@ class Running:
 def running(model, **config) -> Iterator[Running]:
     """The service for a model, named `tones`, on a free port of this machine."""
     app = create_app(model, ServingConfig(name="tones", **config))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

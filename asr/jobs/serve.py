@@ -8,6 +8,9 @@ from asr.errors import ConfigError
 from asr.jobs.console import say, warn
 from asr.recognizer import FILE, Recognizer
 
+PATIENCE_S = 5
+"""That requests which are being answered have left, when the service is to end."""
+
 
 def serve(
     model: Recognizer,
@@ -55,6 +58,7 @@ def serve(
         port=port,
         log_level="warning",
         server_header=False,
+        timeout_graceful_shutdown=PATIENCE_S,
         ws="websockets-sansio",
         ws_max_size=LiveConfig.message_bytes,
     )

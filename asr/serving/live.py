@@ -6,7 +6,8 @@ The client opens `ws://…/v1/audio/stream?sample_rate=16000`, sends binary mess
 * `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever there is news. `stable`
   is to be appended to what was stable before and never changes; `unstable` is a guess at what follows it;
   `words` are those that were completed since the last message, with their times in seconds.
-* `{"type": "final", "text": …, "words": […], "duration": …}` for all of it, behind the end. Then it closes.
+* `{"type": "final", "text": …, "segments": […], "words": […], "duration": …}` for all of it, behind the end,
+  as `verbose_json` has it. Then it closes.
 * `{"type": "error", "code": …, "message": …}` in place of that. Then it closes.
 
 Nothing is kept of a stream that has ended, whoever ended it. A client that sends faster than its sound is
@@ -26,9 +27,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from asr.audio import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from asr.errors import AsrError
-from asr.jobs.formats import news, word_dict
+from asr.jobs.formats import news
 from asr.recognizer import Recognizer
-from asr.serving.answers import RefusalError
+from asr.serving.answers import RefusalError, verbose
 from asr.streaming import TranscriptStream
 from asr.transcript import Partial
 
@@ -79,6 +80,12 @@ class Live:
         self._model, self._token, self._settings = model, token, settings
         self._config = config or LiveConfig()
         self.open = 0
+        """Streams at this moment."""
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the model hears the past alone."""
+        return self._model.streams
 
     async def serve(self, socket: WebSocket) -> None:
         """One stream, from its opening to its end."""
@@ -129,9 +136,7 @@ class Live:
             before = now
         said = (await asyncio.to_thread(stream.finish)).transcript
         assert said is not None
-        words = [word_dict(w) for w in said.words]
-        duration = round(said.duration_s, 3)
-        await _end(socket, CLOSED_NORMALLY, type="final", text=said.text, words=words, duration=duration)
+        await _end(socket, CLOSED_NORMALLY, type="final", **verbose(said, {"segment", "word"}))
 
     def _open_stream(self, sample_rate: str) -> TranscriptStream:
         lowest, highest = LOWEST_RATE_HZ, min(MOST_RATE_HZ, HIGHEST_RATE_HZ)

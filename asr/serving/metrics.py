@@ -60,7 +60,7 @@ class Metrics:
             self._batch.add(size)
             self._busy_s += seconds
 
-    def render(self, *, waiting: int) -> str:
+    def render(self, *, waiting: int, streams: int = 0) -> str:
         """All of it as text."""
         with self._lock:
             requests = [f'asr_requests_total{{status="{s}"}} {n}' for s, n in sorted(self._requests.items())]
@@ -96,6 +96,7 @@ class Metrics:
                     "Recordings in the queue.",
                     [f"asr_waiting_recordings {waiting}"],
                 ),
+                ("asr_open_streams", "gauge", "Open WebSockets.", [f"asr_open_streams {streams}"]),
             ]
         lines = [
             line

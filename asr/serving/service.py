@@ -78,13 +78,14 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
         await asyncio.to_thread(worker.close)
 
     app = FastAPI(title="asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    service = Service(worker, metrics, config)
+    streams = live.Live(model, token=config.token, **settings)
+    service = Service(worker, metrics, config, streams)
     app.add_api_route("/v1/audio/transcriptions", service.transcribe, methods=["POST"])
     app.add_api_route("/v1/models", service.models, methods=["GET"])
     app.add_api_route("/v1/models/{name}", service.model, methods=["GET"])
     app.add_api_route("/healthz", service.health, methods=["GET"])
     app.add_api_route("/metrics", service.metrics, methods=["GET"])
-    app.add_api_websocket_route(live.PATH, live.Live(model, token=config.token, **settings).serve)
+    app.add_api_websocket_route(live.PATH, streams.serve)
     for file in sorted(PAGE.iterdir()):
         path = "/" if file.name == "index.html" else f"/{file.name}"
         app.add_api_route(path, _file(file), methods=["GET"])
@@ -97,8 +98,8 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
 class Service:
     """The answers to requests."""
 
-    def __init__(self, worker: Worker, metrics: Metrics, config: ServingConfig) -> None:
-        self._worker, self._metrics, self._config = worker, metrics, config
+    def __init__(self, worker: Worker, metrics: Metrics, config: ServingConfig, streams: live.Live) -> None:
+        self._worker, self._metrics, self._config, self._streams = worker, metrics, config, streams
         self._began = int(time.time())
 
     async def transcribe(self, request: Request) -> Response:
@@ -123,6 +124,9 @@ class Service:
         except ClientDisconnect:
             status = 499
             return Response(status_code=499)
+        except asyncio.CancelledError:  # the server has waited for long enough, and ends
+            status = 503
+            return RefusalError(503, "the service is ending", code="ending").response()
         finally:
             self._metrics.request(status, time.monotonic() - began, audio_s)
 
@@ -202,7 +206,9 @@ class Service:
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
-        return {"id": self._config.name, "object": "model", "created": self._began, "owned_by": "asr"}
+        """As OpenAI describes one, and whether it can be asked for words while they are said."""
+        known = {"id": self._config.name, "object": "model", "created": self._began, "owned_by": "asr"}
+        return known | {"streams": self._streams.is_possible}
 
     async def health(self) -> Response:
         """`GET /healthz`: 200 while recordings are recognised."""
@@ -213,7 +219,7 @@ class Service:
 
     async def metrics(self) -> Response:
         """`GET /metrics`."""
-        text = self._metrics.render(waiting=self._worker.waiting)
+        text = self._metrics.render(waiting=self._worker.waiting, streams=self._streams.open)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

@@ -1,12 +1,15 @@
 // Drop or record → the service → words with times. All state is in `now`.
 
+import { listen } from "./live.js";
 import { decoded, peaks, wav } from "./sound.js";
 import { clock, cues, srt, vtt } from "./transcript.js";
 
 const $ = (id) => document.getElementById(id);
 const NATIVE = /\.(wav|flac|mp3|ogg|oga|opus|aiff?|au|caf)$/i; // formats that the service reads itself
 const LARGEST_PICTURE = 300e6; // bytes; beyond, decoding here would take a browser's memory
-const now = { name: "", blob: null, sound: null, peaks: null, answer: null, buttons: [], word: -1, stopAt: Infinity };
+// Models learn from sound as it is.
+const PLAIN = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
+const now = { streams: false, name: "", blob: null, sound: null, peaks: null, answer: null, buttons: [], word: -1, stopAt: Infinity };
 let recorder = null, request = null;
 
 function tell(text) {
@@ -53,9 +56,12 @@ async function send(mine, filename) {
   } finally {
     if (request === mine) $("busy").hidden = true;
   }
-  const took = ((performance.now() - began) / 1000).toFixed(1), { words, duration } = now.answer;
-  const count = words.length === 1 ? "1 word" : `${words.length} words`;
-  tell(words.length ? `${now.name}: ${count} in ${clock(duration)}, transcribed in ${took} s` : `${now.name}: no words were heard`);
+  told(`, transcribed in ${((performance.now() - began) / 1000).toFixed(1)} s`);
+}
+
+function told(more = "") {
+  const { words, duration } = now.answer, count = words.length === 1 ? "1 word" : `${words.length} words`;
+  tell(words.length ? `${now.name}: ${count} in ${clock(duration)}${more}` : `${now.name}: no words were heard`);
   show();
 }
 
@@ -212,25 +218,66 @@ async function record() {
   if (recorder) return recorder.stop();
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    stream = await navigator.mediaDevices.getUserMedia({ audio: PLAIN });
   } catch (error) {
     return complain(`No microphone: ${error.message}`);
   }
   if (recorder) return stream.getTracks().forEach((track) => track.stop());
-  const chunks = [], began = performance.now();
-  recorder = new MediaRecorder(stream);
-  const ticking = setInterval(() => tell(`Recording ${clock((performance.now() - began) / 1000)}`), 100);
-  recorder.ondataavailable = (event) => chunks.push(event.data);
-  recorder.onstop = () => {
+  request?.abort();
+  $("audio").pause();
+  $("busy").hidden = $("result").hidden = $("saves").hidden = true;
+  try {
+    recorder = { stop() {} }; // until it has begun
+    recorder = (await listened(stream)) ?? recorded(stream);
+  } catch (error) {
+    recorder = null;
+    return complain(`The microphone cannot be recorded: ${error.message}`);
+  }
+  const began = performance.now(), { stop } = recorder;
+  const tick = () => tell(`Recording ${clock((performance.now() - began) / 1000)}`);
+  const ticking = setInterval(tick, 100);
+  recorder.stop = () => {
     clearInterval(ticking);
-    stream.getTracks().forEach((track) => track.stop());
-    const type = recorder.mimeType;
     recorder = null;
     pressed(false);
-    take(new Blob(chunks, { type }), "recording");
+    stop();
   };
-  recorder.start();
   pressed(true);
+}
+
+// The words while they are said, if the model hears the past alone; null if the service cannot, or wants a token,
+// which a browser cannot send along with a WebSocket.
+async function listened(stream) {
+  if (!now.streams || $("token").value || !window.AudioWorkletNode || !window.WebSocket) return null;
+  soFar("", "");
+  const line = await listen(stream, soFar);
+  return {
+    async stop() {
+      tell("Listening to the end …");
+      const { sound, answer } = await line.stop();
+      $("live").hidden = true;
+      if (!answer) return take(wav(sound), "recording");
+      Object.assign(now, { name: "recording", sound, peaks: null, answer, blob: wav(sound) });
+      told();
+    },
+  };
+}
+
+function soFar(stable, unstable) {
+  $("live").hidden = false;
+  $("stable").textContent = stable;
+  $("unstable").textContent = unstable;
+}
+
+function recorded(stream) {
+  const chunks = [], machine = new MediaRecorder(stream);
+  machine.ondataavailable = (event) => chunks.push(event.data);
+  machine.onstop = () => {
+    stream.getTracks().forEach((track) => track.stop());
+    take(new Blob(chunks, { type: machine.mimeType }), "recording");
+  };
+  machine.start();
+  return { stop: () => machine.stop() };
 }
 
 function pressed(recording) {
@@ -299,6 +346,9 @@ for (const [target, kind] of [[window, "resize"], [matchMedia("(prefers-color-sc
 }
 
 function greet() {
-  asked("v1/models").then((list) => { $("model").textContent = `with the model ${list.data[0].id}`; }, () => {});
+  asked("v1/models").then(({ data: [model] }) => {
+    $("model").textContent = `with the model ${model.id}`;
+    now.streams = model.streams;
+  }, () => {});
 }
 greet();

@@ -1,0 +1,103 @@
+"""Ctrl-C as it comes from a terminal: a signal to a process that is at work."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import soundfile
+from tone_model import spoken, tone_model
+from tones import RATE_HZ
+
+TEXT = " ".join(["abc dab c"] * 12)
+
+
+@contextmanager
+def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, ended whatever happens."""
+    command = [sys.executable, "-m", "asr.cli", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_until(
+    happened: Callable[[], bool], process: subprocess.Popen[str], *, at_most_s: float = 120
+) -> None:
+    began = time.monotonic()
+    while not happened():
+        assert process.poll() is None and time.monotonic() - began < 120, process.communicate()
+        time.sleep(0.02)
+
+
+def test_a_folder_that_is_interrupted_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    calls, out, recordings = tmp_path / "calls", tmp_path / "out", 600
+    calls.mkdir()
+    samples = spoken(TEXT, seed=1)
+    soundfile.write(calls / "0.wav", samples, RATE_HZ)
+    for i in range(1, recordings):
+        os.link(calls / "0.wav", calls / f"{i}.wav")
+    tone_model().save(tmp_path / "model")
+    command = ("transcribe", calls, "--model", tmp_path / "model", "-o", out)
+
+    def written() -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in out.glob("*.txt")}
+
+    with started(*command) as process:
+        wait_until(lambda: len(written()) > 1, process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    before = written()
+    assert process.returncode == 130
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert 1 < len(before) < recordings
+    assert not list(out.glob(".*")), "no half-written file is left"
+    whole = tone_model().transcribe(samples).text + "\n"
+    assert all((out / name).read_text() == whole for name in before)
+    with started(*command) as process:
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"{len(before)} of {recordings} recordings are done already" in said
+    after = written()
+    assert len(after) == recordings
+    assert {name: after[name] for name in before} == before, "what was done is not done again"
+
+
+def test_a_service_ends_cleanly_in_the_middle_of_an_upload_and_of_a_stream(tmp_path: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+    client_of = pytest.importorskip("websockets.sync.client", reason="the service needs asr[serve]")
+    tone_model(bidirectional=False).save(tmp_path / "model")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+
+    def answers() -> bool:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return True
+        return False
+
+    with started("serve", "--model", tmp_path / "model", "--port", port) as process:
+        wait_until(answers, process)
+        with (
+            socket.create_connection(("127.0.0.1", port)) as upload,
+            client_of.connect(f"ws://127.0.0.1:{port}/v1/audio/stream", proxy=None) as stream,
+        ):
+            upload.sendall(
+                b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            )
+            stream.send(b"\0" * 1600)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in said and "the same command" not in said, said
