@@ -9,7 +9,7 @@ from tones import sentences
 from asr import load
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import ConfigError
-from asr.precision import lower
+from asr.precision import Int8Run, lower
 
 WAVES = [spoken(text, seed=i) for i, text in enumerate(sentences(12, seed=4))]
 
@@ -40,17 +40,37 @@ def test_a_bundle_is_loaded_in_any_precision_and_hears_the_same_tones(precision,
     assert said == [t.text for t in tone_model().transcribe_many(WAVES)]
 
 
-def test_bf16_does_not_depend_on_the_batch(tmp_path):
+@pytest.mark.parametrize(("precision", "close"), [("bf16", 0.02), ("int8", 1e-3)])
+def test_what_is_heard_does_not_depend_on_the_batch(precision, close, tmp_path):
     tone_model().save(tmp_path)
-    model = load(tmp_path, precision="bf16")
-    together_BTV, lengths_B = model.log_probs(WAVES)
-    for row, length, wave in zip(together_BTV, lengths_B.tolist(), WAVES, strict=True):
-        torch.testing.assert_close(row[:length], model.log_probs([wave])[0][0], atol=0.02, rtol=0.02)
+    model = load(tmp_path, precision=precision)
+    noise = np.random.default_rng(0).normal(0, 3, 60_000).astype(np.float32)
+    together_BTV, lengths_B = model.log_probs([noise, *WAVES])
+    for row, length, wave in zip(together_BTV[1:], lengths_B.tolist()[1:], WAVES, strict=True):
+        alone_TV = model.log_probs([wave])[0][0]
+        torch.testing.assert_close(row[:length].exp(), alone_TV.exp(), atol=close, rtol=0)
 
 
-def test_a_model_that_streams_streams_in_bf16():
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_int8_rounds_inputs_and_states_on_scales_that_never_change(cell):
+    torch.manual_seed(0)
+    run = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[cell](6, 5, batch_first=True)
+    lowered = Int8Run(run)
+    x_BTF = torch.randn(4, 300, 6)
+    with torch.no_grad():
+        y_BTH, hidden = lowered(x_BTF)
+        loud_BTH, _ = lowered(torch.cat([x_BTF, 100 * x_BTF]))
+        expected_BTH, _ = run(x_BTF)
+    assert torch.equal(loud_BTH[:4], y_BTH)
+    torch.testing.assert_close(y_BTH, expected_BTH, atol=0.1, rtol=0)
+    state_1BH = hidden[0] if cell == "lstm" else hidden
+    assert torch.equal(state_1BH[0, :, -2:], torch.tensor([-1.0, 1.0]).expand(4, 2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_model_that_streams_streams_in_fewer_bits(precision):
     model = tone_model(bidirectional=False)
-    lowered = lower(model.encoder, "bf16")
+    lowered = lower(model.encoder, precision)
     features_BTF = torch.randn(1, 40, 24, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         whole_BTV, _ = lowered(features_BTF, torch.tensor([40]))

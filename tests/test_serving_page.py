@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import numpy as np
@@ -46,11 +46,17 @@ COUNT_PLAYS = (
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator["playwright.Browser"]:
+def launch() -> Iterator[Callable[..., "playwright.Browser"]]:
+    """Starts a browser with further flags."""
     with playwright.sync_playwright() as api:
-        opened = api.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        yield opened
-        opened.close()
+        yield lambda *more: api.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more])
+
+
+@pytest.fixture(scope="module")
+def browser(launch) -> Iterator["playwright.Browser"]:
+    opened = launch()
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -190,16 +196,14 @@ def test_a_voice_is_recorded_and_transcribed(page):
 
 
 @pytest.fixture
-def microphone(tmp_path) -> Iterator["playwright.Browser"]:
+def microphone(launch, tmp_path) -> Iterator["playwright.Browser"]:
     """A browser whose microphone hears what is said in TALK, once."""
     path = tmp_path / "microphone.wav"
     samples = np.pad(spoken(TEXT, seed=1, pause_s=0.3), (RATE_HZ // 2, 5 * RATE_HZ))
     soundfile.write(path, audio.resample(samples, RATE_HZ, 48_000), 48_000)
-    with playwright.sync_playwright() as api:
-        flags = [*FLAGS, f"--use-file-for-fake-audio-capture={path}%noloop"]
-        opened = api.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield opened
-        opened.close()
+    opened = launch(f"--use-file-for-fake-audio-capture={path}%noloop")
+    yield opened
+    opened.close()
 
 
 def test_words_appear_while_they_are_said(microphone):
