@@ -255,12 +255,16 @@ def tune(
     manifest: Annotated[Path, typer.Argument(help="JSONL of the development set.")],
     model: Model,
     lm: Lm = None,
+    hotwords: Hotwords = None,
     picture: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the surface (PNG).")] = None,
 ) -> None:
-    """Search the weights of the language model on a development set and store the best in the bundle."""
+    """Search the weights of language model and hotwords, and the width of the beam, on a development set.
+
+    The best are stored in the bundle, so that `asr transcribe` uses them.
+    """
     from asr.jobs.tune import tune_bundle
 
-    tune_bundle(model, manifest, lm=lm, picture=picture)
+    tune_bundle(model, manifest, lm=lm, hotwords=hotwords or (), picture=picture)
 
 
 @app.command()

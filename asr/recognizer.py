@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr import bundle
 from asr.decoding import greedy
-from asr.decoding.choice import Chooser, DecoderConfig, DecoderName
+from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
@@ -151,9 +151,8 @@ class Recognizer:
         name = decoder or self.decoder.name
         if name == "greedy":
             return greedy(log_probs_BTV, lengths_B)
-        chosen = self._chooser.decoder(name, self.alphabet, self.decoder, self.lm, settings)
-        found: list[Hypothesis] = chosen.decode(log_probs_BTV, lengths_B)
-        return found
+        chosen = self._chooser.decoder(Choice(name, self.alphabet, self.decoder, self.lm, settings))
+        return list(chosen.decode(log_probs_BTV, lengths_B))
 
     @torch.no_grad()
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -172,7 +171,8 @@ class Recognizer:
     ) -> TranscriptStream:
         """A transcript of sound that is fed block by block; see `stream`."""
         name = decoder or self.decoder.name
-        make = partial(self._chooser.stream_decoder, name, self.alphabet, self.decoder, self.lm, settings)
+        choice = Choice(name, self.alphabet, self.decoder, self.lm, settings)
+        make = partial(self._chooser.stream_decoder, choice)
         return TranscriptStream(self, make, rate_hz=rate_hz)
 
     def stream(

@@ -3,6 +3,7 @@
 Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word language model at word ends).
 """
 
+import copy
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.lexicon import Pronunciations
 from asr.decoding.prefixes import NODES, Settings, new_beam, new_tree
 from asr.decoding.ranking import rank, spell_out
-from asr.decoding.tables import build_tables
+from asr.decoding.tables import Tables, build_tables, build_vocabulary
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
@@ -95,32 +96,69 @@ class BeamDecoder:
         prior_weight: float = 0.0,
         threads: int | None = None,
     ) -> None:
-        if beam_width < 1 or beam_threshold <= 0 or token_threshold > 0:
-            raise DecodingError(
-                f"beam_width={beam_width}, beam_threshold={beam_threshold}, "
-                f"token_threshold={token_threshold}: expected at least 1, more than 0, at most 0"
-            )
-        if not all(math.isfinite(x) for x in (alpha, beta, hotword_weight)):
-            raise DecodingError(
-                f"alpha={alpha}, beta={beta}, hotword_weight={hotword_weight}: expected finite numbers"
-            )
+        _check_pruning(beam_width, beam_threshold, token_threshold)
         self.alphabet = alphabet
-        self.tables, words, self.unspellable = build_tables(
-            alphabet,
-            lm=lm,
-            alpha=alpha,
-            beta=beta,
-            unknown_penalty=unknown_penalty,
-            lexicon=lexicon,
-            hotwords=check_hotwords(hotwords, hotword_weight, alphabet),
-            token_lm=token_lm,
-            token_alpha=token_alpha,
+        self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords)
+        phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)
+        self._vocabulary = build_vocabulary(
+            alphabet, lm=lm, lexicon=lexicon, hotwords=phrases, token_lm=token_lm
         )
-        self.words = words if isinstance(lexicon, Mapping) else None
+        self._weights = {
+            "alpha": alpha,
+            "beta": beta,
+            "unknown_penalty": unknown_penalty,
+            "hotword_weight": hotword_weight,
+            "token_alpha": token_alpha,
+        }
+        self.tables = self._weigh()
+        self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
         least_output = max(math.exp(token_threshold), sys.float_info.min)
         self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output, True)
         self.threads = threads or _available_cores()
         self._scale_V = _prior_scale(prior, prior_weight, alphabet.size)
+
+    @property
+    def unspellable(self) -> list[str]:
+        """Words that can never be recognised."""
+        return self._vocabulary.unspellable
+
+    def reweighed(
+        self,
+        *,
+        beam_width: int | None = None,
+        prior: Sequence[float] | None = None,
+        prior_weight: float = 0.0,
+        **weights: float,
+    ) -> "BeamDecoder":
+        """The same decoder with other weights. The tree of its words is shared, so this takes milliseconds.
+
+        Args:
+            beam_width: None keeps it.
+            prior, prior_weight: as when a decoder is made.
+            weights: any of alpha, beta, unknown_penalty, hotword_weight and token_alpha; others are kept.
+
+        Raises:
+            DecodingError: a weight of another name, or one that is no finite number.
+        """
+        new = copy.copy(self)
+        if strange := weights.keys() - self._weights.keys():
+            raise DecodingError(f"weights {sorted(strange)}: expected some of {', '.join(self._weights)}")
+        new._weights = self._weights | weights
+        if new._weights != self._weights:
+            new.tables = new._weigh()
+        if beam_width is not None:
+            _check_pruning(beam_width)
+            new.settings = self.settings._replace(width=beam_width)
+        new._scale_V = _prior_scale(prior, prior_weight, self.alphabet.size)
+        return new
+
+    def _weigh(self) -> Tables:
+        """The tables with the weights as they are."""
+        if not all(map(math.isfinite, self._weights.values())):
+            raise DecodingError(f"weights {self._weights}: expected finite numbers")
+        weights = dict(self._weights)
+        phrases = check_hotwords(self._hotwords, weights.pop("hotword_weight"), self.alphabet)
+        return build_tables(self._vocabulary, hotwords=phrases, **weights)
 
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], n_best: int = 1) -> Any:
         """The best hypothesis of each utterance, or with n_best > 1 a list of the best ones, best first.
@@ -261,6 +299,16 @@ class Search:
 
     def _tokens(self, node: int) -> tuple[int, ...]:
         return tuple(outcome.trace(self._tree, node).tolist())
+
+
+def _check_pruning(
+    beam_width: int, beam_threshold: float = math.inf, token_threshold: float = -math.inf
+) -> None:
+    if beam_width < 1 or not beam_threshold > 0 or not token_threshold <= 0:
+        raise DecodingError(
+            f"beam_width={beam_width}, beam_threshold={beam_threshold}, "
+            f"token_threshold={token_threshold}: expected at least 1, more than 0, at most 0"
+        )
 
 
 def _available_cores() -> int:

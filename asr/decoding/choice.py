@@ -37,71 +37,86 @@ class DecoderConfig:
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which decoder is wanted.
+
+    Attributes:
+        name: greedy, beam or pyctcdecode.
+        config: the settings of the bundle.
+        settings: those of the call, which come first; None among them are those of the bundle.
+    """
+
+    name: str
+    alphabet: Alphabet
+    config: DecoderConfig
+    lm: "NGramModel | None"
+    settings: Mapping[str, Any]
+
+
 class Chooser:
-    """Makes decoders, and keeps the one that was asked for last."""
+    """Makes decoders, and keeps the one that was asked for last; with other weights it is made of that."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[str, ...], Any] = {}
+        self._kept: tuple[tuple[Any, ...], dict[str, Any], Any] = ((), {}, None)  # threads see all or nothing
 
-    def decoder(
-        self,
-        name: str,
-        alphabet: Alphabet,
-        config: DecoderConfig,
-        lm: "NGramModel | None",
-        settings: dict[str, Any],
-    ) -> Any:
-        """The `BeamDecoder` or `PyctcDecoder`; settings that are None are those of the configuration.
+    def decoder(self, choice: Choice) -> Any:
+        """The `BeamDecoder` or `PyctcDecoder`.
 
         Raises:
             DecodingError: a name that no decoder has, or settings that make no sense.
         """
         from asr import decoding
 
-        if name not in ("beam", "pyctcdecode"):
-            raise DecodingError(f"decoder {name!r}: expected greedy, beam or pyctcdecode")
-        chosen = {
-            "lm": lm,
-            "beam_width": config.beam_width,
-            "alpha": config.alpha,
-            "beta": config.beta,
-        } | {key: value for key, value in settings.items() if value is not None}
-        if name == "beam" and config.prior:
-            chosen.setdefault("prior_weight", config.prior_weight)
-        if chosen.get("hotwords"):
-            chosen.setdefault("hotword_weight", config.hotword_weight)
-        spoken = len(alphabet.lexicon) if alphabet.lexicon is not None else None
-        key = (f"{name} {spoken}", *(f"{k}={id(v) if k == 'lm' else v}" for k, v in sorted(chosen.items())))
-        if key not in self._made:
-            alphabet = alphabet.with_words(w for phrase in chosen.get("hotwords", ()) for w in phrase.split())
-            if name == "beam" and (lexicon := _lexicon(alphabet, config, chosen["lm"])) is not None:
-                chosen.setdefault("lexicon", lexicon)
-            if chosen.get("prior_weight"):
-                chosen["prior"] = config.prior
-            make = decoding.BeamDecoder if name == "beam" else decoding.PyctcDecoder
-            self._made = {key: make(alphabet, **chosen)}
-        return self._made[key]
+        if choice.name not in ("beam", "pyctcdecode"):
+            raise DecodingError(f"decoder {choice.name!r}: expected greedy, beam or pyctcdecode")
+        weights, others = _settle(choice)
+        spoken = len(choice.alphabet.lexicon) if choice.alphabet.lexicon is not None else None
+        key = (choice.name, spoken, id(others["lm"]), repr(others), choice.config.lexicon)
+        kept_key, kept_weights, made = self._kept
+        if (key, weights) == (kept_key, kept_weights):
+            return made
+        if key == kept_key and choice.name == "beam":
+            made = made.reweighed(**weights)
+        else:
+            words = (word for phrase in others.get("hotwords", ()) for word in phrase.split())
+            alphabet = choice.alphabet.with_words(words)
+            if choice.name == "beam" and (lexicon := _lexicon(alphabet, choice.config, others["lm"])):
+                others.setdefault("lexicon", lexicon)
+            make = decoding.BeamDecoder if choice.name == "beam" else decoding.PyctcDecoder
+            made = make(alphabet, **weights, **others)
+        self._kept = key, weights, made
+        return made
 
-    def stream_decoder(
-        self,
-        name: str,
-        alphabet: Alphabet,
-        config: DecoderConfig,
-        lm: "NGramModel | None",
-        settings: dict[str, Any],
-    ) -> StreamDecoder:
+    def stream_decoder(self, choice: Choice) -> StreamDecoder:
         """The same for log-probabilities that come in blocks.
 
         Raises:
             DecodingError: as above, and for pyctcdecode, which decodes whole recordings only.
         """
-        if name == "greedy":
+        if choice.name == "greedy":
             return GreedyStream()
-        if name not in ("beam", "pyctcdecode"):
-            raise DecodingError(f"decoder {name!r}: expected greedy or beam")
-        if name == "pyctcdecode":
+        if choice.name == "pyctcdecode":
             raise DecodingError("decoder=pyctcdecode needs the whole recording: stream with greedy or beam")
-        return BeamStream(self.decoder(name, alphabet, config, lm, settings))
+        return BeamStream(self.decoder(choice))
+
+
+def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(weights, which may change while the decoder stays; all else it is made of)."""
+    config, given = choice.config, {k: v for k, v in choice.settings.items() if v is not None}
+    weights: dict[str, Any] = {
+        "beam_width": config.beam_width,
+        "alpha": config.alpha,
+        "beta": config.beta,
+    }
+    if given.get("hotwords"):
+        weights["hotword_weight"] = config.hotword_weight
+    if choice.name == "beam" and config.prior:
+        weights |= {"prior": config.prior, "prior_weight": config.prior_weight}
+    known = (*weights, "hotword_weight", "prior_weight")
+    weights |= {k: v for k, v in given.items() if k in known}
+    others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}
+    return weights, others
 
 
 def _lexicon(

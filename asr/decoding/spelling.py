@@ -85,31 +85,46 @@ def spell_words(words: Sequence[str], digits_of: Mapping[str, tuple[int, ...]]) 
 
 
 class Trie(NamedTuple):
-    """A trie over digits; node 0 is the root.
+    """A trie over digits; node 0 is the root. What it is worth is told by `foresee`.
 
     Attributes:
         mask: (N,) bit d is set if the node has a child by digit d.
         first: (N,) its first child; the others follow in the order of their digits.
         word, homophones: (N,) the entries that end at the node are order[word : word + homophones].
-        best: (N,) the highest value of an entry at or below the node.
         order: the entries that can be spelled.
+        lengths: digits of each of these.
+        layers: for each layer of nodes below the root the indices in `order` of the entries that go through
+            it, and where among these each node begins.
     """
 
     mask: np.ndarray
     first: np.ndarray
     word: np.ndarray
     homophones: np.ndarray
-    best: np.ndarray
     order: np.ndarray
+    lengths: np.ndarray
+    layers: list[tuple[np.ndarray, np.ndarray]]
 
 
-def build_trie(spelled: Sequence[np.ndarray], values: np.ndarray, bonuses: np.ndarray) -> Trie:
+def foresee(trie: Trie, values: np.ndarray, bonuses: np.ndarray) -> np.ndarray:
+    """(N,) the highest value of an entry at or below each node.
+
+    Args:
+        values: what each entry of `trie.order` is worth.
+        bonuses: what comes on top bit by bit, in proportion to the digits that have been spelled.
+    """
+    shares = bonuses / np.maximum(trie.lengths, 1)
+    best = [np.array([values.max(initial=-np.inf)])]
+    for depth, (alive, starts) in enumerate(trie.layers, start=1):
+        best.append(np.maximum.reduceat(values[alive] + shares[alive] * depth, starts))
+    return np.concatenate(best)
+
+
+def build_trie(spelled: Sequence[np.ndarray]) -> Trie:
     """The trie of the entries that can be spelled: those of at least one digit and no zero.
 
     Args:
         spelled: the digits of each entry; several may be spelled alike.
-        values: (E,) what each is worth.
-        bonuses: (E,) what comes on top bit by bit, in proportion to the digits that have been spelled.
     """
     lengths = np.array([len(digits) for digits in spelled], np.int64)
     flat = np.concatenate([np.empty(0, np.int32), *spelled])
@@ -121,15 +136,14 @@ def build_trie(spelled: Sequence[np.ndarray], values: np.ndarray, bonuses: np.nd
     matrix[row, column] = flat
     order = np.flatnonzero(good)
     order = order[np.lexsort(matrix[order].T[::-1])]
-    shares = bonuses[order] / np.maximum(lengths[order], 1)
-    return _build_layers(matrix[order], order, values[order], shares)
+    return _build_layers(matrix[order], order, lengths[order])
 
 
-def _build_layers(words: np.ndarray, order: np.ndarray, values: np.ndarray, shares: np.ndarray) -> Trie:
+def _build_layers(words: np.ndarray, order: np.ndarray, lengths: np.ndarray) -> Trie:
     """The trie of lexicographically sorted rows of digits, ended by 0; nodes numbered layer by layer."""
     none = np.full(1, -1)
     mask, first, word, homophones = [], [], [none], [none + 1]
-    best = [np.array([values.max(initial=-np.inf)])]
+    layers: list[tuple[np.ndarray, np.ndarray]] = []
     node, alive, layer, base = np.zeros(len(words), np.int64), np.arange(len(words)), 1, 1
     for depth in range(words.shape[1]):
         here = words[alive, depth]
@@ -141,7 +155,7 @@ def _build_layers(words: np.ndarray, order: np.ndarray, values: np.ndarray, shar
         first.append(base + np.searchsorted(node[starts], np.arange(layer)))
         if not len(alive):
             break
-        best.append(np.maximum.reduceat(values[alive] + shares[alive] * (depth + 1), starts))
+        layers.append((alive, starts))
         # of the entries that share a node, those that end here are the shortest, so they stand first
         ending = np.add.reduceat((words[alive, depth + 1] == 0).astype(np.int64), starts)
         word.append(np.where(ending > 0, alive[starts], -1))
@@ -153,6 +167,7 @@ def _build_layers(words: np.ndarray, order: np.ndarray, values: np.ndarray, shar
         np.concatenate(first).astype(np.int32),
         np.concatenate(word).astype(np.int32),
         np.concatenate(homophones).astype(np.int32),
-        np.concatenate(best),
         order,
+        lengths,
+        layers,
     )

@@ -3,13 +3,14 @@
 import logging
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from asr.decoding.hotwords import bonuses, build_automaton
-from asr.decoding.lexicon import Entries, Pronunciations, check_spellable, known_words
-from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, spell_outputs
+from asr.decoding.lexicon import Pronunciations, check_spellable, known_words
+from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
 from asr.errors import LanguageModelError
 from asr.text import WORD_OPENER, Alphabet
 
@@ -90,75 +91,116 @@ class Tables(NamedTuple):
     bound: float
 
 
-def build_tables(
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of a search and how they are spelled: what does not change with the weights.
+
+    Attributes:
+        words: (entries,) what each entry of the trie writes.
+        word_ids: (entries,) the same in the word n-grams.
+        unspellable: words that can never be recognised.
+        closed: whether other words may not be written.
+    """
+
+    alphabet: Alphabet
+    lm: "NGramModel | None"
+    token_lm: "NGramModel | None"
+    spelling: Spelling
+    trie: Trie
+    words: list[str]
+    word_ids: np.ndarray
+    unspellable: list[str]
+    closed: bool
+
+
+def build_vocabulary(
     alphabet: Alphabet,
     *,
     lm: "NGramModel | None",
-    alpha: float,
-    beta: float,
-    unknown_penalty: float,
     lexicon: "Iterable[str] | Pronunciations | None",
-    hotwords: Mapping[tuple[str, ...], float],
+    hotwords: Iterable[tuple[str, ...]],
     token_lm: "NGramModel | None",
-    token_alpha: float,
-) -> tuple[Tables, list[str], list[str]]:
-    """The tables, the word of each entry in them, and the words that the alphabet cannot spell.
+) -> Vocabulary:
+    """The words of the lexicon, or else of the model, and of the hotwords.
 
     Args:
         lexicon: words, or words with their pronunciations.
-        hotwords: the words of each, with its weight.
+        hotwords: the words of each.
 
     Raises:
         DecodingError: a hotword that cannot be spelled, a lexicon of which nothing can.
         LanguageModelError: a model of which nothing can be spelled.
     """
     spelling = spell_outputs(alphabet, whole=isinstance(lexicon, Mapping))
-    hot, shares = build_automaton(hotwords), bonuses(hotwords)
-    entries = known_words(alphabet, spelling, lm=lm, lexicon=lexicon, hotwords=shares)
-    beta, penalty = (beta, alpha * unknown_penalty) if lm else (0.0, 0.0)
-    ids, values, outside = _values(entries, lm, alpha, beta, penalty)
-    outside = -np.inf if lexicon is not None else outside
-    trie = build_trie(
-        entries.spelled,
-        np.maximum(values, outside),
-        np.array([max(shares.get(word, 0.0), 0.0) for word in entries.words]),
-    )
-    unspellable = check_spellable(entries, alphabet, spelling, lm)
-    step = penalty / spelling.per_character
-    records = _trie_records(trie, outside, step)
+    parts = dict.fromkeys(word for phrase in hotwords for word in phrase)
+    entries = known_words(alphabet, spelling, lm=lm, lexicon=lexicon, hotwords=parts)
+    trie = build_trie(entries.spelled)
     words = [entries.words[e] for e in trie.order]
-    return (
-        Tables(
-            **_written(spelling),
-            trie=records,
-            ahead=np.exp(records["foreseen"]).astype(np.float32),
-            word_ids=ids[trie.order].astype(np.int32),
-            outside=outside,
-            outside_step=step,
-            unknown_penalty=penalty,
-            opening=_openings(records, spelling, outside, step),
-            hot_after=hot.after,
-            hot_promise=hot.promise,
-            hot_reward=hot.reward,
-            hot_numbers=np.array([hot.numbers.get(word, 0) for word in words], np.int32),
-            **_word_model(lm, alpha, beta),
-            **_token_model(token_lm, token_alpha, alphabet),
-            bound=math.exp(max(0.0, outside, float(records["foreseen"][ROOT + 1 :].max(initial=0.0)))),
-        ),
-        words,
-        unspellable,
+    return Vocabulary(
+        alphabet=alphabet,
+        lm=lm,
+        token_lm=token_lm,
+        spelling=spelling,
+        trie=trie,
+        words=words,
+        word_ids=np.array([lm.word_id(word) if lm else 0 for word in words], np.int32),
+        unspellable=check_spellable(entries, alphabet, spelling, lm),
+        closed=lexicon is not None,
     )
 
 
-def _values(
-    entries: Entries, lm: "NGramModel | None", alpha: float, beta: float, penalty: float
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Of each entry its word in the model and what that is worth alone; what a word of no entry is worth."""
+def build_tables(
+    vocabulary: Vocabulary,
+    *,
+    alpha: float,
+    beta: float,
+    unknown_penalty: float,
+    hotwords: Mapping[tuple[str, ...], float],
+    token_alpha: float,
+) -> Tables:
+    """The tables of a search with these weights.
+
+    Args:
+        hotwords: the words of each, all of them in the vocabulary, with its weight.
+    """
+    lm, spelling, words = vocabulary.lm, vocabulary.spelling, vocabulary.words
+    beta, penalty = (beta, alpha * unknown_penalty) if lm else (0.0, 0.0)
+    step = penalty / spelling.per_character
+    values, outside = _values(vocabulary, alpha, beta, penalty)
+    hot, shares = build_automaton(hotwords), bonuses(hotwords)
+    rewards = np.zeros(len(words))
+    numbers = np.zeros(len(words), np.int32)
+    for entry, word in enumerate(words) if hotwords else ():
+        rewards[entry], numbers[entry] = max(shares.get(word, 0.0), 0.0), hot.numbers.get(word, 0)
+    records = _trie_records(vocabulary.trie, foresee(vocabulary.trie, values, rewards), outside, step)
+    return Tables(
+        **_written(spelling),
+        trie=records,
+        ahead=np.exp(records["foreseen"]).astype(np.float32),
+        word_ids=vocabulary.word_ids,
+        outside=outside,
+        outside_step=step,
+        unknown_penalty=penalty,
+        opening=_openings(records, spelling, outside, step),
+        hot_after=hot.after,
+        hot_promise=hot.promise,
+        hot_reward=hot.reward,
+        hot_numbers=numbers,
+        **_word_model(lm, alpha, beta),
+        **_token_model(vocabulary.token_lm, token_alpha, vocabulary.alphabet),
+        bound=math.exp(max(0.0, outside, float(records["foreseen"][ROOT + 1 :].max(initial=0.0)))),
+    )
+
+
+def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -> tuple[np.ndarray, float]:
+    """What each entry is worth alone, and what a word of no entry is."""
+    lm = vocabulary.lm
     if lm is None:
-        return np.zeros(len(entries.words), np.int32), np.zeros(len(entries.words)), 0.0
-    ids = np.array([lm.word_id(word) for word in entries.words], np.int32)
-    unigrams = alpha * LN_10 * lm.arrays().words["log10_prob"].astype(np.float64) + beta
-    return ids, unigrams[ids], float(unigrams[lm.unknown_id]) - penalty
+        values, outside = np.zeros(len(vocabulary.words)), 0.0
+    else:
+        unigrams = alpha * LN_10 * lm.arrays().words["log10_prob"].astype(np.float64) + beta
+        values, outside = unigrams[vocabulary.word_ids], float(unigrams[lm.unknown_id]) - penalty
+    return (values, -np.inf) if vocabulary.closed else (np.maximum(values, outside), outside)
 
 
 def _word_model(lm: "NGramModel | None", alpha: float, beta: float) -> dict[str, Any]:
@@ -209,12 +251,12 @@ def _ngrams(lm: "NGramModel | None") -> "NGramArrays":
     return NGramArrays(np.zeros(1, SLOT), np.zeros(1, CONTEXT), np.zeros(1, WORD))
 
 
-def _trie_records(trie: Trie, outside: float, step: float) -> np.ndarray:
+def _trie_records(trie: Trie, foreseen: np.ndarray, outside: float, step: float) -> np.ndarray:
     """The trie for the search, with what it foresees."""
     records = np.zeros(len(trie.mask), TRIE)
     for name in ("mask", "first", "word", "homophones"):
         records[name] = getattr(trie, name)
-    records["foreseen"] = trie.best
+    records["foreseen"] = foreseen
     records["foreseen"][ROOT] = 0.0
     records["leave"] = np.exp(outside - records["foreseen"] - step)
     return records

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,9 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
         say(f"language model of order {found.order} with {len(found.vocabulary):,} words")
         tuning = tune(model, utterances)
         tell(tuning)
-        plot(tuning, folder / "tuning.png")
-        facts |= {"greedy_wer": tuning.greedy_wer, "trials": [asdict(t) for t in tuning.trials]}
+        if tuning.trials:
+            plot(tuning, folder / "tuning.png")
+        facts |= tuning.to_json()
     calibration = calibrate(model, utterances)
     model.save(bundle)
     facts["calibration"] = calibration.to_json()

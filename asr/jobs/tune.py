@@ -1,21 +1,26 @@
-"""`asr tune`: the development set's log-probabilities once, then the decoder's weights searched over them."""
+"""`asr tune`: the development set's log-probabilities once, and the decoder's settings searched over them."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from asr import audio, scoring
 from asr.corpus.manifest import Utterance, read_manifest
+from asr.decoding import greedy
 from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
 from asr.jobs.evaluate import evaluate
 from asr.lm import load as load_lm
 from asr.recognizer import Recognizer, load
+from asr.scoring import Score
 from asr.scoring.calibration import Calibration, fit, judged_words
 from asr.text import normalise
 
@@ -24,6 +29,11 @@ _BETA = (-2.0, -1.0, 0.0, 1.0, 2.0)
 _PRIOR_WEIGHT = (0.0, 0.4)
 _STEPS = (0.15, 0.5, 0.2)
 """Of α, β and the prior's weight around the best of these."""
+
+_WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+_HOTWORD_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
+NOTHING_LEARNT = 0.8
+"""From this share of wrong outputs on there is nothing to tune: saying always the same gets nearly as far."""
 
 Point = tuple[float, float, float]
 
@@ -39,17 +49,35 @@ class Trial:
     cer: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tuning:
-    """All trials, in the order they were made; `best` has the lowest WER, then CER, then least weights."""
+    """All trials, in the order they were made; none if the model had learnt nothing.
+
+    Attributes:
+        trials: settings of α, β and the prior's weight, at the width that the model came with.
+        greedy_wer: of the best path.
+        widths: with the best of these, the score at each width.
+        hotword_weights: at the width that was chosen, the score with each weight of the hotwords, if any.
+    """
 
     trials: list[Trial]
     greedy_wer: float
+    widths: dict[int, Score] = field(default_factory=dict)
+    hotword_weights: dict[float, Score] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial:
-        """The setting to use."""
+        """The one of lowest WER, then CER, then least weights."""
         return min(self.trials, key=lambda t: (t.wer, t.cer, t.prior_weight, abs(t.alpha), abs(t.beta)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Rates of all that was tried."""
+        return {
+            "greedy_wer": self.greedy_wer,
+            "trials": [asdict(t) for t in self.trials],
+            "widths": {str(width): score.wer for width, score in self.widths.items()},
+            "hotword_weights": {f"{weight:g}": score.wer for weight, score in self.hotword_weights.items()},
+        }
 
 
 class Emissions:
@@ -73,22 +101,37 @@ class Emissions:
         )
         return tuple(round(p, 7) for p in frames_NV.double().exp().mean(0).tolist())
 
-    def score(self, **settings: object) -> tuple[float, float]:
-        """WER and CER of the beam (or, with `decoder="greedy"`, of the best path) with these settings."""
+    def score(self, **settings: object) -> Score:
+        """The score of the beam (or, with `decoder="greedy"`, of the best path) with these settings."""
         decoder = settings.pop("decoder", "beam")
         found = [
             hypothesis.text(self.model.alphabet)
             for log_probs_BTV, lengths_B in self.batches
             for hypothesis in self.model.decode(log_probs_BTV, lengths_B, decoder=decoder, **settings)  # type: ignore[arg-type]
         ]
-        score = scoring.score(self.texts, found)
-        return score.wer, score.cer
+        return scoring.score(self.texts, found)
+
+    def wrong_outputs(self) -> float:
+        """Errors of the best path in outputs over the outputs that spell the texts.
+
+        Texts that the alphabet cannot spell are left out; 0 if none is left.
+        """
+        alphabet, wrong, right = self.model.alphabet, 0, 0
+        heard = (h for lp_BTV, n_B in self.batches for h in greedy(lp_BTV, n_B))
+        for text, hypothesis in zip(self.texts, heard, strict=True):
+            if not alphabet.missing(text):
+                spelled = alphabet.encode(text)
+                wrong += Levenshtein.distance(hypothesis.tokens, tuple(spelled))
+                right += len(spelled)
+        return wrong / max(right, 1)
 
 
-def tune(model: Recognizer, utterances: Sequence[Utterance]) -> Tuning:
-    """The best α, β and weight of the prior; they are put into the model's decoder settings, with the prior.
+def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequence[str] = ()) -> Tuning:
+    """The best α, β, weight of the prior, width, and weight of hotwords if any are given.
 
-    The beam becomes the model's decoder if it beats the best path on these utterances, else the best path.
+    They are put into the model's decoder settings, with the prior. The beam becomes the model's decoder if it
+    beats the best path on these utterances, else the best path. With a model that has learnt nothing yet,
+    whose posteriors are flat and beams full, nothing is searched; a warning says so.
 
     Raises:
         ConfigError: the model has no language model, or there are no utterances.
@@ -96,30 +139,84 @@ def tune(model: Recognizer, utterances: Sequence[Utterance]) -> Tuning:
     if model.lm is None or not utterances:
         raise ConfigError(f"{len(utterances)} utterances, language model {model.lm}: tuning needs both")
     emissions = Emissions(model, utterances)
-    greedy_wer, _ = emissions.score(decoder="greedy")
+    tuning = Tuning([], emissions.score(decoder="greedy").wer)
+    if (share := emissions.wrong_outputs()) >= NOTHING_LEARNT:
+        warn(
+            f"the best path gets {share:.0%} of the outputs wrong on this set: the model has learnt next to "
+            "nothing, so the decoder is not tuned, and decodes greedily"
+        )
+        model.decoder.name = "greedy"
+        return tuning
     model.decoder.prior = emissions.prior()
-    trials: dict[Point, Trial] = {}
+    _search_weights(emissions, tuning)
+    model.decoder.alpha, model.decoder.beta = tuning.best.alpha, tuning.best.beta
+    model.decoder.prior_weight = tuning.best.prior_weight
+    tuning.widths = _score_each(emissions, "beam_width", sorted({*_WIDTHS, model.decoder.beam_width}))
+    model.decoder.beam_width = smallest_within_noise(tuning.widths)
+    if hotwords:
+        _search_hotword_weight(emissions, tuning, hotwords)
+    beam_wer = tuning.widths[model.decoder.beam_width].wer
+    model.decoder.name = "beam" if beam_wer <= tuning.greedy_wer else "greedy"
+    return tuning
 
-    def explore(points: Iterable[Point], title: str) -> Trial:
-        new = [p for p in points if p not in trials]
+
+def _search_weights(emissions: Emissions, tuning: Tuning) -> None:
+    """Try α, β and the weight of the prior: a grid, then twice around the best."""
+    tried: set[Point] = set()
+
+    def explore(points: Iterable[Point], title: str) -> None:
+        new = [p for p in dict.fromkeys(points) if p not in tried]
+        tried.update(new)
         with counting(title, "settings") as progress:
             for n, p in enumerate(new, 1):
-                settings = dict(zip(("alpha", "beta", "prior_weight"), p, strict=True))
-                trials[p] = Trial(*p, *emissions.score(**settings))
+                score = emissions.score(**dict(zip(("alpha", "beta", "prior_weight"), p, strict=True)))
+                tuning.trials.append(Trial(*p, score.wer, score.cer))
                 progress(n, len(new))
-        return Tuning(list(trials.values()), greedy_wer).best
 
-    best = explore(product(_ALPHA, _BETA, _PRIOR_WEIGHT), "searching α, β and the prior's weight")
+    explore(product(_ALPHA, _BETA, _PRIOR_WEIGHT), "searching α, β and the prior's weight")
     for fraction in (1.0, 0.5):
-        steps = [fraction * step for step in _STEPS]
-        best = explore(_around((best.alpha, best.beta, best.prior_weight), steps), "refining")
-    model.decoder.alpha, model.decoder.beta, model.decoder.prior_weight = (
-        best.alpha,
-        best.beta,
-        best.prior_weight,
-    )
-    model.decoder.name = "beam" if best.wer <= greedy_wer else "greedy"
-    return Tuning(list(trials.values()), greedy_wer)
+        best, steps = tuning.best, [fraction * step for step in _STEPS]
+        explore(_around((best.alpha, best.beta, best.prior_weight), steps), "refining")
+
+
+def _score_each(
+    emissions: Emissions, setting: str, values: Sequence[Any], **others: object
+) -> dict[Any, Score]:
+    """The score with each value of a setting."""
+    scores = {}
+    with counting(f"searching {setting.replace('_', ' ')}", "settings") as progress:
+        for n, value in enumerate(values, 1):
+            scores[value] = emissions.score(**{setting: value}, **others)
+            progress(n, len(values))
+    return scores
+
+
+def smallest_within_noise(scores: Mapping[int, Score]) -> int:
+    """The smallest width that makes more errors than the best by at most one standard error.
+
+    The error is that of the sum of the utterances' differences d if there were none on average: √Σd².
+
+    Source: Breiman et al. 1984, section 3.4.3 (the 1-SE rule).
+    """
+    best = min(scores, key=lambda width: (scores[width].errors, width))
+    for width in sorted(scores):
+        more_N = scores[width].errors_N - scores[best].errors_N
+        if more_N.sum() <= math.sqrt((more_N**2).sum()):
+            return width
+    return best
+
+
+def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Sequence[str]) -> None:
+    """Put the weight of lowest WER, of equals the least, into the decoder settings."""
+    model = emissions.model
+    phrases = [normalise(phrase, model.style) for phrase in hotwords]
+    said = sum(f" {text} ".count(f" {phrase} ") for text in emissions.texts for phrase in phrases)
+    if not said:
+        warn("none of the hotwords is said on the development set, so their weight is left as it was")
+        return
+    tuning.hotword_weights = _score_each(emissions, "hotword_weight", _HOTWORD_WEIGHTS, hotwords=phrases)
+    by_weight = tuning.hotword_weights
+    model.decoder.hotword_weight = min(by_weight, key=lambda weight: (by_weight[weight].errors, weight))
 
 
 def _around(centre: Point, steps: Sequence[float]) -> list[Point]:
@@ -143,11 +240,11 @@ def calibrate(model: Recognizer, utterances: Sequence[Utterance]) -> Calibration
 
 
 def plot(tuning: Tuning, path: Path) -> Path:
-    """A PNG of the WER over α and β at the prior's weight nearest to the best, the best marked."""
+    """A PNG of the WER over α and β, at the prior's weight nearest to the best, and of the WER by width."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(10, 4.5), layout="constrained")
+    axes, right = figure.subplots(1, 2, width_ratios=(3, 2))
     shown = [t for t in tuning.trials if t.prior_weight == _nearest_grid(tuning)]
     alpha, beta, wer = (np.array([getattr(t, k) for t in shown]) for k in ("alpha", "beta", "wer"))
     surface = axes.tricontourf(beta, alpha, 100 * wer, levels=12, cmap="viridis_r")
@@ -157,17 +254,31 @@ def plot(tuning: Tuning, path: Path) -> Path:
     axes.set(xlabel="β, bonus of a word (nats)", ylabel="α, weight of the language model")
     axes.set_title(f"greedy without language model: {tuning.greedy_wer:.2%}")
     axes.legend(loc="upper right")
+    widths, chosen = list(tuning.widths), smallest_within_noise(tuning.widths)
+    right.plot(widths, [100 * s.wer for s in tuning.widths.values()], "k.-")
+    right.plot(chosen, 100 * tuning.widths[chosen].wer, "r*", ms=14, label=f"chosen: {chosen}")
+    right.set_xscale("log", base=2)
+    right.set(xlabel="prefixes in the beam", ylabel="WER on the development set (%)")
+    right.legend(loc="upper right")
     figure.savefig(path, dpi=120)
     return path
 
 
-def tune_bundle(bundle: str, manifest: Path, *, lm: str | None = None, picture: Path | None = None) -> None:
+def tune_bundle(
+    bundle: str,
+    manifest: Path,
+    *,
+    lm: str | None = None,
+    hotwords: Sequence[str] = (),
+    picture: Path | None = None,
+) -> None:
     """Tune a bundle on a manifest, say what came out, and save the bundle with it.
 
     Args:
         bundle: its folder or file, which is rewritten.
         manifest: JSONL of the development set.
         lm: an ARPA file that becomes the bundle's language model; None keeps the one it has.
+        hotwords: words and phrases whose weight is searched too; only the weight goes into the bundle.
         picture: PNG of the surface.
     """
     model = load(bundle)
@@ -175,11 +286,11 @@ def tune_bundle(bundle: str, manifest: Path, *, lm: str | None = None, picture: 
         model.lm = load_lm(lm)
         model.alphabet = model.alphabet.with_words(model.lm.known_words)
     utterances = read_manifest(manifest)
-    tuning = tune(model, utterances)
+    tuning = tune(model, utterances, hotwords=hotwords)
     tell(tuning)
     calibrate(model, utterances)
     model.save(bundle)
-    if picture is not None:
+    if picture is not None and tuning.trials:
         say(f"surface {plot(tuning, picture)}")
 
 
@@ -189,7 +300,13 @@ def _nearest_grid(tuning: Tuning) -> float:
 
 
 def tell(tuning: Tuning) -> None:
-    """The result in one line."""
-    best = tuning.best
+    """The result in a few lines."""
+    if not tuning.trials:
+        return
+    best, width = tuning.best, smallest_within_noise(tuning.widths)
     weights = f"α = {best.alpha:g}, β = {best.beta:g}, the prior to the power of {best.prior_weight:g}"
-    say(f"greedy {tuning.greedy_wer:.2%}, beam {best.wer:.2%} with {weights}")
+    say(f"greedy {tuning.greedy_wer:.2%}, beam of {width} {tuning.widths[width].wer:.2%} with {weights}")
+    say("by width: " + ", ".join(f"{w} {score.wer:.2%}" for w, score in tuning.widths.items()))
+    if tuning.hotword_weights:
+        rates = (f"{w:g} {score.wer:.2%}" for w, score in tuning.hotword_weights.items())
+        say("by weight of the hotwords: " + ", ".join(rates))

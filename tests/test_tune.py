@@ -1,0 +1,157 @@
+"""`asr tune`: what is searched, what is chosen, and when nothing is."""
+
+import math
+
+import pytest
+import soundfile
+import torch
+from tone_model import spoken, tone_model
+from tones import RATE_HZ, sentences
+
+import asr
+import asr.lm
+from asr.corpus.manifest import Utterance
+from asr.decoding import BeamDecoder
+from asr.decoding.choice import Choice, Chooser, DecoderConfig
+from asr.errors import DecodingError
+from asr.jobs import tune as jobs
+from asr.recognizer import Recognizer
+from asr.scoring import Score
+from asr.text import Alphabet
+
+TEXTS = sentences(24, seed=8)
+
+
+@pytest.fixture(scope="module")
+def utterances(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tones")
+    found = []
+    for i, text in enumerate(TEXTS):
+        wave, path = spoken(text, seed=i), folder / f"{i}.wav"
+        soundfile.write(path, wave, RATE_HZ)
+        found.append(
+            Utterance(audio_filepath=str(path), duration_s=len(wave) / RATE_HZ, text=text, id=str(i))
+        )
+    return found
+
+
+@pytest.fixture
+def hazy_model(tmp_path, monkeypatch):
+    """A model of its own whose posteriors are so soft and noisy that the best path errs."""
+    tone_model().save(tmp_path)
+    model = asr.load(tmp_path)
+    model.lm = asr.lm.train(TEXTS, order=2)
+    clear = model.log_probs
+
+    def hazy(samples):
+        log_probs_BTV, lengths_B = clear(samples)
+        noise = torch.randn(log_probs_BTV.shape, generator=torch.Generator().manual_seed(len(samples)))
+        return (0.25 * log_probs_BTV + 0.7 * noise).log_softmax(-1), lengths_B
+
+    monkeypatch.setattr(model, "log_probs", hazy)
+    return model
+
+
+def wer(model: Recognizer, utterances: list[Utterance], **settings: object) -> float:
+    return jobs.Emissions(model, utterances).score(**settings).wer
+
+
+def test_the_best_settings_of_all_are_those_of_the_model_afterwards(hazy_model, utterances):
+    tuning = jobs.tune(hazy_model, utterances)
+    settings, best = hazy_model.decoder, tuning.best
+    assert (settings.alpha, settings.beta, settings.prior_weight) == (
+        best.alpha,
+        best.beta,
+        best.prior_weight,
+    )
+    assert sum(settings.prior) == pytest.approx(1.0, abs=1e-5)
+    assert best.wer == min(t.wer for t in tuning.trials) < tuning.greedy_wer
+    assert len({(t.alpha, t.beta, t.prior_weight) for t in tuning.trials}) == len(tuning.trials) > 50
+    assert set(tuning.widths) == {*jobs._WIDTHS, 64}
+    assert settings.name == "beam"
+    assert wer(hazy_model, utterances) == tuning.widths[settings.beam_width].wer
+
+
+def test_the_smallest_width_within_one_standard_error_of_the_best_is_taken():
+    references = ["a b c d"] * 40
+
+    def score(wrong: int) -> Score:
+        return asr.score(references, ["x b c d"] * wrong + references[wrong:])
+
+    assert jobs.smallest_within_noise({8: score(6), 16: score(5), 64: score(4), 512: score(4)}) == 16
+    assert jobs.smallest_within_noise({8: score(0), 16: score(0)}) == 8
+    assert jobs.smallest_within_noise({8: score(9), 16: score(5), 32: score(40)}) == 16
+
+
+def test_the_weight_of_hotwords_is_searched_where_they_are_said(hazy_model, utterances, capsys):
+    hotwords = sorted({word for text in TEXTS for word in text.split() if len(word) == 3})
+    tuning = jobs.tune(hazy_model, utterances, hotwords=hotwords)
+    rates = {weight: score.wer for weight, score in tuning.hotword_weights.items()}
+    assert rates[hazy_model.decoder.hotword_weight] == min(rates.values()) < max(rates.values())
+    assert wer(hazy_model, utterances, hotwords=hotwords) == min(rates.values())
+    assert "by weight of the hotwords: 0 " in told(tuning, capsys)
+
+
+def told(tuning: jobs.Tuning, capsys: pytest.CaptureFixture[str]) -> str:
+    jobs.tell(tuning)
+    return capsys.readouterr().err.replace("\n", " ")
+
+
+def test_hotwords_that_nobody_says_keep_their_weight_and_this_is_said(hazy_model, utterances, capsys):
+    before = hazy_model.decoder.hotword_weight
+    tuning = jobs.tune(hazy_model, utterances[:4], hotwords=["abcdabcd"])
+    assert not tuning.hotword_weights and hazy_model.decoder.hotword_weight == before
+    assert "none of the hotwords is said" in capsys.readouterr().err
+
+
+def test_a_model_that_has_learnt_nothing_is_not_tuned_and_this_is_said(utterances, capsys):
+    model = Recognizer.build(Alphabet(list(" abcd")), seed=1)
+    model.lm = asr.lm.train(TEXTS, order=2)
+    tuning = jobs.tune(model, utterances)
+    assert not tuning.trials and not tuning.widths
+    assert model.decoder.name == "greedy"
+    assert "learnt next to nothing" in capsys.readouterr().err.replace("\n", " ")
+    assert told(tuning, capsys) == ""
+
+
+AB, LM = Alphabet([" ", "a", "b"]), asr.lm.train(["a b", "a a b", "b a", "ab b"], order=2)
+
+
+def noise(seed: int) -> torch.Tensor:
+    return torch.randn(1, 30, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(-1)
+
+
+def test_other_weights_give_what_a_decoder_made_with_them_gives():
+    first = BeamDecoder(AB, LM, hotwords=["ab"])
+    changed = {"alpha": 1.3, "beta": -0.4, "hotword_weight": 1.0, "unknown_penalty": 3.0, "beam_width": 7}
+    prior = {"prior": [0.4, 0.3, 0.2, 0.1], "prior_weight": 0.5}
+    other, made = (
+        first.reweighed(**changed, **prior),
+        BeamDecoder(AB, LM, hotwords=["ab"], **changed, **prior),
+    )
+    again = other.reweighed(alpha=0.5, beta=1.0, hotword_weight=4.0, unknown_penalty=10.0, beam_width=64)
+    for seed in range(20):
+        assert other.decode(noise(seed), [30]) == made.decode(noise(seed), [30])
+        assert again.decode(noise(seed), [30]) == first.decode(noise(seed), [30])
+    with pytest.raises(DecodingError, match="finite"):
+        first.reweighed(alpha=math.nan)
+    with pytest.raises(DecodingError, match="gamma"):
+        first.reweighed(gamma=1.0)
+
+
+def test_a_decoder_is_made_once_and_weighed_anew_when_weights_or_prior_change():
+    chooser, config = Chooser(), DecoderConfig(prior=(0.7, 0.1, 0.1, 0.1), prior_weight=0.8)
+
+    def choose(**settings: object) -> BeamDecoder:
+        return chooser.decoder(Choice("beam", AB, config, LM, settings))
+
+    first = choose()
+    assert choose() is first
+    other = choose(alpha=0.9, beam_width=3)
+    assert other is not first and other._vocabulary is first._vocabulary
+    config.prior = (0.1, 0.7, 0.1, 0.1)
+    found = [choose().decode(noise(seed), [30]) for seed in range(8)]
+    fresh = BeamDecoder(AB, LM, prior=config.prior, prior_weight=0.8)
+    assert found == [fresh.decode(noise(seed), [30]) for seed in range(8)]
+    assert found != [first.decode(noise(seed), [30]) for seed in range(8)]
+    assert choose(hotwords=["ab"])._vocabulary is not first._vocabulary
