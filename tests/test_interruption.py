@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ TEXT = " ".join(["abc dab c"] * 12)
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """The command in a process of its own, ended whatever happens."""
     command = [sys.executable, "-m", "asr.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a shell starts in the background ignores the signal, and hands that down.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, preexec_fn=heed)  # type: ignore[call-overload]
     try:
         yield process
     finally:
