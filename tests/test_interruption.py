@@ -40,7 +40,7 @@ def wait_until(
 ) -> None:
     began = time.monotonic()
     while not happened():
-        assert process.poll() is None and time.monotonic() - began < 120, process.communicate()
+        assert process.poll() is None and time.monotonic() - began < at_most_s, process.communicate()
         time.sleep(0.02)
 
 
