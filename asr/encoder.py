@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from asr import lstm
 from asr.errors import ConfigError
+from asr.regularisation import Dropout, MaskedBatchNorm
 from asr.spans import inside
 from asr.subsampling import Convolution, Stack, State
 
@@ -183,7 +184,7 @@ class Layer(nn.Module):
         self.norm: nn.LayerNorm | MaskedBatchNorm | None = None
         if config.norm != "none":
             self.norm = (nn.LayerNorm if config.norm == "layer" else MaskedBatchNorm)(self.outputs)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.residual = config.residual and inputs == self.outputs
 
     def forward(self, x_BTF: Tensor, inside_BT1: Tensor, order: Tensor | None) -> Tensor:
@@ -215,37 +216,6 @@ class Layer(nn.Module):
             y_BTH = self.norm(y_BTH)
         y_BTH = self.dropout(y_BTH)
         return x_BTF + y_BTH if self.residual else y_BTH
-
-
-class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics are those of the true frames alone.
-
-    Source: Ioffe & Szegedy 2015, over batch and time together; running averages with momentum 0.1.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.register_buffer("running_mean", torch.zeros(width))
-        self.register_buffer("running_var", torch.ones(width))
-
-    def forward(self, x_BTF: Tensor, inside_BT1: Tensor | None) -> Tensor:
-        """Normalised x; `inside_BT1` marks the true frames, None says that all are."""
-        x_BTF = x_BTF.float()
-        mean_F, var_F = self.running_mean, self.running_var
-        if self.training:
-            weight = torch.ones_like(x_BTF[..., :1]) if inside_BT1 is None else inside_BT1.float()
-            count = weight.sum()
-            mean_F = (x_BTF * weight).sum((0, 1)) / count
-            var_F = ((x_BTF - mean_F).square() * weight).sum((0, 1)) / count
-            with torch.no_grad():
-                self.running_mean.lerp_(mean_F, 0.1)
-                self.running_var.lerp_(var_F * count / (count - 1).clamp(min=1), 0.1)
-        return (x_BTF - mean_F) * (var_F + 1e-5).rsqrt() * self.weight + self.bias
 
 
 def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from asr.encoder import Encoder, EncoderConfig, MaskedBatchNorm
+from asr.encoder import Encoder, EncoderConfig
 from asr.errors import ConfigError
+from asr.regularisation import MaskedBatchNorm
 
 CELLS = ["rnn", "gru", "lstm"]
 SMALL = EncoderConfig(layers=2, width=12, dropout=0.0, channels=4)

@@ -27,6 +27,7 @@ ROOMS = (
     "subsampling",
     "machine",
     "lstm",
+    "regularisation",
     "encoder",
     "precision",
     "ctc",

@@ -1,4 +1,4 @@
-"""One step of an LSTM between two matrix products, compiled by numba into vector instructions.
+"""The steps of an LSTM that wait for each other, compiled by numba into vector instructions.
 
 bfloat16 numbers come as the 16-bit integers that hold their bits: the upper half of a float32.
 """
@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, types
 
 from asr.machine.instructions import reinterpretation
+from asr.machine.products import multiply, wide
 
 ONE = np.float32(1.0)
 TWO = np.float32(2.0)
@@ -27,12 +28,6 @@ Number = Any  # float32 or uint16
 
 _float = reinterpretation(types.int32, types.float32)
 _int = reinterpretation(types.float32, types.int32)
-
-
-@njit(nogil=True, error_model="numpy")
-def _wide(bits: Number) -> Number:
-    """A bfloat16 as float32."""
-    return _float(np.int32(np.int32(bits) << np.int32(16)))
 
 
 @njit(nogil=True, error_model="numpy")
@@ -60,10 +55,10 @@ def _tanh(x: Number) -> Number:
 
 
 @njit(nogil=True, error_model="numpy")
-def _open(gate: Bits, product: Bits, scale: Number) -> None:
+def _open(gate: Bits, product: Floats, scale: Number) -> None:
     """What the gates of one kind let through, in their place: logistic for scale 1, tanh for scale 2."""
     for j in range(gate.shape[0]):
-        x = np.float32(_wide(gate[j]) + _wide(product[j]))
+        x = np.float32(wide(gate[j]) + product[j])
         gate[j] = _narrow(np.float32(scale * _logistic(np.float32(scale * x)) - (scale - ONE)))
 
 
@@ -71,36 +66,50 @@ def _open(gate: Bits, product: Bits, scale: Number) -> None:
 def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, y: Bits) -> None:
     """The state and the outputs behind it."""
     for j in range(y.shape[0]):
-        c = np.float32(_wide(f[j]) * before[j] + _wide(i[j]) * _wide(g[j]))
+        c = np.float32(wide(f[j]) * before[j] + wide(i[j]) * wide(g[j]))
         cells[j] = c
-        y[j] = _narrow(np.float32(_wide(o[j]) * _tanh(c)))
+        y[j] = _narrow(np.float32(wide(o[j]) * _tanh(c)))
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def forward_step(t: int, gates_TBG: Bits, product_BG: Bits, y_TBH: Bits, cells_TBH: Floats) -> None:
-    """Outputs of step t and the state behind it; its gates are found as inputs and left as they are open.
+def run_forward(gates_TBG: Bits, panels: Any, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats) -> None:
+    """Outputs of all steps and the states behind them; gates are found as inputs and left as they are open.
 
-    cells_TBH holds the state before step t at t, zero at first, and has one place more than there are steps.
+    Args:
+        panels: the recurrent matrix (H, G), packed.
+        product_BG: room for a product, zero.
+        cells_TBH: the state before step t at t, zero at first; one place more than there are steps.
     """
-    batch, width = y_TBH.shape[1], y_TBH.shape[2]
-    for b in range(batch):
-        gates, product = gates_TBG[t, b], product_BG[b]
-        i, f = gates[:width], gates[width : 2 * width]
-        g, o = gates[2 * width : 3 * width], gates[3 * width :]
-        _open(gates[: 2 * width], product[: 2 * width], ONE)
-        _open(g, product[2 * width : 3 * width], TWO)
-        _open(o, product[3 * width :], ONE)
-        _advance(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], y_TBH[t, b])
+    steps, batch, width = y_TBH.shape
+    for t in range(steps):
+        if t:
+            multiply(y_TBH[t - 1], panels, product_BG)
+        for b in range(batch):
+            gates, product = gates_TBG[t, b], product_BG[b]
+            i, f = gates[:width], gates[width : 2 * width]
+            g, o = gates[2 * width : 3 * width], gates[3 * width :]
+            _open(gates[: 2 * width], product[: 2 * width], ONE)
+            _open(g, product[2 * width : 3 * width], TWO)
+            _open(o, product[3 * width :], ONE)
+            _advance(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], y_TBH[t, b])
 
 
 @njit(nogil=True, error_model="numpy")
 def _retreat(
-    i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, after: Floats, grad: Bits, more: Bits, carried: Floats
+    i: Bits,
+    f: Bits,
+    g: Bits,
+    o: Bits,
+    before: Floats,
+    after: Floats,
+    grad: Bits,
+    more: Floats,
+    carried: Floats,
 ) -> None:
     """The gradients of the inputs of the gates in place of the gates."""
     for j in range(grad.shape[0]):
-        ij, fj, gj, oj = _wide(i[j]), _wide(f[j]), _wide(g[j]), _wide(o[j])
-        y_grad, shown = np.float32(_wide(grad[j]) + _wide(more[j])), _tanh(after[j])
+        ij, fj, gj, oj = wide(i[j]), wide(f[j]), wide(g[j]), wide(o[j])
+        y_grad, shown = np.float32(wide(grad[j]) + more[j]), _tanh(after[j])
         c_grad = np.float32(carried[j] + y_grad * oj * (ONE - shown * shown))
         i[j] = _narrow(np.float32(c_grad * gj * ij * (ONE - ij)))
         f[j] = _narrow(np.float32(c_grad * before[j] * fj * (ONE - fj)))
@@ -110,17 +119,24 @@ def _retreat(
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def backward_step(
-    t: int, gates_TBG: Bits, grad_TBH: Bits, product_BH: Bits, cells_TBH: Floats, cell_grad_BH: Floats
+def run_backward(
+    gates_TBG: Bits, panels: Any, product_BH: Floats, grad_TBH: Bits, cells_TBH: Floats, carried_BH: Floats
 ) -> None:
-    """The gradients of the inputs of the gates of step t in place of the gates, and that of the state before.
+    """The gradients of the inputs of the gates, in place of the gates.
 
-    grad_TBH are the gradients of the outputs; product_BH is what comes back to them from step t + 1, and
-    cell_grad_BH what comes back to the state.
+    Args:
+        gates_TBG, cells_TBH: as `run_forward` left them.
+        panels: the recurrent matrix transposed, (G, H), packed.
+        product_BH: room for what comes back to the outputs from the step behind, zero.
+        grad_TBH: gradients of the outputs.
+        carried_BH: what comes back to the state from there, zero.
     """
-    batch, width = grad_TBH.shape[1], grad_TBH.shape[2]
-    for b in range(batch):
-        gates, grad, more = gates_TBG[t, b], grad_TBH[t, b], product_BH[b]
-        i, f = gates[:width], gates[width : 2 * width]
-        g, o = gates[2 * width : 3 * width], gates[3 * width :]
-        _retreat(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], grad, more, cell_grad_BH[b])
+    steps, batch, width = grad_TBH.shape
+    for t in range(steps - 1, -1, -1):
+        for b in range(batch):
+            gates, grad, more = gates_TBG[t, b], grad_TBH[t, b], product_BH[b]
+            i, f = gates[:width], gates[width : 2 * width]
+            g, o = gates[2 * width : 3 * width], gates[3 * width :]
+            _retreat(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], grad, more, carried_BH[b])
+        if t:
+            multiply(gates_TBG[t], panels, product_BH)

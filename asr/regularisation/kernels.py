@@ -1,0 +1,96 @@
+"""Passes over the outputs of a layer, compiled by numba into vector instructions.
+
+N are the frames of all utterances, one after the other, F the units. Sums over frames are float64.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+Floats = Any  # contiguous array of float32
+Flags = Any  # contiguous array of bool
+
+GOLDEN, FIRST, SECOND = np.uint32(0x9E3779B9), np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def moments(x_NF: Floats, inside_N: Flags, count: float) -> tuple[Floats, Floats]:
+    """Mean and variance of the rows that are inside."""
+    total_F, square_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
+    for n in range(len(x_NF)):
+        if inside_N[n]:
+            x_F = x_NF[n]
+            for j in range(len(x_F)):
+                total_F[j] += x_F[j]
+    mean_F = (total_F / count).astype(np.float32)
+    for n in range(len(x_NF)):
+        if inside_N[n]:
+            x_F = x_NF[n]
+            for j in range(len(x_F)):
+                difference = np.float32(x_F[j] - mean_F[j])
+                square_F[j] += np.float32(difference * difference)
+    return mean_F, (square_F / count).astype(np.float32)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def scale_rows(x_NF: Floats, factor_F: Floats, offset_F: Floats, y_NF: Floats) -> None:
+    """y = x · factor + offset."""
+    for n in range(len(x_NF)):
+        x_F, y_F = x_NF[n], y_NF[n]
+        for j in range(len(x_F)):
+            y_F[j] = np.float32(x_F[j] * factor_F[j] + offset_F[j])
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def gradient_sums(x_NF: Floats, grad_NF: Floats, mean_F: Floats, rate_F: Floats) -> tuple[Floats, Floats]:
+    """The sums over the rows of the gradient, and of the gradient times normalised x."""
+    plain_F, along_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
+    for n in range(len(x_NF)):
+        x_F, grad_F = x_NF[n], grad_NF[n]
+        for j in range(len(x_F)):
+            plain_F[j] += grad_F[j]
+            along_F[j] += np.float32(grad_F[j] * np.float32(x_F[j] - mean_F[j]))
+    return plain_F.astype(np.float32), (along_F * rate_F).astype(np.float32)
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def gradient_of_rows(
+    x_NF: Floats,
+    grad_NF: Floats,
+    inside_N: Flags,
+    mean_F: Floats,
+    rate_F: Floats,
+    weight_F: Floats,
+    plain_F: Floats,
+    along_F: Floats,
+    x_grad_NF: Floats,
+) -> None:
+    """The gradients of x; `plain_F` and `along_F` are `gradient_sums` divided by the number of true rows."""
+    factor_F = rate_F * weight_F
+    for n in range(len(x_NF)):
+        x_F, grad_F, x_grad_F = x_NF[n], grad_NF[n], x_grad_NF[n]
+        if inside_N[n]:
+            for j in range(len(x_F)):
+                through = np.float32(plain_F[j] + np.float32(x_F[j] - mean_F[j]) * rate_F[j] * along_F[j])
+                x_grad_F[j] = np.float32(factor_F[j] * np.float32(grad_F[j] - through))
+        else:
+            for j in range(len(x_F)):
+                x_grad_F[j] = np.float32(factor_F[j] * grad_F[j])
+
+
+@njit(nogil=True, error_model="numpy", cache=True)
+def drop(x: Floats, p: float, seed: int, kept: Floats) -> None:
+    """x / (1 − p), but 0 at a share p of the places, which the seed decides.
+
+    Places and seed are mixed by multiplications and shifts, as in hash functions. Not for secrets.
+    """
+    low, high = np.uint32(seed), np.uint32(seed >> 31)
+    least, scale = np.uint32(min(p * 2.0**32, 2.0**32 - 1)), np.float32(1.0 / (1.0 - p))
+    for i in range(len(x)):
+        h = np.uint32(np.uint32(i) * GOLDEN + low)
+        h = np.uint32(np.uint32(h ^ np.uint32(h >> np.uint32(16))) * FIRST)
+        h = np.uint32(np.uint32(h ^ np.uint32(h >> np.uint32(15))) + high)
+        h = np.uint32(h * SECOND)
+        h = np.uint32(h ^ np.uint32(h >> np.uint32(15)))
+        kept[i] = np.float32(x[i] * scale) if h >= least else np.float32(0.0)
