@@ -71,6 +71,26 @@ def test_what_is_not_a_number_stays_so():
     assert y_BTH[1, 2:].isnan().all()
 
 
+def test_any_number_of_threads_gives_the_same_bits():
+    model, x_BTF, weight_BTH = (
+        nn.LSTM(20, 24, batch_first=True),
+        torch.randn(11, 30, 20),
+        torch.randn(11, 30, 24),
+    )
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 16):
+            torch.set_num_threads(threads)
+            with autocast():
+                found.append(outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: lstm.run(model, x)))
+    finally:
+        torch.set_num_threads(before)
+    for results in found[1:]:
+        assert results[0].equal(found[0][0])
+        for mine, theirs in zip(results, found[0], strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-2, atol=1e-3)  # torch's own sums differ
+
+
 def test_a_gradient_is_taken_once():
     model, x_BTF = nn.LSTM(4, 8, batch_first=True), torch.randn(2, 5, 4)
     with autocast():

@@ -3,7 +3,8 @@
 torch hands an LSTM in bfloat16 to oneDNN, whose backward run is slow: for wide layers it takes longer than
 in float32. Here everything that does not depend on the step before is one large product over all steps: the
 inputs of the gates before the run, the gradients of inputs and weights behind it. The steps are one compiled
-loop: a product with the recurrent matrix, which was packed for it, and a pass over the gates.
+loop: a product with the recurrent matrix, which was packed for it, and a pass over the gates. Utterances do
+not wait for each other, so they are shared out over torch's threads.
 
 Products are of bfloat16 with float32 sums; the state of the cell and all functions of the gates are float32;
 what is kept for the backward run is bfloat16, but the state. Errors are those of oneDNN's bfloat16.
@@ -12,6 +13,8 @@ Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000;
 input, forget, cell, output. `asr.lab.recurrence` has the same equations to read.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -68,9 +71,8 @@ class _Run(Function):
             y_TBH = torch.empty(steps, batch, width, dtype=torch.bfloat16)
             cells_TBH = torch.zeros(steps + 1, batch, width)
             product_BG = torch.zeros(batch, 4 * width)
-            run_forward(
-                _bits(gates_TBG), pack(recurrent_GH.t()), product_BG.numpy(), _bits(y_TBH), cells_TBH.numpy()
-            )
+            panels = pack(recurrent_GH.t())
+            _share_out(run_forward, batch, panels, gates_TBG, product_BG, y_TBH, cells_TBH)
         ctx.is_spent = False
         ctx.save_for_backward(x_TBF, gates_TBG, cells_TBH, y_TBH, input_GF, recurrent_GH)
         return y_TBH[..., :units].transpose(0, 1)
@@ -91,10 +93,8 @@ class _Run(Function):
             grad_TBH = functional.pad(grad_BTH.transpose(0, 1), (0, width - units)).bfloat16().contiguous()
             panels = pack(recurrent_GH)
             product_BH = torch.zeros(batch, len(panels) * COLUMNS)
-            run_backward(
-                _bits(gates_TBG), panels, product_BH.numpy(), _bits(grad_TBH), cells_TBH.numpy(),
-                torch.zeros(batch, width).numpy(),
-            )  # fmt: skip
+            carried_BH = torch.zeros(batch, width)
+            _share_out(run_backward, batch, panels, gates_TBG, product_BH, grad_TBH, cells_TBH, carried_BH)
             gates_NG = gates_TBG.flatten(0, 1)
             x_grad_BTF = None
             if ctx.needs_input_grad[0]:
@@ -115,6 +115,14 @@ def _rounded(weights_GX: Tensor, width: int) -> Tensor:
     return functional.pad(gates_4HX, (0, 0, 0, width - gates_4HX.shape[1])).flatten(0, 1)
 
 
-def _bits(tensor: Tensor) -> Any:
-    """The bfloat16 numbers of a tensor as an array of 16-bit integers over the same memory."""
-    return tensor.view(torch.uint16).numpy()
+def _share_out(kernel: Callable[..., None], batch: int, panels: Any, *tensors: Tensor) -> None:
+    """Run a kernel over the utterances of a batch, a share of them on each of torch's threads."""
+    arrays = [t.view(torch.uint16).numpy() if t.dtype == torch.bfloat16 else t.numpy() for t in tensors]
+    threads = min(torch.get_num_threads(), batch)
+    shares = [(batch * i // threads, batch * (i + 1) // threads) for i in range(threads)]
+    if threads == 1:
+        kernel(0, batch, panels, *arrays)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(kernel, *share, panels, *arrays) for share in shares]:
+            done.result()

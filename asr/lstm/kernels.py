@@ -72,19 +72,22 @@ def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, 
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def run_forward(gates_TBG: Bits, panels: Any, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats) -> None:
+def run_forward(
+    first: int, end: int, panels: Any, gates_TBG: Bits, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats
+) -> None:
     """Outputs of all steps and the states behind them; gates are found as inputs and left as they are open.
 
     Args:
+        first, end: utterances of the batch to work on; the others are left alone.
         panels: the recurrent matrix (H, G), packed.
         product_BG: room for a product, zero.
         cells_TBH: the state before step t at t, zero at first; one place more than there are steps.
     """
-    steps, batch, width = y_TBH.shape
+    steps, _, width = y_TBH.shape
     for t in range(steps):
         if t:
-            multiply(y_TBH[t - 1], panels, product_BG)
-        for b in range(batch):
+            multiply(y_TBH[t - 1, first:end], panels, product_BG[first:end])
+        for b in range(first, end):
             gates, product = gates_TBG[t, b], product_BG[b]
             i, f = gates[:width], gates[width : 2 * width]
             g, o = gates[2 * width : 3 * width], gates[3 * width :]
@@ -120,23 +123,31 @@ def _retreat(
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def run_backward(
-    gates_TBG: Bits, panels: Any, product_BH: Floats, grad_TBH: Bits, cells_TBH: Floats, carried_BH: Floats
+    first: int,
+    end: int,
+    panels: Any,
+    gates_TBG: Bits,
+    product_BH: Floats,
+    grad_TBH: Bits,
+    cells_TBH: Floats,
+    carried_BH: Floats,
 ) -> None:
     """The gradients of the inputs of the gates, in place of the gates.
 
     Args:
-        gates_TBG, cells_TBH: as `run_forward` left them.
+        first, end: as in `run_forward`.
+        gates_TBG, cells_TBH: as that left them.
         panels: the recurrent matrix transposed, (G, H), packed.
         product_BH: room for what comes back to the outputs from the step behind, zero.
         grad_TBH: gradients of the outputs.
         carried_BH: what comes back to the state from there, zero.
     """
-    steps, batch, width = grad_TBH.shape
+    steps, _, width = grad_TBH.shape
     for t in range(steps - 1, -1, -1):
-        for b in range(batch):
+        for b in range(first, end):
             gates, grad, more = gates_TBG[t, b], grad_TBH[t, b], product_BH[b]
             i, f = gates[:width], gates[width : 2 * width]
             g, o = gates[2 * width : 3 * width], gates[3 * width :]
             _retreat(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], grad, more, carried_BH[b])
         if t:
-            multiply(gates_TBG[t], panels, product_BH)
+            multiply(gates_TBG[t, first:end], panels, product_BH[first:end])
