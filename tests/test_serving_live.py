@@ -199,6 +199,19 @@ def test_the_service_asks_for_its_token_and_knows_other_sites() -> None:
                 pass
             assert caught.value.response.status_code == 401
             assert json.loads(caught.value.response.body)["error"]["code"] == "invalid_api_key"
+        for offered in (
+            ["asr"],
+            ["asr", "bearer.d3Jvbmc"],
+            ["asr", "bearer.c"],
+            ["bearer.c2VjcmV0", "bearer."],
+        ):
+            with pytest.raises(InvalidStatus) as caught, connect(address, subprotocols=offered):
+                pass
+            assert caught.value.response.status_code == 401
+        with connect(address, subprotocols=["asr", "bearer.c2VjcmV0"]) as socket:
+            assert socket.subprotocol == "asr"
+            socket.send(END)
+            assert json.loads(socket.recv())["type"] == "final"
         right = {"Authorization": "Bearer secret"}
         with (
             pytest.raises(InvalidStatus) as caught,

@@ -236,6 +236,25 @@ def test_words_appear_while_they_are_said(microphone):
     assert any("a" in text and "dab" not in text for text in stable), "words come one after the other"
 
 
+def test_the_token_goes_along_with_a_stream(microphone):
+    token = "geheim ü?>"  # holds what base64 writes as + and /
+    with (
+        running(tone_model(bidirectional=False), token=token) as service,
+        microphone.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(service.url)
+        page.wait_for_selector("#token:visible")
+        page.fill("#token", token)
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_function("() => document.querySelector('#stable').textContent.includes('a')")
+        page.click("#record")
+        assert TEXT.startswith(words(page)[0])  # stopped as soon as something was certain
+        assert "transcribed in" not in page.inner_text("#status"), "it was uploaded instead"
+
+
 def test_a_recording_is_uploaded_where_the_stream_breaks_off(microphone):
     with (
         running(tone_model(bidirectional=False)) as service,

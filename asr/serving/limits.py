@@ -1,8 +1,14 @@
-"""Uploads that are too large are refused while they come, before they fill memory or disk."""
+"""What is refused before any work: an upload that is too large, while it comes; whoever lacks the token."""
+
+import base64
+import hmac
+from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asr.serving.answers import RefusalError
+
+BEARER = "bearer."
 
 
 class UploadLimit:
@@ -35,3 +41,31 @@ class UploadLimit:
     def _refusal(self) -> RefusalError:
         most = self._most_bytes / 2**20
         return RefusalError(413, f"the upload is larger than {most:g} MiB", code="too_large", param="file")
+
+
+def authorise(headers: Mapping[str, str], token: str) -> None:
+    """Refuse whoever lacks the token; an empty one asks for none.
+
+    It comes as `Authorization: Bearer …`, or, since the pages of a browser cannot send that along with a
+    WebSocket, in base64url behind `bearer.` among the subprotocols.
+
+    Raises:
+        RefusalError: 401.
+    """
+    # headers are handed over as Latin-1, whatever their bytes were
+    given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+    for protocol in headers.get("sec-websocket-protocol", "").split(","):
+        if protocol.strip().startswith(BEARER):
+            given = _decoded(protocol.strip().removeprefix(BEARER))
+    if token and not hmac.compare_digest(given, token.encode()):
+        raise RefusalError(
+            401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
+        )
+
+
+def _decoded(text: str) -> bytes:
+    """base64url without its padding; nothing if it is none."""
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError:
+        return b""

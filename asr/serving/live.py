@@ -1,6 +1,7 @@
 """`/v1/audio/stream`: a WebSocket that takes sound and gives the words while they are said.
 
-The client opens `ws://…/v1/audio/stream?sample_rate=16000`, sends binary messages of mono 16-bit PCM
+The client opens `ws://…/v1/audio/stream?sample_rate=16000` (in a browser that has to send a token with the
+subprotocols `asr` and `bearer.` + the token in base64url), sends binary messages of mono 16-bit PCM
 (little-endian, any length up to a bound), and at last the text `{"type": "end"}`. The service sends JSON:
 
 * `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever there is news. `stable`
@@ -15,7 +16,6 @@ recognised waits in its own send: nothing piles up here but a few messages.
 """
 
 import asyncio
-import hmac
 import json
 import logging
 from dataclasses import dataclass
@@ -30,10 +30,13 @@ from asr.errors import AsrError
 from asr.jobs.formats import news
 from asr.recognizer import Recognizer
 from asr.serving.answers import RefusalError, verbose
+from asr.serving.limits import authorise
 from asr.streaming import TranscriptStream
 from asr.transcript import Partial
 
 PATH = "/v1/audio/stream"
+PROTOCOL = "asr"
+"""Name of what is spoken here, for clients that must name it, as browsers must that send a token."""
 MOST_RATE_HZ = 192_000
 CLOSED_NORMALLY, CLOSED_FOR_POLICY, CLOSED_AS_TOO_BIG, CLOSED_FOR_ERROR, CLOSED_AS_BUSY = (
     1000, 1008, 1009, 1011, 1013,
@@ -69,7 +72,7 @@ class Live:
 
     Args:
         model: a loaded recogniser.
-        token: clients must send it as `Authorization: Bearer`; empty asks for none.
+        token: clients must send it, see `authorise`; empty asks for none.
         config: bounds.
         settings: `decoder` and the settings of `Recognizer.decode`.
     """
@@ -94,7 +97,8 @@ class Live:
         except RefusalError as refusal:
             await socket.send_denial_response(refusal.response())
             return
-        await socket.accept()
+        offered = [p.strip() for p in socket.headers.get("sec-websocket-protocol", "").split(",")]
+        await socket.accept(PROTOCOL if PROTOCOL in offered else None)
         self.open += 1
         try:
             await self._converse(socket)
@@ -111,11 +115,7 @@ class Live:
 
     def _admit(self, socket: WebSocket) -> None:
         """Refuse whoever lacks the token, and pages of other sites, which browsers let in unasked."""
-        given = socket.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-        if self._token and not hmac.compare_digest(given, self._token.encode()):
-            raise RefusalError(
-                401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
-            )
+        authorise(socket.headers, self._token)
         origin = socket.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
             raise RefusalError(403, "pages of other sites may not open streams", code="foreign_origin")

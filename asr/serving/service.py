@@ -5,7 +5,6 @@ hold paths or tracebacks.
 """
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,7 +23,7 @@ from asr.errors import AsrError, AudioError
 from asr.recognizer import Recognizer
 from asr.serving import live
 from asr.serving.answers import RESPONSE_FORMATS, RefusalError, answer
-from asr.serving.limits import UploadLimit
+from asr.serving.limits import UploadLimit, authorise
 from asr.serving.metrics import Metrics
 from asr.serving.worker import FullError, Worker
 from asr.transcript import Transcript
@@ -109,7 +108,7 @@ class Service:
         """
         began, status, audio_s = time.monotonic(), 500, 0.0
         try:
-            self._authorise(request)
+            authorise(request.headers, self._config.token)
             async with request.form(max_files=1, max_fields=32) as form:
                 upload, response_format, granularities = self._wishes(form)
                 transcript = await self._recognise(request, upload)
@@ -129,14 +128,6 @@ class Service:
             return RefusalError(503, "the service is ending", code="ending").response()
         finally:
             self._metrics.request(status, time.monotonic() - began, audio_s)
-
-    def _authorise(self, request: Request) -> None:
-        # headers are handed over as Latin-1, whatever their bytes were
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
-        if self._config.token and not hmac.compare_digest(given, self._config.token.encode()):
-            raise RefusalError(
-                401, "this service asks for a token: Authorization: Bearer …", code="invalid_api_key"
-            )
 
     def _wishes(self, form: FormData) -> tuple[Upload, str, set[str]]:
         file = form.get("file")
@@ -196,12 +187,12 @@ class Service:
 
     async def models(self, request: Request) -> Response:
         """`GET /v1/models`."""
-        self._authorise(request)
+        authorise(request.headers, self._config.token)
         return JSONResponse({"object": "list", "data": [self._model()]})
 
     async def model(self, request: Request, name: str) -> Response:
         """`GET /v1/models/{name}`."""
-        self._authorise(request)
+        authorise(request.headers, self._config.token)
         self._check_model(name)
         return JSONResponse(self._model())
 

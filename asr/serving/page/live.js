@@ -3,14 +3,14 @@
 const PATH = "v1/audio/stream";
 const MOST_WAITING = 4e6; // bytes that the service has not taken yet; it is too slow to follow then
 
-// Begins to listen. `tell(stable, unstable)` is called with the text so far: what stays, and a guess at what follows.
+// Begins to listen, with the service's token, if it has one. `tell(stable, unstable)` is called with the text so far: what stays, and a guess at what follows.
 // The promise gives { stop }, and stop() a promise of { sound, answer }; answer is null if the service broke off.
-export async function listen(stream, tell) {
+export async function listen(stream, token, tell) {
   const context = new AudioContext();
   await context.audioWorklet.addModule("microphone.js");
   const source = context.createMediaStreamSource(stream);
   const node = new AudioWorkletNode(context, "microphone", { channelCount: 1, channelCountMode: "explicit" });
-  const blocks = [], line = open(`${PATH}?sample_rate=${context.sampleRate}`, tell);
+  const blocks = [], line = open(`${PATH}?sample_rate=${context.sampleRate}`, token, tell);
   let ended;
   const end = new Promise((resolve) => { ended = resolve; });
   node.port.onmessage = ({ data }) => {
@@ -30,10 +30,10 @@ export async function listen(stream, tell) {
   };
 }
 
-function open(path, tell) {
+function open(path, token, tell) {
   const address = new URL(path, location.href);
   address.protocol = address.protocol.replace("http", "ws");
-  const socket = new WebSocket(address), early = [];
+  const socket = new WebSocket(address, token ? ["asr", `bearer.${base64url(token)}`] : []), early = [];
   let stable = "", final = null;
   socket.onopen = () => { for (const message of early) socket.send(message); };
   socket.onmessage = ({ data }) => {
@@ -55,6 +55,15 @@ function open(path, tell) {
       return final;
     },
   };
+}
+
+// A text with one character for each byte of its UTF-8, as headers want it.
+export function bytes(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
+function base64url(text) {
+  return btoa(bytes(text)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
 function pcm(samples) {

@@ -1,6 +1,6 @@
 // Drop or record → the service → words with times. All state is in `now`.
 
-import { listen } from "./live.js";
+import { bytes, listen } from "./live.js";
 import { decoded, peaks, wav } from "./sound.js";
 import { clock, cues, srt, vtt } from "./transcript.js";
 
@@ -66,7 +66,7 @@ function told(more = "") {
 }
 
 async function asked(path, options = {}) {
-  const headers = $("token").value ? { Authorization: `Bearer ${$("token").value}` } : {};
+  const headers = $("token").value ? { Authorization: `Bearer ${bytes($("token").value)}` } : {};
   let response;
   try {
     response = await fetch(path, { ...options, headers });
@@ -245,12 +245,11 @@ async function record() {
   pressed(true);
 }
 
-// The words while they are said, if the model hears the past alone; null if the service cannot, or wants a token,
-// which a browser cannot send along with a WebSocket.
+// The words while they are said, if the model hears the past alone; null if the service or the browser cannot.
 async function listened(stream) {
-  if (!now.streams || $("token").value || !window.AudioWorkletNode || !window.WebSocket) return null;
+  if (!now.streams || !window.AudioWorkletNode || !window.WebSocket) return null;
   soFar("", "");
-  const line = await listen(stream, soFar);
+  const line = await listen(stream, $("token").value, soFar);
   return {
     async stop() {
       tell("Listening to the end …");
