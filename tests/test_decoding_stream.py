@@ -125,12 +125,27 @@ def test_phones_are_text_when_their_word_is_complete() -> None:
     assert [Progress(said, n).settled_words(alphabet) for n in range(5)] == [0, 0, 0, 1, 1]
 
 
-def test_of_homophones_none_is_settled_before_the_end() -> None:
-    decoder = BeamDecoder(WORDS, lexicon={"aye": [["a"]], "eye": [["a"]], "bee": [["b"]]}, threads=1)
-    stream = BeamStream(decoder)
-    said = feed(stream, emissions(3), (7,))
-    assert [now.settled for now in said] == [0] * len(said)
-    assert stream.finish() == decoder.decode(emissions(3)[None], [60])[0]
+HOMOPHONES = {"aye": [["a"]], "eye": [["a"]], "bee": [["b"], ["b", "a"]], "be": [["b"]], "abba": [["a", "b"]]}
+SAID = asr.lm.train(["aye bee", "eye be abba", "be eye", "bee aye aye", "eye", "abba be aye"] * 2, order=3)
+
+
+@pytest.mark.parametrize("hotwords", [(), {"be eye": 4.0}])
+@pytest.mark.parametrize("lm", [None, SAID])
+def test_a_homophone_is_settled_as_soon_as_nothing_can_change_it(lm, hotwords) -> None:
+    decoder = BeamDecoder(WORDS, lm, lexicon=HOMOPHONES, hotwords=hotwords, threads=1)
+    shares = []
+    for seed in range(20):
+        stream = BeamStream(decoder)
+        said = feed(stream, emissions(seed, frames=120), (7,))
+        end = stream.finish()
+        assert end == decoder.decode(emissions(seed, frames=120)[None], [120])[0]
+        check_settled(said, end)
+        texts = [now.settled_text(WORDS) for now in said]
+        for text, now in zip(texts, said, strict=True):
+            words = now.settled_words(WORDS)
+            assert text.split() == list(end.orthography[:words])
+        shares.append(len(texts[-1].split()) / max(len(end.orthography), 1))
+    assert np.mean(shares) > (0.7 if lm is None else 0.5)
 
 
 @pytest.mark.parametrize("make", [GreedyStream, lambda: BeamStream(BeamDecoder(WORDS))])

@@ -17,7 +17,7 @@ from torch import Tensor
 from asr.decoding import outcome, search
 from asr.decoding.emissions import check, probabilities
 from asr.decoding.hotwords import check_hotwords
-from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.hypothesis import Hypothesis, word_slices, write
 from asr.decoding.lexicon import Pronunciations
 from asr.decoding.prefixes import NODES, Settings, new_beam, new_tree
 from asr.decoding.ranking import rank, spell_out
@@ -276,11 +276,27 @@ class Search:
         """The tokens that all prefixes of the beam begin with."""
         return self._tokens(outcome.shared_node(self._beam, self._tree))
 
+    def settled(self) -> tuple[int, ...]:
+        """Of the agreed tokens the first that will be written as they are now, whatever comes.
+
+        With a lexicon these are whole words, because an utterance must not end within one; with
+        pronunciations, words up to the first that may still turn into a homophone.
+        """
+        agreed, tables, alphabet = self.agreed(), self._decoder.tables, self._decoder.alphabet
+        if not math.isinf(tables.outside):
+            return agreed
+        agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
+        if self._decoder.words is None:
+            return agreed
+        certain = outcome.certain_words(np.array(agreed, np.int64), tables)
+        starts = [start for start, _ in word_slices(agreed, alphabet)]
+        return agreed[: starts[certain]] if certain < len(starts) else agreed
+
     def finish(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
         """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards.
 
         Args:
-            begin: tokens of `agreed` that were handed out already: every hypothesis begins with them.
+            begin: tokens of `settled` that were handed out already: every hypothesis begins with them.
         """
         decoder, blocks = self._decoder, self._blocks
         if len(blocks) != 1:

@@ -110,8 +110,27 @@ def _choose(nodes: Any, tables: Tables) -> Any:
             alike = max(alike, tables.trie[node].homophones)
     if alike < 2:
         return entries
-    trail = [(-1, -1)]  # entry, and where the one before it stands
-    now = [(0.0, tables.start_state, 0, 0)]  # ln, history, state of the hotwords, where its last word stands
+    trail, now = _follow(nodes, tables)
+    best, at = -np.inf, now[0][3]
+    for ln, history, hot, end in now:
+        if tables.start_state >= 0:
+            ln += tables.alpha * advance(tables.ngrams, history, tables.end)[1]
+        if ln - tables.hot_promise[hot] > best:
+            best, at = ln - tables.hot_promise[hot], end
+    for i in range(len(nodes) - 1, -1, -1):
+        entries[i], at = trail[at]
+    return entries
+
+
+@njit(nogil=True, cache=True)
+def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
+    """The ways to write the words that may still turn out best, one for each state that can follow them.
+
+    Returns the trail, (entry, where the one before it stands) of each word of each way, and of each way (ln,
+    history, state of the hotwords, where its last word stands).
+    """
+    trail = [(-1, -1)]
+    now = [(0.0, tables.start_state, 0, 0)]
     for node in nodes:
         first, count = np.int64(-1), 1
         if node > ROOT and tables.trie[node].word >= 0:
@@ -130,15 +149,26 @@ def _choose(nodes: Any, tables: Tables) -> Any:
                 elif new[0] > then[same][0]:
                     then[same] = new
         now = then
-    best, at = -np.inf, now[0][3]
-    for ln, history, hot, end in now:
-        if tables.start_state >= 0:
-            ln += tables.alpha * advance(tables.ngrams, history, tables.end)[1]
-        if ln - tables.hot_promise[hot] > best:
-            best, at = ln - tables.hot_promise[hot], end
+    return trail, now
+
+
+@njit(nogil=True, cache=True)
+def certain_words(tokens: Any, tables: Tables) -> int:
+    """Of the words of these tokens, which end with a whole word, so many will be written as they are now.
+
+    They are those that all ways share which may still turn out best.
+    """
+    nodes, _ = _word_nodes(tokens, tables)
+    trail, now = _follow(nodes, tables)
+    places = [way[3] for way in now]
+    count = len(nodes)
     for i in range(len(nodes) - 1, -1, -1):
-        entries[i], at = trail[at]
-    return entries
+        entry = trail[places[0]][0]
+        for w in range(len(places)):
+            if trail[places[w]][0] != entry:
+                count = i
+            places[w] = trail[places[w]][1]
+    return count
 
 
 @njit(nogil=True, cache=True)

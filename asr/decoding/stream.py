@@ -5,7 +5,6 @@ What was found when the last block is in is what `greedy` and `BeamDecoder.decod
 where a beam has lost the better labelling of the best path, the beam's is kept, since it was handed out.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,6 +34,8 @@ class Progress:
 
     def settled_text(self, alphabet: Alphabet) -> str:
         """What the settled tokens spell: the text at the end begins with it."""
+        if self.hypothesis.orthography is not None:
+            return " ".join(self.hypothesis.orthography[: self.settled_words(alphabet)])
         tokens = self.hypothesis.tokens[: self.settled]
         if alphabet.lexicon is not None:  # phones spell nothing before their word is complete
             tokens = tokens[
@@ -117,14 +118,11 @@ class BeamStream:
     """A beam search, block by block: settled is what all prefixes that are alive have in common.
 
     With a lexicon, only whole words are, because an utterance must not end within one; with pronunciations
-    none are, because only at the end is it known which of several homophones was meant.
+    only up to the first that what follows may still turn into a homophone.
     """
 
     def __init__(self, decoder: "BeamDecoder") -> None:
         self._search = decoder.begin()
-        self._closes = decoder.tables.closes
-        self._whole_words = math.isinf(decoder.tables.outside)
-        self._nothing = decoder.words is not None
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
         """What is believed with these frames behind those before.
@@ -134,19 +132,13 @@ class BeamStream:
         """
         _check_axes(log_probs_TV)
         self._search.advance(log_probs_TV)
-        return Progress(self.finish(), len(self._settled()))
+        settled = self._search.settled()
+        return Progress(self._search.finish(settled)[0], len(settled))
 
     def finish(self) -> Hypothesis:
         """What was said in all."""
-        [best] = self._search.finish(self._settled())
+        [best] = self._search.finish(self._search.settled())
         return best
-
-    def _settled(self) -> tuple[int, ...]:
-        agreed = () if self._nothing else self._search.agreed()
-        if not self._whole_words:
-            return agreed
-        ends = [i for i, token in enumerate(agreed) if self._closes[token]]
-        return agreed[: max(ends, default=0)]
 
 
 def _check_axes(log_probs_TV: Tensor) -> None:
