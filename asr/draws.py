@@ -5,10 +5,12 @@ batch, nor the process, nor another option changes what happens to an utterance.
 neither read nor written. `asr.augmentation` carries the draws out.
 """
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -94,6 +96,23 @@ class Draws:
     time_masks_BM2: Tensor
     """Width and place of each mask, both from 0 to 1."""
     frequency_masks_BM2: Tensor
+
+    def and_other_masks(self, seed: int, utterance_ids: Sequence[str]) -> "Draws":
+        """These draws, and behind them the same with other masks: for utterances that are heard twice.
+
+        Args:
+            seed: of the other masks, which also follow from the ids.
+            utterance_ids: one for each row.
+        """
+        config = AugmentationConfig(
+            time_masks=self.time_masks_BM2.shape[1], frequency_masks=self.frequency_masks_BM2.shape[1]
+        )
+        other = draw(config, seed=seed, epoch=0, utterance_ids=utterance_ids)
+        masks = {"time_masks_BM2": other.time_masks_BM2, "frequency_masks_BM2": other.frequency_masks_BM2}
+        both: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        for name, row_B in both.items():
+            both[name] = None if row_B is None else torch.cat([row_B, masks.get(name, row_B)])
+        return Draws(**both)
 
 
 def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Sequence[str]) -> Draws:

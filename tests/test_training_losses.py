@@ -106,6 +106,51 @@ def test_the_intermediate_loss_mixes_the_gradients_of_both_outputs(corpus, tmp_p
     assert sums[1:].tolist() == [batch.target_lengths_B.sum(), 0, 0]
 
 
+def test_consistency_adds_how_far_two_hearings_are_apart(corpus, tmp_path):  # noqa: F811
+    train, c = corpus(6), 0.7
+    masked = dataclasses.replace(QUIET, time_masks=2, time_mask_share=0.2, frequency_masks=1)
+    config = dataclasses.replace(EXACT, consistency=c)
+    run = trainer(train, tmp_path / "exp", encoder=STILL, config=config, augmentation=masked)
+    batch = next(run.feed.batches(0, run.plan(0)))
+    sums = run.loss.add_gradient(batch, seed=5)
+    ours = gradients(run).clone()
+
+    encoder, n = run.recognizer.encoder, len(batch.ids)
+    encoder.zero_grad()
+    features_BTF, frames_B = run.recognizer.features(batch.samples_BT, batch.lengths_B)
+    both = batch.draws.and_other_masks(5, batch.ids)
+    heard_BTF, frames_B = run.loss.augmentation.features(
+        features_BTF.repeat(2, 1, 1), frames_B.repeat(2), both
+    )
+    assert torch.equal(
+        heard_BTF[:n], run.loss.augmentation.features(features_BTF, frames_B[:n], batch.draws)[0]
+    )
+    assert not torch.equal(heard_BTF[:n], heard_BTF[n:])
+    log_probs, out_B = encoder(heard_BTF, frames_B)[0], encoder.output_lengths(frames_B)
+    nll, apart = torch.zeros(()), torch.zeros(())
+    for one, other in ((slice(0, n), slice(n, 2 * n)), (slice(n, 2 * n), slice(0, n))):
+        nll += torch.nn.functional.ctc_loss(
+            log_probs[one].transpose(0, 1),
+            batch.targets_BS,
+            out_B[one],
+            batch.target_lengths_B,
+            reduction="sum",
+        )
+        for k, frames in enumerate(out_B[one]):
+            a, b = log_probs[one][k, :frames], log_probs[other][k, :frames].detach()
+            apart += torch.nn.functional.kl_div(a, b, reduction="sum", log_target=True)
+    ((nll + c * apart) / 2).backward()
+    assert apart > 0.01
+    assert far(ours, gradients(run)) < 1e-4
+    assert sums[0].item() == pytest.approx(nll.item() / 2, rel=1e-4)
+    assert sums[1:].tolist() == [batch.target_lengths_B.sum(), 0, 0]
+
+
+def test_a_weight_of_consistency_that_cannot_be_is_refused(corpus, tmp_path):  # noqa: F811
+    with pytest.raises(ConfigError, match="expected 0"):
+        trainer(corpus(4), tmp_path / "exp", config=dataclasses.replace(QUICK, consistency=-0.2))
+
+
 def test_an_intermediate_loss_needs_its_layer_and_a_share(corpus, tmp_path):  # noqa: F811
     train = corpus(4)
     with pytest.raises(ConfigError, match=r"set encoder\.intermediate_layer"):

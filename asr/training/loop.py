@@ -91,6 +91,7 @@ class Trainer:
             recognizer,
             Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(device),
             intermediate_weight=config.intermediate_weight,
+            consistency=config.consistency,
             dtype=autocast_dtype(config.precision, device),
         )
         self.observe = observer or (lambda kind, values: None)

@@ -1,5 +1,6 @@
 """Batches → gradients: the forward pass, the CTC loss, and what to do when memory runs out."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -23,9 +24,15 @@ class Loss:
     intermediate output layer. Source: Lee & Watanabe 2021, "Intermediate loss regularization for CTC-based
     speech recognition".
 
+    With consistency c every utterance is heard twice, with other masks and another dropout. Its loss is the
+    mean of both, and c times the mean of Σ_t KL(other_t ‖ one_t) either way, the other's distributions taken
+    as given. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for improved speech
+    recognition".
+
     Args:
         recognizer, augmentation: on their device.
         intermediate_weight: w, from 0 to below 1.
+        consistency: c, 0 (every utterance is heard once) or more.
         dtype: of autocast; None multiplies in float32.
 
     Raises:
@@ -38,8 +45,11 @@ class Loss:
         augmentation: Augmentation,
         *,
         intermediate_weight: float,
+        consistency: float,
         dtype: torch.dtype | None,
     ) -> None:
+        if not 0 <= consistency < math.inf:
+            raise ConfigError(f"training.consistency={consistency}: expected 0 (off) or more")
         if not 0 <= intermediate_weight < 1:
             raise ConfigError(
                 f"training.intermediate_weight={intermediate_weight}: expected 0 to less than 1"
@@ -50,7 +60,7 @@ class Loss:
                 "set encoder.intermediate_layer"
             )
         self.recognizer, self.augmentation = recognizer, augmentation
-        self.intermediate_weight, self.dtype = intermediate_weight, dtype
+        self.intermediate_weight, self.consistency, self.dtype = intermediate_weight, consistency, dtype
 
     def autocast(self) -> Any:
         """The context in which the encoder runs."""
@@ -98,7 +108,13 @@ class Loss:
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)
         # Lengths and targets stay on the CPU for the loss, which reads them there.
-        targets_BS, labels_B = batch.targets_BS, batch.target_lengths_B
+        targets_BS, labels_B, draws = batch.targets_BS, batch.target_lengths_B, batch.draws
+        if self.consistency:
+            features_BTF, frames_B = torch.cat([features_BTF] * 2), frames_B.repeat(2)
+            targets_BS, labels_B = targets_BS.repeat(2, 1), labels_B.repeat(2)
+            draws = draws and draws.and_other_masks(seed, batch.ids)
+        if draws is not None:
+            features_BTF, frames_B = self.augmentation.features(features_BTF, frames_B, draws)
         out_B, frames_B = self.recognizer.encoder.output_lengths(frames_B), self._sent(frames_B)
         with self.autocast():
             if self.intermediate_weight:
@@ -114,10 +130,14 @@ class Loss:
             middle_B = ctc_loss(middle_BTV, targets_BS, out_B, labels_B)
             w = self.intermediate_weight
             goal = (1 - w) * loss + w * torch.where(possible_B, middle_B, 0.0).sum()
+        labels, impossible = torch.where(possible_B, self._sent(labels_B), 0).sum(), (~possible_B).sum()
+        if self.consistency:
+            apart_B = _cross_entropy(log_probs_BTV, self._sent(out_B))
+            goal = (goal + self.consistency * torch.where(possible_B, apart_B, 0.0).sum()) / 2
+            loss, labels, impossible = loss / 2, labels // 2, impossible // 2
         weights = [p for p in self.recognizer.encoder.parameters() if p.requires_grad]
         # All gradients before any is added: if memory runs out on the way, nothing has been added.
         _add(weights, torch.autograd.grad(goal, weights, allow_unused=True))
-        labels, impossible = torch.where(possible_B, self._sent(labels_B), 0).sum(), (~possible_B).sum()
         return torch.stack([loss.detach(), labels, impossible, torch.zeros_like(labels)]).double()
 
     def _sent(self, tensor: Tensor) -> Tensor:
@@ -125,16 +145,21 @@ class Loss:
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Frames on the device, and their numbers on the CPU."""
+        """Frames of the varied recordings on the device, not yet masked, and their numbers on the CPU."""
         samples_BT, lengths_B, draws = batch.samples_BT, batch.lengths_B, batch.draws
         if draws is not None:
             samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
         warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
         features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
-        frames_B = self.recognizer.features.output_lengths(lengths_B)
-        if draws is not None:
-            features_BTF, frames_B = self.augmentation.features(features_BTF, frames_B, draws)
-        return features_BTF, frames_B
+        return features_BTF, self.recognizer.features.output_lengths(lengths_B)
+
+
+def _cross_entropy(log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
+    """Between the two hearings of each utterance, in nats (B,): KL(other ‖ one) but for a constant."""
+    one_BTV, other_BTV = log_probs_BTV.detach().exp().chunk(2)
+    nats_BT = -(torch.cat([other_BTV, one_BTV]) * log_probs_BTV).sum(2)
+    place_T = torch.arange(nats_BT.shape[1], device=nats_BT.device)
+    return torch.where(place_T < lengths_B[:, None], nats_BT, 0.0).sum(1)
 
 
 def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

@@ -42,6 +42,9 @@ class TrainingConfig:
     """Patterns of names of the encoder's parameters that stay as they are, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
     """Share of the loss that is of the output behind `encoder.intermediate_layer`; 0 is off."""
+    consistency: float = 0.0
+    """Weight of the disagreement between two hearings of each utterance, 0.2 say; each step then takes twice
+    the time. 0 hears it once."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """`auto` takes bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"
