@@ -3,7 +3,7 @@
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import httpx
@@ -50,10 +50,14 @@ class Running:
     server: uvicorn.Server
 
 
-@contextmanager
-def running(model, **config) -> Iterator[Running]:
+def running(model, **config) -> AbstractContextManager[Running]:
     """The service for a model, named `tones`, on a free port of this machine."""
-    app = create_app(model, ServingConfig(name="tones", **config))
+    return hosted(create_app(model, ServingConfig(name="tones", **config)))
+
+
+@contextmanager
+def hosted(app) -> Iterator[Running]:
+    """An app on a free port of this machine."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
     thread = threading.Thread(target=server.run)
     thread.start()

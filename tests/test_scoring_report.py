@@ -81,19 +81,12 @@ def test_a_score_without_anything_known_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_training_curves_come_from_the_history(tmp_path: Path) -> None:
-    history = tmp_path / "history.jsonl"
-    lines = [{"kind": "step", "updates": n, "epoch": 1, "loss": 3 / n} for n in range(1, 5)]
-    lines.append(
-        {"kind": "epoch", "updates": 4, "epoch": 1, "loss": 1.0, "dev_loss": 1.5, "wer": 0.5, "cer": 0.2}
-    )
-    history.write_text("\n".join(map(json.dumps, lines)) + '\n{"kind": "st', encoding="utf-8")
-    write_report(example(), tmp_path / "report.html", history=history)
+    steps = [{"kind": "step", "updates": n, "epoch": 1, "loss": 3 / n} for n in range(1, 5)]
+    epoch = {"kind": "epoch", "updates": 4, "epoch": 1, "loss": 1.0, "dev_loss": 1.5, "wer": 0.5, "cer": 0.2}
+    write_report(example(), tmp_path / "report.html", history=[*steps, epoch])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "training 0.75 at 4" in text and "development 1.5 at 4" in text
     assert "WER 50% at 1" in text and "CER 20% at 1" in text
-    history.write_text("nonsense\n{}\n", encoding="utf-8")
-    with pytest.raises(ScoringError, match="line 1: not JSON"):
-        write_report(example(), tmp_path / "report.html", history=history)
 
 
 def test_curves_survive_odd_numbers() -> None:

@@ -1,7 +1,6 @@
 """Streams over a WebSocket, by an independent client, against a running server."""
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,8 +15,9 @@ from tones import RATE_HZ
 
 from asr import audio
 
-uvicorn = pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 client_of = pytest.importorskip("websockets.sync.client", reason="the service needs asr[serve]")
+from service import Running, hosted  # noqa: E402
 from starlette.applications import Starlette  # noqa: E402
 from starlette.routing import WebSocketRoute  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
@@ -30,27 +30,15 @@ PCM = (SAMPLES * 32767).astype("<i2").tobytes()
 END = json.dumps({"type": "end"})
 
 
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """The address of a server of the app."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", ws="websockets-sansio"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            thread.join(0.01)
-        yield f"ws://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}{PATH}"
-    finally:
-        server.should_exit = True
-        thread.join()
+def address_of(service: Running) -> str:
+    return f"{service.url.replace('http', 'ws')}{PATH}"
 
 
 @contextmanager
 def serving(**bounds: Any) -> Iterator[tuple[str, Live]]:
     live = Live(tone_model(bidirectional=False), config=LiveConfig(**bounds))
-    with running(Starlette(routes=[WebSocketRoute(PATH, live.serve)])) as address:
-        yield address, live
+    with hosted(Starlette(routes=[WebSocketRoute(PATH, live.serve)])) as service:
+        yield address_of(service), live
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +181,8 @@ def test_what_fails_within_is_told_without_its_inside(monkeypatch) -> None:
 
 def test_the_service_asks_for_its_token_and_knows_other_sites() -> None:
     app = create_app(tone_model(bidirectional=False), ServingConfig(token="secret"))
-    with running(app) as address:
+    with hosted(app) as service:
+        address = address_of(service)
         for headers in ({}, {"Authorization": "Bearer wrong"}):
             with pytest.raises(InvalidStatus) as caught, connect(address, additional_headers=headers):
                 pass
@@ -219,14 +208,13 @@ def test_the_service_asks_for_its_token_and_knows_other_sites() -> None:
         ):
             pass
         assert caught.value.response.status_code == 403
-        own = address.replace("ws://", "http://").removesuffix(PATH)
-        with connect(address, additional_headers=right, origin=own) as socket:
+        with connect(address, additional_headers=right, origin=service.url) as socket:
             socket.send(END)
             assert json.loads(socket.recv())["type"] == "final"
 
 
 def test_a_model_that_needs_the_whole_says_what_to_train() -> None:
-    with running(create_app(tone_model())) as address:
-        code, message, closing = error_of(address)
+    with hosted(create_app(tone_model())) as service:
+        code, message, closing = error_of(address_of(service))
     assert (code, closing) == ("unsupported", 1008)
     assert "asr run digits/streaming" in message

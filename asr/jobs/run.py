@@ -15,6 +15,7 @@ from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import TUNED, development_split, train
 from asr.jobs.tune import calibrate, plot, tell, tune
+from asr.training import history
 from asr.training.distributed import Ranks
 
 RESULTS = "results.json"
@@ -81,8 +82,8 @@ def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dic
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
     page = folder / ("report.html" if split == "test" else f"report-{split}.html")
     audio = {u.id: u.audio_filepath for u in done.utterances}
-    title, history = f"{folder.name}: {split}", folder / "history.jsonl"
-    scoring.write_report(done.score, page, title=title, audio=audio, history=history)
+    lines = history.read(folder / history.FILE)
+    scoring.write_report(done.score, page, title=f"{folder.name}: {split}", audio=audio, history=lines)
     return to_json(done)
 
 

@@ -36,7 +36,7 @@ def write_report(
     *,
     title: str | None = None,
     audio: Mapping[str, Path] | None = None,
-    history: Path | None = None,
+    history: Sequence[dict[str, Any]] = (),
     facts: Mapping[str, str] | None = None,
     recalls: Sequence[Recall] = (),
 ) -> None:
@@ -47,12 +47,12 @@ def write_report(
         path: of the page, HTML.
         title: of the page.
         audio: recordings by utterance id; those that exist can be played.
-        history: JSON lines of a training run, for its curves; a last line that was cut off is left out.
+        history: of a training run, for its curves: what its JSON lines say.
         facts: what else to say about the system, name → value.
         recalls: of words out of the vocabulary and of hotwords.
 
     Raises:
-        ScoringError: the page cannot be written, or the history cannot be read.
+        ScoringError: the page cannot be written.
     """
     page = files("asr.scoring") / "page"
     parts = {name: (page / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
@@ -60,7 +60,7 @@ def write_report(
         title=escape(title or "Word errors"),
         facts=_facts(score, facts or {}),
         headline=_headline(score),
-        cards=_cards(score, recalls, _read_history(history) if history else []),
+        cards=_cards(score, recalls, history),
         alignment=_ALIGNMENTS[score.alignment],
         interval_note=f"Intervals are {CONFIDENCE:.0%} bootstrap intervals from {RESAMPLES:,} resamples of "
         f"{'speakers' if score.blocks else 'utterances'}.",
@@ -129,7 +129,7 @@ def _interval(score: Score) -> str:
     )
 
 
-def _cards(score: Score, recalls: Sequence[Recall], history: list[dict[str, Any]]) -> str:
+def _cards(score: Score, recalls: Sequence[Recall], history: Sequence[dict[str, Any]]) -> str:
     cards = []
     if len(speakers := breakdown.by_speaker(score)) > 1:
         note = "Worst first; the line is the interval over the speaker's utterances."
@@ -217,21 +217,6 @@ def _link(audio: Path, folder: Path) -> str:
         return quote(Path(os.path.relpath(audio, folder)).as_posix())
     except ValueError:  # another drive
         return audio.resolve().as_uri()
-
-
-def _read_history(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ScoringError(f"{path}: {error.strerror}; expected the history of a training run") from error
-    out = []
-    for number, line in enumerate(lines, 1):
-        try:
-            out.append(json.loads(line))
-        except ValueError as error:
-            if number < len(lines):
-                raise ScoringError(f"{path}, line {number}: not JSON: {line[:80]!r}") from error
-    return out
 
 
 def _duration(seconds: float) -> str:
