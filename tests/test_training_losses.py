@@ -7,6 +7,8 @@ import pytest
 import torch
 from test_training import ENCODER, QUICK, QUIET, corpus, trainer  # noqa: F401 (corpus is a fixture)
 
+import asr.lm
+from asr.ctc import ctc_loss, log_denominator
 from asr.errors import ConfigError, TrainingError
 from asr.training import history
 from asr.training.losses import is_out_of_memory
@@ -149,6 +151,40 @@ def test_consistency_adds_how_far_two_hearings_are_apart(corpus, tmp_path):  # n
 def test_a_weight_of_consistency_that_cannot_be_is_refused(corpus, tmp_path):  # noqa: F811
     with pytest.raises(ConfigError, match="expected 0"):
         trainer(corpus(4), tmp_path / "exp", config=dataclasses.replace(QUICK, consistency=-0.2))
+
+
+def test_the_denominator_takes_off_what_else_could_have_been_said(corpus, tmp_path):  # noqa: F811
+    train, d = corpus(6), 0.8
+    config = dataclasses.replace(EXACT, denominator=d)
+    run = trainer(train, tmp_path / "exp", encoder=STILL, config=config, augmentation=QUIET)
+    batch = next(run.feed.batches(0, run.plan(0)))
+    sums = run.loss.add_gradient(batch, seed=0)
+    ours = gradients(run).clone()
+
+    encoder, outputs = run.recognizer.encoder, run.recognizer.alphabet.size
+    targets = [run.train.targets[i] for i in run.train.kept]
+    model = asr.lm.train((" ".join(map(str, t)) for t in targets), order=3)
+    table = torch.from_numpy(model.trigrams([str(i) for i in range(1, outputs)]))
+    encoder.zero_grad()
+    log_probs, out_B = encoder(*run.recognizer.features(batch.samples_BT, batch.lengths_B))
+    nll_B = ctc_loss(log_probs, batch.targets_BS, out_B, batch.target_lengths_B)
+    said = dict(zip([u.id for u in train.utterances], run.train.targets, strict=True))
+    log10_priors = [model.score(" ".join(map(str, said[name]))) for name in batch.ids]
+    prior_B = torch.tensor(log10_priors) * math.log(10)
+    goal = (nll_B + d * (log_denominator(log_probs, out_B, table) - prior_B)).sum()
+    goal.backward()
+    assert far(ours, gradients(run)) < 1e-4
+    assert sums[0].item() == pytest.approx(goal.item(), rel=1e-4)
+    assert run.validate()["dev_loss"] > 0
+
+
+def test_a_denominator_needs_a_weight_up_to_one_and_few_outputs(corpus, tmp_path, monkeypatch):  # noqa: F811
+    train = corpus(4)
+    with pytest.raises(ConfigError, match=r"expected 0 \(off\) to 1"):
+        trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, denominator=1.1))
+    monkeypatch.setattr("asr.training.losses.MOST_OUTPUTS", 2)
+    with pytest.raises(ConfigError, match="needs few outputs"):
+        trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, denominator=0.9))
 
 
 def test_an_intermediate_loss_needs_its_layer_and_a_share(corpus, tmp_path):  # noqa: F811

@@ -1,6 +1,7 @@
 """The CTC lattice: one room for the loss, the alignment, the word times and the confidences."""
 
 from asr.ctc.alignment import Span, WordSpan, align, group_words
+from asr.ctc.denominator import log_denominator, log_prior
 from asr.ctc.lattice import Lattice, forward_backward, required_frames
 from asr.ctc.loss import ctc_loss, ctc_loss_from_logits
 
@@ -13,5 +14,7 @@ __all__ = [
     "ctc_loss_from_logits",
     "forward_backward",
     "group_words",
+    "log_denominator",
+    "log_prior",
     "required_frames",
 ]

@@ -177,7 +177,7 @@ def _run(
         n, labels = lengths[i]
         return utterance(log_probs[i, :n], targets[i, :labels], places[i], gamma[i, :n])
 
-    nll_B = log_probs_BTV.new_tensor(_in_threads(one, batch))
+    nll_B = log_probs_BTV.new_tensor(in_threads(one, batch))
     return nll_B, gamma_BTD, columns_BD, input_lengths_B.cpu().long()
 
 
@@ -193,10 +193,10 @@ def _spread(
     def one(i: int) -> None:
         spread(grad[i, : frames[i]], gamma[i, : frames[i]], columns[i], weights[i])
 
-    _in_threads(one, len(weights))
+    in_threads(one, len(weights))
 
 
-def _in_threads(work: Any, count: int) -> list[Any]:
+def in_threads(work: Any, count: int) -> list[Any]:
     """work(0) … work(count − 1) over as many threads as torch may use; kernels release the interpreter lock.
 
     The threads live for one call: a pool that outlives it would not survive a fork.

@@ -68,6 +68,19 @@ def score_sentences(
 
 
 @numba.njit(cache=True, nogil=True)
+def trigrams(arrays: NGramArrays, start_state: int, end: int, words: np.ndarray) -> np.ndarray:
+    """log10 P(c | a, b) of all words, float32: where a or b is no word but −1, <s>; where c is, </s>."""
+    found = np.empty((len(words), len(words), len(words)), np.float32)
+    for i, a in enumerate(words):
+        before = start_state if a < 0 else arrays.words[a].state
+        for j, b in enumerate(words):
+            state = start_state if b < 0 else advance(arrays, before, b)[0]
+            for k, c in enumerate(words):
+                found[i, j, k] = advance(arrays, state, end if c < 0 else c)[1]
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
 def _fill(slots: np.ndarray, keys: np.ndarray, log10_probs: np.ndarray, states: np.ndarray) -> None:
     for i in range(len(keys)):
         at = _home(keys[i], len(slots))

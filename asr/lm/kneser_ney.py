@@ -179,7 +179,8 @@ def _estimate(vocabulary: list[str], orders: list[_Counts], kept: list[np.ndarra
         own, backoff = _discount(counts, keep, discounts or FALLBACK_DISCOUNTS, contexts=len(lower_probs))
         if discounts is None or not backoff.all():  # a weight of 0 would make unseen words impossible
             own, backoff = _discount(counts, keep, FALLBACK_DISCOUNTS, contexts=len(lower_probs))
-            guessed.append(n)
+            if counts.adjusted[keep & (counts.adjusted > 0)].min(initial=4) < 4:  # else they hardly matter
+                guessed.append(n)
         lower_probs = own + backoff[counts.parents] * lower_probs[counts.suffixes]
         probs.append(lower_probs)
         weights.append(backoff)

@@ -150,6 +150,16 @@ class NGramModel:
             sentences=count,
         )
 
+    def trigrams(self, words: Sequence[str]) -> np.ndarray:
+        """P(c | a, b) at [a, b, c], float32 (W + 1, W + 1, W + 1); words[i] stands at i + 1.
+
+        At 0 stand the start of a sentence, for a and b, and its end, for c.
+        """
+        from asr.lm.automaton import trigrams
+
+        ids = np.array([-1, *map(self.word_id, words)], dtype=np.int64)
+        return 10 ** trigrams(self.arrays(), self.start_state, self.end_id, ids)
+
     @property
     def known_words(self) -> list[str]:
         """The vocabulary without <unk>, <s> and </s>."""

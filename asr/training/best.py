@@ -19,16 +19,21 @@ class BestEpochs:
         folder: for the weights.
         count: how many are kept.
         entries: the same list that the run's progress saves with its checkpoints.
+        by_loss: the loss comes before the WER.
     """
 
-    def __init__(self, folder: Path, *, count: int, entries: list[Entry]) -> None:
-        self.folder, self.count, self.entries = folder, max(1, count), entries
+    def __init__(self, folder: Path, *, count: int, entries: list[Entry], by_loss: bool = False) -> None:
+        self.folder, self.count, self.entries, self.by_loss = folder, max(1, count), entries, by_loss
+
+    def order(self, entry: Entry) -> Entry:
+        """What is smaller for a better epoch."""
+        return [entry[1], entry[0], entry[2]] if self.by_loss else entry
 
     def enter(self, epoch: int, wer: float, loss: float) -> tuple[bool, bool, list[int]]:
         """Whether the epoch is the best, whether it is kept, and the epochs that it puts out."""
         mine = [wer, loss if math.isfinite(loss) else 1e9, float(epoch)]
-        is_best = not self.entries or mine < self.entries[0]
-        ranked = sorted([*self.entries, mine])
+        ranked = sorted([*self.entries, mine], key=self.order)
+        is_best = ranked[0] == mine
         self.entries[:] = ranked[: self.count]
         return is_best, mine in self.entries, [int(entry[2]) for entry in ranked[self.count :]]
 

@@ -92,6 +92,8 @@ class Trainer:
             Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(device),
             intermediate_weight=config.intermediate_weight,
             consistency=config.consistency,
+            denominator=config.denominator,
+            targets=[self.train.targets[i] for i in self.train.kept],
             dtype=autocast_dtype(config.precision, device),
         )
         self.observe = observer or (lambda kind, values: None)
@@ -116,7 +118,9 @@ class Trainer:
     @property
     def best(self) -> BestEpochs:
         """The epochs whose weights are kept."""
-        return BestEpochs(self.last.parent, count=self.config.average, entries=self.progress.best)
+        by_loss = self.config.denominator > 0  # then the best path says little of what a beam finds
+        kept = self.progress.best
+        return BestEpochs(self.last.parent, count=self.config.average, entries=kept, by_loss=by_loss)
 
     def _resume(self) -> None:
         state = checkpoint.read(self.last)
@@ -256,6 +260,7 @@ class Trainer:
             seconds_per_batch=self.config.seconds_per_batch,
             ranks=self.ranks,
             autocast=self.loss.autocast,
+            loss=self.loss.of_utterances,
         )
 
     def _end_epoch(self, **measured_in_training: float) -> None:
@@ -304,9 +309,10 @@ class Trainer:
         wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
         if len(p.best) > 1:
             self._set_weights(checkpoint.average([state for _, state in kept]) if kept else {})
-            averaged = self.validate()["wer"]
-            if averaged <= wer:
-                wer = averaged
+            averaged = self.validate()
+            order = self.best.order
+            if order([averaged["wer"], averaged["dev_loss"], math.inf])[0] <= order(p.best[0])[0]:
+                wer = averaged["wer"]
                 source = "mean of epochs " + ", ".join(str(int(e)) for e in sorted(e for *_, e in p.best))
         if not source.startswith("mean"):
             self._set_weights(kept[0][1] if kept else {})

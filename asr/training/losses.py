@@ -8,13 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from asr import lm
 from asr.augmentation import Augmentation
-from asr.ctc import ctc_loss
+from asr.ctc import ctc_loss, log_denominator, log_prior
 from asr.errors import ConfigError, TrainingError
 from asr.recognizer import Recognizer
 from asr.training.feed import mix
 from asr.training.loader import Batch
 from asr.training.samples import sent
+
+MOST_OUTPUTS = 128
+"""That a denominator may have."""
 
 
 class Loss:
@@ -29,14 +33,20 @@ class Loss:
     as given. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for improved speech
     recognition".
 
+    With denominator d, what else could have been said counts too: −ln p(l | x) + d (ln Σ_k P(k) p(k | x) −
+    ln P(l)), with P a trigram of the targets; d = 1 gives minus the log-posterior of l. See
+    `asr.ctc.log_denominator`.
+
     Args:
         recognizer, augmentation: on their device.
         intermediate_weight: w, from 0 to below 1.
         consistency: c, 0 (every utterance is heard once) or more.
+        denominator: d, from 0 to 1.
+        targets: all that are learnt from, for P; read only if d is not 0.
         dtype: of autocast; None multiplies in float32.
 
     Raises:
-        ConfigError: w without an intermediate output layer, or out of its range.
+        ConfigError: a weight out of its range, w without an intermediate output layer, d with many outputs.
     """
 
     def __init__(
@@ -46,10 +56,14 @@ class Loss:
         *,
         intermediate_weight: float,
         consistency: float,
+        denominator: float,
+        targets: Sequence[Sequence[int]],
         dtype: torch.dtype | None,
     ) -> None:
         if not 0 <= consistency < math.inf:
             raise ConfigError(f"training.consistency={consistency}: expected 0 (off) or more")
+        if not 0 <= denominator <= 1:
+            raise ConfigError(f"training.denominator={denominator}: expected 0 (off) to 1")
         if not 0 <= intermediate_weight < 1:
             raise ConfigError(
                 f"training.intermediate_weight={intermediate_weight}: expected 0 to less than 1"
@@ -61,6 +75,20 @@ class Loss:
             )
         self.recognizer, self.augmentation = recognizer, augmentation
         self.intermediate_weight, self.consistency, self.dtype = intermediate_weight, consistency, dtype
+        self.denominator = denominator
+        if denominator:
+            self.trigram_VVV = label_trigram(targets, recognizer.alphabet.size).to(recognizer.device)
+
+    def of_utterances(
+        self, log_probs_BTV: Tensor, targets_BS: Tensor, frames_B: Tensor, labels_B: Tensor
+    ) -> Tensor:
+        """The loss of each utterance (nats, (B,)) but for what is off the last layer; +∞ if no path fits."""
+        nll_B = ctc_loss(log_probs_BTV, targets_BS, frames_B, labels_B)
+        if self.denominator:
+            prior_B = log_prior(targets_BS, labels_B, self.trigram_VVV)
+            others_B = log_denominator(log_probs_BTV, frames_B, self.trigram_VVV)
+            nll_B = nll_B + self.denominator * (others_B - prior_B)
+        return nll_B
 
     def autocast(self) -> Any:
         """The context in which the encoder runs."""
@@ -123,7 +151,7 @@ class Loss:
                 )
             else:
                 log_probs_BTV, _ = self.recognizer.encoder(features_BTF, frames_B)
-        nll_B = ctc_loss(log_probs_BTV, targets_BS, out_B, labels_B)
+        nll_B = self.of_utterances(log_probs_BTV, targets_BS, out_B, labels_B)
         possible_B = ~torch.isposinf(nll_B)
         loss = goal = torch.where(possible_B, nll_B, 0.0).sum()
         if self.intermediate_weight:
@@ -152,6 +180,21 @@ class Loss:
         warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
         features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
         return features_BTF, self.recognizer.features.output_lengths(lengths_B)
+
+
+def label_trigram(targets: Sequence[Sequence[int]], outputs: int) -> Tensor:
+    """P(c | a, b) of labels, interpolated Kneser–Ney, as `asr.ctc.log_denominator` takes it.
+
+    Raises:
+        ConfigError: so many outputs that a table of their third power is out of place.
+    """
+    if outputs > MOST_OUTPUTS:
+        raise ConfigError(
+            f"training.denominator needs few outputs, such as phones or characters: at most {MOST_OUTPUTS}, "
+            f"not {outputs}"
+        )
+    model = lm.train((" ".join(map(str, labels)) for labels in targets), order=3)
+    return torch.from_numpy(model.trigrams([str(label) for label in range(1, outputs)]))
 
 
 def _cross_entropy(log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:

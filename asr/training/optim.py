@@ -45,6 +45,9 @@ class TrainingConfig:
     consistency: float = 0.0
     """Weight of the disagreement between two hearings of each utterance, 0.2 say; each step then takes twice
     the time. 0 hears it once."""
+    denominator: float = 0.0
+    """Weight of the logarithm of the sum over all labellings, by a trigram of the training targets: 0 is
+    CTC, near 1, say 0.9, discriminates. For outputs that a lexicon and a language model decode."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """`auto` takes bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"

@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from asr import scoring
 from asr.corpus import batches
 from asr.corpus.packed import PackedCorpus
-from asr.ctc import ctc_loss, required_frames
+from asr.ctc import required_frames
 from asr.decoding import greedy
 from asr.errors import CorpusError
 from asr.recognizer import Recognizer
@@ -65,6 +66,7 @@ def measure(
     seconds_per_batch: float,
     ranks: Ranks,
     autocast: Callable[[], Any],
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
 ) -> dict[str, float]:
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
@@ -88,9 +90,7 @@ def measure(
         features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
         with autocast():
             log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
-        nll_B = (
-            ctc_loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
-        )
+        nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
         counted_B = np.isfinite(nll_B) & np.array([item[0] not in split.unspellable for item in items])
         log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
         blank_BT = log_probs_BTV.argmax(-1) == 0

@@ -1,0 +1,186 @@
+"""All labellings at once: ln Σ_l P(l) p(l | x), with P a trigram over labels and p that of CTC.
+
+The denominator of discriminative training. CTC raises the probability of what was said; taking this off the
+objective lowers that of all that could have been said instead, each labelling as far as P believes in it.
+
+A state of the sum is the last two labels (a, b) and whether the last frame wrote b or a blank after it. Only
+these matter for what follows:
+
+    L_t(b, c) = y_t(c) (L_{t−1}(b, c) + Σ_a P(c | a, b) (B_{t−1}(a, b) + [b ≠ c] L_{t−1}(a, b)))
+    B_t(a, b) = y_t(blank) (B_{t−1}(a, b) + L_{t−1}(a, b))
+
+with y the outputs' probabilities. All numbers of a frame are divided by their sum, whose logarithm is kept:
+no cell needs one of its own. On a CPU the recursion is compiled (asr/ctc/denominator_kernels.py).
+
+Source: Xiang & Ou 2019, "CRF-based single-stage acoustic modeling with CTC topology"; Povey et al. 2016,
+"Purely sequence-trained neural networks for ASR based on lattice-free MMI".
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
+
+from asr.ctc.lattice import at_least_float32, check_batch
+from asr.ctc.loss import in_threads
+from asr.errors import CtcError
+
+
+def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
+    """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable by the log-probabilities.
+
+    The gradient is the occupancy: how much of the sum passes through each output at each frame.
+
+    Args:
+        log_probs_BTV: of the outputs, 0 being the blank.
+        input_lengths_B: frames of each utterance.
+        trigram_VVV: P(c | a, b) at [a, b, c]. In the places of a and b, 0 stands for the start; in that of
+            c, for the end.
+
+    Raises:
+        CtcError: shapes that do not fit.
+
+    >>> half = torch.full((1, 1, 2), 0.5).log()           # one frame: nothing, or one label
+    >>> P = torch.tensor([[[0.2, 0.8], [0.5, 0.5]], [[1.0, 0.0], [0.5, 0.5]]])
+    >>> log_denominator(half, torch.tensor([1]), P).exp()   # 0.5 · 0.2 + 0.5 · 0.8 · 0.5
+    tensor([0.3000])
+    """
+    nothing_B0 = torch.zeros(len(log_probs_BTV), 0, dtype=torch.int64)
+    check_batch(log_probs_BTV, nothing_B0, input_lengths_B, torch.zeros_like(input_lengths_B))
+    outputs = log_probs_BTV.shape[2]
+    if trigram_VVV.shape != (outputs,) * 3:
+        raise CtcError(
+            f"the trigram has shape {tuple(trigram_VVV.shape)}; expected {outputs} outputs along each axis"
+        )
+    door: Any = _Compiled if log_probs_BTV.device.type == "cpu" else _Portable
+    return door.apply(at_least_float32(log_probs_BTV), input_lengths_B, trigram_VVV)
+
+
+def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
+    """ln P(targets) of each utterance by the trigram, its end included, (B,)."""
+    targets_BS, lengths_B = targets_BS.to(trigram_VVV.device).long(), target_lengths_B.to(trigram_VVV.device)
+    place_S = torch.arange(targets_BS.shape[1], device=trigram_VVV.device)
+    labels_BS = torch.where(place_S < lengths_B[:, None], targets_BS, 0)
+    history_BS = torch.nn.functional.pad(labels_BS, (2, 1))
+    log_BS = trigram_VVV[history_BS[:, :-2], history_BS[:, 1:-1], history_BS[:, 2:]].log()
+    place_S = torch.arange(log_BS.shape[1], device=trigram_VVV.device)
+    return torch.where(place_S <= lengths_B[:, None], log_BS, 0.0).sum(1)
+
+
+class _Compiled(Function):
+    """CPU: utterances spread over threads."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
+        from asr.ctc.denominator_kernels import denominator
+
+        probs_BTV = log_probs_BTV.detach().exp().float().contiguous()
+        occupancy_BTV = torch.zeros_like(probs_BTV)
+        shared, row, own = _rows(trigram_VVV)
+        probs, occupancy, lengths = probs_BTV.numpy(), occupancy_BTV.numpy(), input_lengths_B.tolist()
+
+        def one(i: int) -> float:
+            n = lengths[i]
+            return denominator(probs[i, :n], shared, row, own, occupancy[i, :n])
+
+        total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
+        ctx.save_for_backward(occupancy_BTV.to(log_probs_BTV.dtype))
+        return total_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        (occupancy_BTV,) = ctx.saved_tensors
+        return grad_B[:, None, None] * occupancy_BTV, None, None
+
+
+def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
+    """The trigram for the compiled loop, as numpy arrays: shared_VV, row_VV, own_KV.
+
+    P(· | a, b) is own[row[b, a]], or shared[b] where row[b, a] is −1: contexts never seen in training all
+    fall back on the bigram, and most contexts were never seen.
+    """
+    by_last_VVV = trigram_VVV.float().transpose(0, 1).contiguous()
+    shared_VV = by_last_VVV.mode(dim=1).values
+    is_own_VV = (by_last_VVV != shared_VV[:, None]).any(2)
+    row_VV = torch.where(is_own_VV, is_own_VV.flatten().cumsum(0).view_as(is_own_VV) - 1, -1)
+    return shared_VV.numpy(), row_VV.numpy(), by_last_VVV[is_own_VV].numpy()
+
+
+class _Portable(Function):
+    """Any device: all utterances of a batch at once, frame by frame."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
+        total_B, occupancy_BTV = forward_backward(
+            log_probs_BTV.detach(), input_lengths_B.to(log_probs_BTV.device), trigram_VVV
+        )
+        ctx.save_for_backward(occupancy_BTV)
+        return total_B
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        (occupancy_BTV,) = ctx.saved_tensors
+        return grad_B[:, None, None] * occupancy_BTV, None, None
+
+
+def forward_backward(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
+    """The value (B,) and the occupancy (B, T, V) by plain tensor operations."""
+    probs_BTV, trigram_VVV = log_probs_BTV.exp(), trigram_VVV.to(log_probs_BTV)
+    outputs = trigram_VVV.shape[0]
+    end_VV, next_VVV = trigram_VVV[:, :, 0], trigram_VVV.transpose(0, 1).clone()  # next[b, a, c]
+    next_VVV[:, :, 0] = 0.0
+    again_VV = next_VVV.diagonal(dim1=0, dim2=2).clone()  # again[a, b] = P(b | a, b)
+    blank = log_probs_BTV.new_zeros(len(log_probs_BTV), outputs, outputs)
+    blank[:, 0, 0] = 1.0
+    label = torch.zeros_like(blank)
+    total_B = log_probs_BTV.new_zeros(len(log_probs_BTV))
+    rows = []
+    for t in range(probs_BTV.shape[1]):
+        y_BV = probs_BTV[:, t]
+        both = blank + label
+        moved = torch.einsum("zab,bac->zbc", both, next_VVV)
+        # A label may follow itself only after a blank.
+        moved.diagonal(dim1=1, dim2=2).sub_((label * again_VV).sum(1))
+        new_label, new_blank = (label + moved) * y_BV[:, None], both * y_BV[:, :1, None]
+        scale_B = (new_label + new_blank).sum((1, 2))
+        inside_B = t < lengths_B
+        factor_B = torch.where(inside_B, 1 / scale_B, 0.0)[:, None, None]
+        label = torch.where(inside_B[:, None, None], new_label * factor_B, label)
+        blank = torch.where(inside_B[:, None, None], new_blank * factor_B, blank)
+        total_B = total_B + torch.where(inside_B, scale_B.log(), 0.0)
+        rows.append((label, blank))
+    total_B = total_B + ((label + blank) * end_VV).sum((1, 2)).log()
+    return total_B, _occupancy(rows, probs_BTV, lengths_B, next_VVV, again_VV, end_VV)
+
+
+def _occupancy(
+    rows: list[tuple[Tensor, Tensor]],
+    probs_BTV: Tensor,
+    lengths_B: Tensor,
+    next_VVV: Tensor,
+    again_VV: Tensor,
+    end_VV: Tensor,
+) -> Tensor:
+    occupancy_BTV = torch.zeros_like(probs_BTV)
+    end = end_VV.expand(len(probs_BTV), -1, -1)
+    label, blank = end, end
+    for t in range(len(rows) - 1, -1, -1):
+        inside_B = (t < lengths_B)[:, None]
+        if t + 1 < len(rows):
+            y_BV = probs_BTV[:, t + 1]
+            ahead = label * y_BV[:, None]
+            moved = torch.einsum("zbc,bac->zab", ahead, next_VVV)
+            new_blank = blank * y_BV[:, :1, None] + moved
+            new_label = new_blank + ahead - again_VV * ahead.diagonal(dim1=1, dim2=2)[:, None]
+            largest_B = torch.maximum(new_label, new_blank).amax((1, 2))[:, None, None]
+            goes_on_B = (t + 1 < lengths_B)[:, None, None]
+            label = torch.where(goes_on_B, new_label / largest_B, end)
+            blank = torch.where(goes_on_B, new_blank / largest_B, end)
+        labels_BV, blanks_B = (rows[t][0] * label).sum(1), (rows[t][1] * blank).sum((1, 2))
+        shares_BV = labels_BV.clone()
+        shares_BV[:, 0] += blanks_B
+        occupancy_BTV[:, t] = torch.where(inside_B, shares_BV / shares_BV.sum(1, keepdim=True), 0.0)
+    return occupancy_BTV

@@ -1,0 +1,108 @@
+"""The sum over all labellings, against each of them one by one, and what training makes of it."""
+
+import math
+
+import pytest
+import torch
+from test_ctc import all_targets, as_batch
+from torch import Tensor
+
+from asr.ctc import ctc_loss, log_denominator, log_prior
+from asr.ctc.denominator import _Compiled, _Portable
+from asr.errors import CtcError
+
+DOORS = {"compiled": _Compiled, "portable": _Portable}
+
+
+def trigram(outputs: int, *, seed: int = 0, shared: bool = True) -> Tensor:
+    """Probabilities with zeros among them; about half of the contexts fall back on their last label."""
+    generator = torch.Generator().manual_seed(seed)
+    table = torch.rand(outputs, outputs, outputs, generator=generator)
+    table[torch.rand(table.shape, generator=generator) < 0.1] = 0.0
+    if shared:
+        alike = torch.rand(outputs, outputs, generator=generator) < 0.5
+        table = torch.where(alike[:, :, None], table[:1], table)
+    return table / table.sum(2, keepdim=True)
+
+
+def one_by_one(log_probs_TV: Tensor, trigram_VVV: Tensor) -> float:
+    """The slow oracle: ln Σ P(l) p(l | x) over all labellings that fit."""
+    targets, total = all_targets(len(log_probs_TV), log_probs_TV.shape[1]), 0.0
+    padded, lengths = as_batch(targets)
+    many = log_probs_TV.expand(len(targets), -1, -1)
+    nll = ctc_loss(many, padded, torch.full((len(targets),), len(log_probs_TV)), lengths)
+    for labels, cost in zip(targets, nll.tolist(), strict=True):
+        prior, history = 1.0, (0, 0)
+        for label in (*labels, 0):
+            prior *= float(trigram_VVV[history[0], history[1], label])
+            history = history[1], label
+        total += prior * math.exp(-cost)
+    return math.log(total)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(("frames", "outputs", "scale"), [(1, 2, 1), (4, 3, 1), (4, 4, 3), (6, 3, 10)])
+def test_it_is_the_sum_over_every_labelling_in_any_batch(door, frames, outputs, scale):
+    lengths = torch.tensor([frames, max(1, frames - 2), frames])
+    log_probs = (scale * torch.randn(3, frames, outputs)).log_softmax(2)
+    table = trigram(outputs)
+    found = DOORS[door].apply(log_probs, lengths, table)
+    truth = [one_by_one(x[:n], table) for x, n in zip(log_probs, lengths, strict=True)]
+    assert found.tolist() == pytest.approx(truth, abs=2e-5)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradient_is_that_of_the_value(shared):
+    log_probs = torch.randn(2, 5, 4, dtype=torch.float64).log_softmax(2).requires_grad_()
+    lengths, table = torch.tensor([5, 3]), trigram(4, shared=shared).double()
+    assert torch.autograd.gradcheck(lambda x: _Portable.apply(x, lengths, table), (log_probs,))
+    ours, truth = (
+        torch.autograd.grad((door.apply(log_probs, lengths, table) * weights).sum(), log_probs)[0]
+        for door in DOORS.values()
+        for weights in [torch.tensor([1.0, -0.3])]
+    )
+    torch.testing.assert_close(ours, truth, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 12.0, 40.0])
+def test_long_utterances_with_many_outputs_agree_in_single_and_double_precision(scale):
+    log_probs = (scale * torch.randn(2, 150, 30)).log_softmax(2)
+    lengths, table = torch.tensor([150, 77]), trigram(30)
+    ours = log_probs.clone().requires_grad_()
+    truth = log_probs.double().requires_grad_()
+    values = _Compiled.apply(ours, lengths, table), _Portable.apply(truth, lengths, table)
+    torch.testing.assert_close(values[0].double(), values[1], rtol=1e-5, atol=1e-3)
+    gradients = [torch.autograd.grad(v.sum(), x)[0] for v, x in zip(values, (ours, truth), strict=True)]
+    torch.testing.assert_close(gradients[0].double(), gradients[1], atol=1e-3, rtol=0)
+
+
+def test_frames_behind_the_end_count_for_nothing():
+    log_probs = torch.randn(1, 6, 4).log_softmax(2)
+    padded = torch.cat([log_probs, torch.full((1, 3, 4), math.nan)], 1).requires_grad_()
+    table = trigram(4)
+    for door in DOORS.values():
+        value = door.apply(padded, torch.tensor([6]), table)
+        assert value.item() == pytest.approx(
+            log_denominator(log_probs, torch.tensor([6]), table).item(), abs=1e-5
+        )
+        (gradient,) = torch.autograd.grad(value.sum(), padded)
+        assert gradient[0, :6].sum(1).tolist() == pytest.approx([1.0] * 6, abs=1e-5)
+        assert not gradient[0, 6:].any()
+
+
+def test_the_prior_is_the_product_along_the_labels_and_the_end():
+    table = trigram(4, shared=False)
+    targets, lengths = torch.tensor([[2, 2, 3], [1, -9, -9], [-9, -9, -9]]), torch.tensor([3, 1, 0])
+    found = log_prior(targets, lengths, table).exp().tolist()
+    assert found == pytest.approx(
+        [
+            float(table[0, 0, 2] * table[0, 2, 2] * table[2, 2, 3] * table[2, 3, 0]),
+            float(table[0, 0, 1] * table[0, 1, 0]),
+            float(table[0, 0, 0]),
+        ]
+    )
+
+
+def test_a_trigram_of_other_outputs_is_refused():
+    with pytest.raises(CtcError, match=r"the trigram has shape \(3, 3, 3\); expected 4 outputs"):
+        log_denominator(torch.zeros(1, 2, 4), torch.tensor([2]), trigram(3))
