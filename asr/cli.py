@@ -9,7 +9,7 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError
-from asr.subcommands import Json, Model, laboratory, language_model, load_model
+from asr.subcommands import Json, Model, align, laboratory, language_model, load_model
 
 app = typer.Typer(
     name="asr",
@@ -267,27 +267,7 @@ def tune(
     tune_bundle(model, manifest, lm=lm, hotwords=hotwords or (), picture=picture)
 
 
-@app.command()
-def align(
-    audio: Annotated[str, typer.Argument(help="A recording.")],
-    text: Annotated[str, typer.Argument(help="What is said in it: the text, or a file with it.")],
-    model: Model,
-    output_format: Annotated[
-        str, typer.Option("--output_format", "-f", help="ctm, json or textgrid.")
-    ] = "ctm",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write there, not to the terminal.")
-    ] = None,
-) -> None:
-    """When each word of a known text is said."""
-    from asr.jobs import align as jobs
-
-    words, duration_s = jobs.align_words(load_model(model, "cpu", None), audio, jobs.read_text(text))
-    rendered = jobs.render(words, name=Path(audio).stem, duration_s=duration_s, form=output_format)
-    if output is None:
-        typer.echo(rendered)
-    else:
-        output.write_text(rendered + "\n", encoding="utf-8")
+app.command()(align)
 
 
 @app.command()

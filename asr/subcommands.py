@@ -1,9 +1,14 @@
-"""The commands in groups, `asr lm …` and `asr lab …`, and what commands share; nothing heavy is imported."""
+"""The commands in groups, `asr lm …` and `asr lab …`, `asr align`, and what commands share.
+
+Nothing heavy is imported.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from asr.errors import ConfigError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -20,6 +25,51 @@ def load_model(model: str, device: str, lm: str | None, precision: str = "float3
         recognizer.lm = load_lm(lm)
         recognizer.alphabet = recognizer.alphabet.with_words(recognizer.lm.known_words)
     return recognizer
+
+
+def align(
+    audio: Annotated[
+        str, typer.Argument(help="A recording, or a manifest (JSONL) of many with their texts.")
+    ],
+    model: Model,
+    text: Annotated[
+        str | None, typer.Argument(help="What is said in the recording: the text, or a file with it.")
+    ] = None,
+    output_format: Annotated[
+        str, typer.Option("--output_format", "--output-format", "-f", help="ctm, json or textgrid.")
+    ] = "ctm",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write there, not to the terminal; many as JSON or TextGrid need a folder."
+        ),
+    ] = None,
+    cut: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write each word of a manifest as a recording of its own to this folder, with words.jsonl."
+        ),
+    ] = None,
+    per_word: Annotated[
+        int, typer.Option("--per_word", "--per-word", min=0, help="Cut at most so many of a word; 0: all.")
+    ] = 0,
+) -> None:
+    """When each word of a known text is said."""
+    from asr.jobs import align as jobs
+
+    recognizer = load_model(model, "cpu", None)
+    if text is None:
+        failed = jobs.of_manifest(
+            recognizer, Path(audio), form=output_format, output=output, folder=cut, per_word=per_word
+        )
+        raise typer.Exit(1 if failed else 0)
+    if cut is not None:
+        raise ConfigError("--cut takes the words of a manifest, not of a single recording")
+    rendered = jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format)
+    if output is None:
+        typer.echo(rendered)
+    else:
+        output.write_text(rendered + "\n", encoding="utf-8")
 
 
 language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)

@@ -1,14 +1,32 @@
-"""`asr align`: a recording and its text → when each word was said, as CTM, JSON or Praat TextGrid."""
+"""`asr align`: recordings and their texts → when each word was said, as CTM, JSON, TextGrid, or cut apart."""
 
 import json
+import random
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from asr import audio
+from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import WordSpan, align, group_words
-from asr.errors import ConfigError
+from asr.errors import AlphabetError, AudioError, ConfigError, CtcError
+from asr.jobs.console import counting, say, warn
 from asr.recognizer import Recognizer
 from asr.transcript import Word
+
+MANIFESTS = (".jsonl", ".json")
+BEFORE_S, AFTER_S = 0.07, 0.1
+"""Kept around the labels of a word that is cut out, which CTC makes short; at most half way to the next."""
+
+
+class Aligned(NamedTuple):
+    """An utterance, its words and its duration (s)."""
+
+    utterance: Utterance
+    words: list[Word]
+    duration_s: float
 
 
 def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[list[Word], float]:
@@ -24,6 +42,166 @@ def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[li
     spans = group_words(align(log_probs_BTV[0], model.targets(text)), model.alphabet)
     duration_s = len(samples) / model.rate_hz
     return [_word(span, model.frame_s, duration_s) for span in spans], duration_s
+
+
+def of_recording(model: Recognizer, recording: str, text: str, *, form: str) -> str:
+    """The words of one recording in one of `FORMATS`.
+
+    Raises:
+        AsrError: as `align_words`.
+        ConfigError: another format.
+    """
+    _check(form)
+    words, duration_s = align_words(model, recording, text)
+    return FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s)
+
+
+def of_manifest(
+    model: Recognizer, manifest: Path, *, form: str, output: Path | None, folder: Path | None, per_word: int
+) -> dict[str, str]:
+    """Align all utterances; write or print their words, or cut them apart into `folder`, or both.
+
+    Returns:
+        Why utterances could not be aligned, by id; each is warned of, too.
+
+    Raises:
+        ManifestError: no readable manifest.
+        ConfigError: another format, a form of many files without a folder, two ids that make the same name,
+            or a place that cannot be written.
+    """
+    _check(form)
+    if manifest.suffix not in MANIFESTS:
+        raise ConfigError(
+            f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), or a text"
+        )
+    if form != "ctm" and output is None and folder is None:
+        raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
+    aligned, failed = align_all(model, read_manifest(manifest))
+    names = _names([a.utterance.id for a in aligned])
+    if folder is not None:
+        cut(aligned, names, folder, per_word=per_word)
+    if output is None and folder is None:
+        print(_ctm(aligned, names), end="")
+    elif output is not None:
+        write(aligned, names, output, form=form)
+    return failed
+
+
+def align_all(model: Recognizer, utterances: Sequence[Utterance]) -> tuple[list[Aligned], dict[str, str]]:
+    """The utterances that can be aligned, and of the others why they cannot, by id."""
+    done: list[Aligned] = []
+    failed: dict[str, str] = {}
+    with counting("aligning", "utterances") as progress:
+        for utterance in utterances:
+            try:
+                words = align_words(model, utterance.audio_filepath, utterance.text)
+                done.append(Aligned(utterance, *words))
+            except (AudioError, AlphabetError, CtcError) as error:
+                failed[utterance.id] = str(error)
+            progress(len(done) + len(failed), len(utterances))
+    for name, why in failed.items():
+        warn(f"{name} is not aligned: {why}")
+    return done, failed
+
+
+def write(aligned: Sequence[Aligned], names: Sequence[str], output: Path, *, form: str) -> None:
+    """One CTM of all, or a folder with a file for each utterance.
+
+    Raises:
+        ConfigError: a place that cannot be written.
+    """
+    try:
+        if form == "ctm":
+            output.write_text(_ctm(aligned, names), encoding="utf-8")
+            return
+        output.mkdir(parents=True, exist_ok=True)
+        for name, (_, words, duration_s) in zip(names, aligned, strict=True):
+            text = FORMATS[form](words, name=name, duration_s=duration_s)
+            (output / f"{name}.{_SUFFIXES[form]}").write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+
+
+def _ctm(aligned: Sequence[Aligned], names: Sequence[str]) -> str:
+    texts = [
+        to_ctm(a.words, name=name, duration_s=a.duration_s) for name, a in zip(names, aligned, strict=True)
+    ]
+    return "".join(f"{text}\n" for text in texts if text)
+
+
+def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_word: int) -> None:
+    """Every word as a recording of its own, at the rate of the recording it is from, with a manifest of all.
+
+    Args:
+        names: of the utterances, for files.
+        folder: becomes `words.jsonl` and, below `audio/`, a wav for each word.
+        per_word: at most so many recordings of a word, chosen by lot, the same lot every time; 0 takes all.
+
+    Raises:
+        ConfigError: a place that cannot be written.
+    """
+    places = [(i, k) for i, a in enumerate(aligned) for k in range(len(a.words))]
+    random.Random(0).shuffle(places)
+    counts: Counter[str] = Counter()
+    chosen: dict[int, list[int]] = {}
+    for i, k in places:
+        word = aligned[i].words[k].text
+        if not per_word or counts[word] < per_word:
+            counts[word] += 1
+            chosen.setdefault(i, []).append(k)
+    lines: list[str] = []
+    try:
+        (folder / "audio").mkdir(parents=True, exist_ok=True)
+        with counting("cutting", "utterances") as progress:
+            for i in sorted(chosen):
+                lines += _cut(aligned[i], sorted(chosen[i]), folder, name=names[i])
+                progress(i + 1, len(aligned))
+        (folder / "words.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
+    say(f"{len(lines):,} recordings of {len(counts):,} words: {folder / 'words.jsonl'}")
+
+
+def _cut(aligned: Aligned, chosen: Sequence[int], folder: Path, *, name: str) -> list[str]:
+    """Writes the chosen words of an utterance; their lines of the manifest."""
+    utterance, words, duration_s = aligned
+    rate_hz = audio.info(utterance.audio_filepath).rate_hz
+    samples = audio.read(utterance.audio_filepath, rate_hz)
+    lines = []
+    for k in chosen:
+        word = words[k]
+        before_s = words[k - 1].end_s if k else 0.0
+        after_s = words[k + 1].start_s if k + 1 < len(words) else duration_s
+        start_s = max((before_s + word.start_s) / 2 if k else 0.0, word.start_s - BEFORE_S)
+        end_s = min((word.end_s + after_s) / 2 if k + 1 < len(words) else duration_s, word.end_s + AFTER_S)
+        file = f"audio/{name}_{k}.wav"
+        audio.write(folder / file, samples[round(start_s * rate_hz) : round(end_s * rate_hz)], rate_hz)
+        facts = {
+            "id": f"{name}_{k}",
+            "audio_filepath": file,
+            "duration": round(end_s - start_s, 4),
+            "text": word.text,
+            "confidence": word.confidence,
+        }
+        if utterance.speaker is not None:
+            facts["speaker"] = utterance.speaker
+        lines.append(json.dumps(facts, ensure_ascii=False))
+    return lines
+
+
+def _names(ids: Sequence[str]) -> list[str]:
+    """Ids as names of files.
+
+    Raises:
+        ConfigError: two become the same.
+    """
+    names = [re.sub(r"[^\w.-]", "_", name) for name in ids]
+    if len(set(names)) < len(names):
+        twice = Counter(names).most_common(1)[0][0]
+        raise ConfigError(
+            f"two utterances would be written as {twice!r}: give them ids that differ in letters"
+        )
+    return names
 
 
 def _word(span: WordSpan, frame_s: float, duration_s: float) -> Word:
@@ -96,14 +274,9 @@ def to_textgrid(words: Sequence[Word], *, name: str, duration_s: float) -> str:
 
 
 FORMATS: dict[str, Callable[..., str]] = {"ctm": to_ctm, "json": to_json, "textgrid": to_textgrid}
+_SUFFIXES = {"ctm": "ctm", "json": "json", "textgrid": "TextGrid"}
 
 
-def render(words: Sequence[Word], *, name: str, duration_s: float, form: str) -> str:
-    """The words in one of `FORMATS`.
-
-    Raises:
-        ConfigError: another format.
-    """
+def _check(form: str) -> None:
     if form not in FORMATS:
         raise ConfigError(f"format {form!r}: expected one of {', '.join(FORMATS)}")
-    return FORMATS[form](words, name=name, duration_s=duration_s)

@@ -1,0 +1,118 @@
+"""`asr align`: one recording, a whole manifest, words cut apart, and what cannot be aligned."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import asr, trained  # noqa: F401 (fixtures)
+from tone_model import spoken
+from tones import RATE_HZ
+
+from asr import audio, load
+from asr.corpus.manifest import read_manifest
+
+TEXTS = ("ab ca", "b", "dab ab ca")
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    """Three recordings, one of them at another rate, and one that is no recording."""
+    lines = []
+    for i, text in enumerate(TEXTS):
+        sound = spoken(text, seed=i)
+        rate_hz = RATE_HZ
+        if i == 2:
+            sound, rate_hz = audio.resample(sound, RATE_HZ, 16000), 16000
+        audio.write(tmp_path / f"{i}.wav", sound, rate_hz)
+        lines.append({"id": f"x/{i}", "audio_filepath": f"{i}.wav", "text": text, "speaker": "ann"})
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    lines.append({"audio_filepath": "broken.wav", "text": "ab"})
+    lines.append({"audio_filepath": "0.wav", "text": "a?z", "id": "strange"})
+    path = tmp_path / "m.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def test_one_recording_in_each_format(asr, trained, tmp_path, manifest):  # noqa: F811
+    status, out, _ = asr("align", tmp_path / "0.wav", "ab ca", "--model", trained)
+    (first, second) = [line.split() for line in out.splitlines()]
+    assert (status, first[0], first[4], second[4]) == (0, "0", "ab", "ca")
+    assert float(first[2]) + float(first[3]) <= float(second[2])
+    status, _, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, "-f", "json", "-o", "words.json")
+    words = json.loads((tmp_path / "words.json").read_text())
+    assert (status, [w["word"] for w in words["words"]]) == (0, ["ab", "ca"])
+    status, out, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, "-f", "textgrid")
+    assert (status, re.findall(r'text = "(.+)"', out)) == (0, ["ab", "ca"])
+
+
+def test_a_manifest_becomes_one_ctm_or_many_files_and_what_fails_is_named(
+    asr,  # noqa: F811
+    trained,  # noqa: F811
+    manifest,
+    tmp_path,
+):
+    status, out, err = asr("align", manifest, "--model", trained)
+    assert status == 1
+    assert [tuple(line.split()[i] for i in (0, 4)) for line in out.splitlines()] == [
+        (f"x_{i}", word) for i, text in enumerate(TEXTS) for word in text.split()
+    ]
+    assert "broken is not aligned" in err
+    assert "strange is not aligned" in err
+    assert "no 'z'" in err
+    status, out, _ = asr("align", manifest, "-m", trained, "-f", "textgrid", "-o", tmp_path / "grids")
+    assert (status, out) == (1, "")
+    assert sorted(p.name for p in (tmp_path / "grids").iterdir()) == [f"x_{i}.TextGrid" for i in range(3)]
+
+
+def test_words_are_cut_apart_at_the_rate_they_came_in_and_heard_again(
+    asr,  # noqa: F811
+    trained,  # noqa: F811
+    manifest,
+    tmp_path,
+):
+    folder = tmp_path / "cut here"
+    asr("align", manifest, "--model", trained, "--cut", folder)
+    words = read_manifest(folder / "words.jsonl")
+    assert sorted(w.text for w in words) == sorted(" ".join(TEXTS).split())
+    model = load(str(trained))
+    for word in words:
+        assert (word.speaker, audio.info(word.audio_filepath).rate_hz) == (
+            "ann",
+            16000 if word.id.startswith("x_2") else RATE_HZ,
+        )
+        assert word.duration_s == pytest.approx(audio.info(word.audio_filepath).duration_s, abs=1e-3)
+        padded = np.pad(audio.read(word.audio_filepath, RATE_HZ), RATE_HZ // 10)
+        assert model.transcribe(padded).text == word.text
+
+
+def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, manifest, tmp_path):  # noqa: F811
+    for folder in ("one", "two"):
+        _, out, err = asr("align", manifest, "-m", trained, "--cut", tmp_path / folder, "--per_word", 1)
+        assert (out, "4 recordings of 4 words" in err) == ("", True)
+    one, two = ((tmp_path / f / "words.jsonl").read_text() for f in ("one", "two"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["m.jsonl", "-f", "srt"], "expected one of ctm, json, textgrid"),
+        (["m.jsonl", "-f", "json"], "name a folder with --output"),
+        (["0.wav"], "expected a manifest"),
+        (["0.wav", "ab", "--cut", "f"], "--cut takes the words of a manifest"),
+        (["none.jsonl"], "expected a JSONL manifest"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(asr, trained, manifest, words, complaint):  # noqa: F811
+    status, _, err = asr("align", *words, "--model", trained)
+    assert status == 1
+    assert complaint in " ".join(err.split())
+
+
+def test_two_ids_that_would_be_the_same_file_are_refused(asr, trained, manifest):  # noqa: F811
+    line = {"audio_filepath": "0.wav", "text": "ab"}
+    manifest.write_text("\n".join(json.dumps({**line, "id": name}) for name in ("a b", "a/b")))
+    status, _, err = asr("align", manifest, "--model", trained)
+    assert (status, "would be written as 'a_b'" in err) == (1, True)
