@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
+from torch.nn import functional
 
 from asr.ctc.lattice import at_least_float32, check_batch
 from asr.ctc.loss import in_threads
@@ -62,7 +63,7 @@ def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor)
     targets_BS, lengths_B = targets_BS.to(trigram_VVV.device).long(), target_lengths_B.to(trigram_VVV.device)
     place_S = torch.arange(targets_BS.shape[1], device=trigram_VVV.device)
     labels_BS = torch.where(place_S < lengths_B[:, None], targets_BS, 0)
-    history_BS = torch.nn.functional.pad(labels_BS, (2, 1))
+    history_BS = functional.pad(labels_BS, (2, 1))
     log_BS = trigram_VVV[history_BS[:, :-2], history_BS[:, 1:-1], history_BS[:, 2:]].log()
     place_S = torch.arange(log_BS.shape[1], device=trigram_VVV.device)
     return torch.where(place_S <= lengths_B[:, None], log_BS, 0.0).sum(1)
@@ -96,16 +97,18 @@ class _Compiled(Function):
 
 
 def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
-    """The trigram for the compiled loop, as numpy arrays: shared_VV, row_VV, own_KV.
+    """The trigram for the compiled loop: shared_VL, row_VV, own_KL, with zeros behind the outputs.
 
     P(· | a, b) is own[row[b, a]], or shared[b] where row[b, a] is −1: contexts never seen in training all
     fall back on the bigram, and most contexts were never seen.
     """
-    by_last_VVV = trigram_VVV.float().transpose(0, 1).contiguous()
-    shared_VV = by_last_VVV.mode(dim=1).values
-    is_own_VV = (by_last_VVV != shared_VV[:, None]).any(2)
+    from asr.ctc.denominator_kernels import LANES
+
+    by_last_VVL = functional.pad(trigram_VVV.float().transpose(0, 1), (0, -len(trigram_VVV) % LANES))
+    shared_VL = by_last_VVL.mode(dim=1).values
+    is_own_VV = (by_last_VVL != shared_VL[:, None]).any(2)
     row_VV = torch.where(is_own_VV, is_own_VV.flatten().cumsum(0).view_as(is_own_VV) - 1, -1)
-    return shared_VV.numpy(), row_VV.numpy(), by_last_VVV[is_own_VV].numpy()
+    return shared_VL.numpy(), row_VV.numpy(), by_last_VVL[is_own_VV].numpy()
 
 
 class _Portable(Function):

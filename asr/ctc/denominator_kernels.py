@@ -1,6 +1,7 @@
 """The denominator of one utterance, compiled by numba: `asr.ctc.denominator` says what is computed.
 
-Cells lie at [b, a] or [c, b], the last label first: one context of the trigram is then one row.
+Cells lie at [b, a] or [c, b], the last label first: one context of the trigram is then one row. Rows of the
+trigram are padded with zeros to a multiple of `LANES`, so that no loop over them ends in single steps.
 """
 
 import math
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+LANES = 32
 _FAST = {"reassoc", "contract", "nsz"}
 
 
@@ -33,9 +35,9 @@ def _forward_step(new: Any, old: Any, y: Any, shared: Any, row: Any, own: Any, m
                 rest_again += label[b, a]
                 continue
             again += label[b, a] * own[k, b]
-            for c in range(outputs):
+            for c in range(moved.shape[0]):
                 moved[c] += here * own[k, c]
-        for c in range(outputs):
+        for c in range(moved.shape[0]):
             moved[c] += rest * shared[b, c]
         moved[b] -= again + rest_again * shared[b, b]
         for c in range(1, outputs):
@@ -69,7 +71,7 @@ def _backward_step(beta: Any, y: Any, shared: Any, row: Any, own: Any, ahead: An
                 again = shared[b, b]
             else:
                 moved = np.float32(0.0)
-                for c in range(outputs):
+                for c in range(ahead.shape[0]):
                     moved += ahead[c] * own[k, c]
                 again = own[k, b]
             beta[1, b, a] = old[1, b, a] * y[0] + moved
@@ -83,31 +85,45 @@ def _backward_step(beta: Any, y: Any, shared: Any, row: Any, own: Any, ahead: An
                 beta[kind, b, a] *= factor
 
 
+@njit(nogil=True, fastmath=_FAST)
+def _shares(alpha: Any, beta: Any, shares: Any) -> None:
+    """How much of the sum passes through each output at a frame."""
+    outputs = shares.shape[0]
+    blanks, total = np.float32(0.0), np.float32(0.0)
+    for b in range(outputs):
+        labels = np.float32(0.0)
+        for a in range(outputs):
+            labels += alpha[0, b, a] * beta[0, b, a]
+            blanks += alpha[1, b, a] * beta[1, b, a]
+        shares[b] = labels
+        total += labels
+    shares[0] += blanks
+    factor = np.float32(1.0) / (total + blanks)
+    for b in range(outputs):
+        shares[b] *= factor
+
+
 @njit(nogil=True, cache=True)
-def denominator(probs_TV: Any, shared_VV: Any, row_VV: Any, own_KV: Any, occupancy_TV: Any) -> float:
+def denominator(probs_TV: Any, shared_VL: Any, row_VV: Any, own_KL: Any, occupancy_TV: Any) -> float:
     """ln Σ_l P(l) p(l | x); fills occupancy_TV (zeros) with the share of each output at each frame."""
     frames, outputs = probs_TV.shape
-    alpha = np.zeros((frames + 1, 2, outputs, outputs), np.float32)
+    alpha = np.empty((frames + 1, 2, outputs, outputs), np.float32)
+    alpha[0] = 0.0
     alpha[0, 1, 0, 0] = 1.0
-    scratch = np.empty(outputs, np.float32)
+    scratch = np.zeros(shared_VL.shape[1], np.float32)
     log_total = 0.0
     for t in range(frames):
-        total = _forward_step(alpha[t + 1], alpha[t], probs_TV[t], shared_VV, row_VV, own_KV, scratch)
+        total = _forward_step(alpha[t + 1], alpha[t], probs_TV[t], shared_VL, row_VV, own_KL, scratch)
         log_total += math.log(total)
     beta, old = np.empty((2, outputs, outputs), np.float32), np.empty((2, outputs, outputs), np.float32)
     at_end = 0.0
     for b in range(outputs):
         for a in range(outputs):
-            end = shared_VV[b, 0] if row_VV[b, a] < 0 else own_KV[row_VV[b, a], 0]
+            end = shared_VL[b, 0] if row_VV[b, a] < 0 else own_KL[row_VV[b, a], 0]
             beta[0, b, a] = beta[1, b, a] = end
             at_end += end * (alpha[frames, 0, b, a] + alpha[frames, 1, b, a])
     for t in range(frames, 0, -1):
-        shares = occupancy_TV[t - 1]
-        for b in range(outputs):
-            for a in range(outputs):
-                shares[b] += alpha[t, 0, b, a] * beta[0, b, a]
-                shares[0] += alpha[t, 1, b, a] * beta[1, b, a]
-        shares /= shares.sum()
+        _shares(alpha[t], beta, occupancy_TV[t - 1])
         if t > 1:
-            _backward_step(beta, probs_TV[t - 1], shared_VV, row_VV, own_KV, scratch, old)
+            _backward_step(beta, probs_TV[t - 1], shared_VL, row_VV, own_KL, scratch, old)
     return log_total + math.log(at_end)
