@@ -54,8 +54,9 @@ def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV:
         raise CtcError(
             f"the trigram has shape {tuple(trigram_VVV.shape)}; expected {outputs} outputs along each axis"
         )
-    door: Any = _Compiled if log_probs_BTV.device.type == "cpu" else _Portable
-    return door.apply(at_least_float32(log_probs_BTV), input_lengths_B, trigram_VVV)
+    by = compiled if log_probs_BTV.device.type == "cpu" else portable
+    total_B: Tensor = _Sum.apply(at_least_float32(log_probs_BTV), input_lengths_B, trigram_VVV, by)
+    return total_B
 
 
 def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
@@ -69,31 +70,39 @@ def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor)
     return torch.where(place_S <= lengths_B[:, None], log_BS, 0.0).sum(1)
 
 
-class _Compiled(Function):
-    """CPU: utterances spread over threads."""
+class _Sum(Function):
+    """The value, with the occupancy that came with it as its gradient."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
-        from asr.ctc.denominator_kernels import denominator
-
-        probs_BTV = log_probs_BTV.detach().exp().float().contiguous()
-        occupancy_BTV = torch.zeros_like(probs_BTV)
-        shared, row, own = _rows(trigram_VVV)
-        probs, occupancy, lengths = probs_BTV.numpy(), occupancy_BTV.numpy(), input_lengths_B.tolist()
-
-        def one(i: int) -> float:
-            n = lengths[i]
-            return denominator(probs[i, :n], shared, row, own, occupancy[i, :n])
-
-        total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
-        ctx.save_for_backward(occupancy_BTV.to(log_probs_BTV.dtype))
+    def forward(
+        ctx: Any, log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor, by: Any
+    ) -> Tensor:
+        total_B, occupancy_BTV = by(log_probs_BTV.detach(), input_lengths_B, trigram_VVV)
+        ctx.save_for_backward(occupancy_BTV)
         return total_B
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
         (occupancy_BTV,) = ctx.saved_tensors
-        return grad_B[:, None, None] * occupancy_BTV, None, None
+        return grad_B[:, None, None] * occupancy_BTV, None, None, None
+
+
+def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
+    """The value (B,) and the occupancy (B, T, V) on a CPU, utterances spread over threads."""
+    from asr.ctc.denominator_kernels import denominator
+
+    probs_BTV = log_probs_BTV.exp().float().contiguous()
+    occupancy_BTV = torch.zeros_like(probs_BTV)
+    shared, row, own = _rows(trigram_VVV)
+    probs, occupancy, lengths = probs_BTV.numpy(), occupancy_BTV.numpy(), lengths_B.tolist()
+
+    def one(i: int) -> float:
+        n = lengths[i]
+        return denominator(probs[i, :n], shared, row, own, occupancy[i, :n])
+
+    total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
+    return total_B, occupancy_BTV.to(log_probs_BTV.dtype)
 
 
 def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
@@ -111,26 +120,9 @@ def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
     return shared_VL.numpy(), row_VV.numpy(), by_last_VVL[is_own_VV].numpy()
 
 
-class _Portable(Function):
-    """Any device: all utterances of a batch at once, frame by frame."""
-
-    @staticmethod
-    def forward(ctx: Any, log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
-        total_B, occupancy_BTV = forward_backward(
-            log_probs_BTV.detach(), input_lengths_B.to(log_probs_BTV.device), trigram_VVV
-        )
-        ctx.save_for_backward(occupancy_BTV)
-        return total_B
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
-        (occupancy_BTV,) = ctx.saved_tensors
-        return grad_B[:, None, None] * occupancy_BTV, None, None
-
-
-def forward_backward(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
-    """The value (B,) and the occupancy (B, T, V) by plain tensor operations."""
+def portable(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
+    """The same on any device, all utterances at once, frame by frame."""
+    lengths_B = lengths_B.to(log_probs_BTV.device)
     probs_BTV, trigram_VVV = log_probs_BTV.exp(), trigram_VVV.to(log_probs_BTV)
     outputs = trigram_VVV.shape[0]
     end_VV, next_VVV = trigram_VVV[:, :, 0], trigram_VVV.transpose(0, 1).clone()  # next[b, a, c]
