@@ -80,10 +80,12 @@ def test_a_corpus_that_must_be_resident_and_has_no_room_is_a_clear_error(corpus,
 def test_nothing_in_a_step_waits_for_the_device(corpus, tmp_path, monkeypatch, resident):  # noqa: F811
     """On torch's device `meta` every tensor has a shape and no numbers: whoever reads one raises."""
     encoder = dataclasses.replace(ENCODER, layers=2, norm="batch", projection=64, residual=True)
+    config = dataclasses.replace(JOINED, consistency=0.2, denominator=0.9)
     run = trainer(
-        corpus(), tmp_path / "exp", config=JOINED, encoder=encoder, augmentation=EVERYTHING, resident=resident
+        corpus(), tmp_path / "exp", config=config, encoder=encoder, augmentation=EVERYTHING, resident=resident
     )
     device = torch.device("meta")
+    run.loss.trigram_VVV = run.loss.trigram_VVV.to(device)
     if resident == "always":
         run.feed.samples.pcm = run.feed.samples.pcm.to(device)
     batch = next(run.feed.batches(1, run.plan(1)))

@@ -30,7 +30,7 @@ _PRIOR_WEIGHT = (0.0, 0.4)
 _STEPS = (0.15, 0.5, 0.2)
 """Of α, β and the prior's weight around the best of these."""
 
-_WIDTHS = (8, 16, 32, 64, 128, 256, 512)
+_WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _HOTWORD_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 NOTHING_LEARNT = 0.8
 """From this share of wrong outputs on there is nothing to tune: saying always the same gets nearly as far."""
