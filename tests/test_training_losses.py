@@ -178,6 +178,23 @@ def test_the_denominator_takes_off_what_else_could_have_been_said(corpus, tmp_pa
     assert run.validate()["dev_loss"] > 0
 
 
+def test_the_denominator_grows_in_training_and_counts_in_full_in_validation(corpus, tmp_path):  # noqa: F811
+    config = dataclasses.replace(QUICK, epochs=3, denominator=0.6, denominator_epochs=2)
+    run, seen = trainer(corpus(12), tmp_path / "exp", config=config), []
+    of_utterances = run.loss.of_utterances
+
+    def watched(*arguments: torch.Tensor) -> torch.Tensor:
+        seen.append((run.recognizer.encoder.training, run.loss.denominator))
+        return of_utterances(*arguments)
+
+    run.loss.of_utterances = watched
+    run.run()
+    grown = [d for training, d in seen if training]
+    steps = len(grown) // 3
+    assert grown == pytest.approx([0.6 * min((i + 1) / (2 * steps), 1) for i in range(3 * steps)])
+    assert {d for training, d in seen if not training} == {0.6}
+
+
 def test_a_denominator_needs_a_weight_up_to_one_and_few_outputs(corpus, tmp_path, monkeypatch):  # noqa: F811
     train = corpus(4)
     with pytest.raises(ConfigError, match=r"expected 0 \(off\) to 1"):

@@ -34,7 +34,14 @@ from asr.training.interruption import on_signal
 from asr.training.ledger import Ledger
 from asr.training.loader import Batch
 from asr.training.losses import Loss
-from asr.training.optim import TrainingConfig, Updater, autocast_dtype, choose_device, learning_rate
+from asr.training.optim import (
+    TrainingConfig,
+    Updater,
+    autocast_dtype,
+    choose_device,
+    denominator,
+    learning_rate,
+)
 from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]
@@ -242,7 +249,9 @@ class Trainer:
     def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> None:
         """One step of the optimiser over `count` batches of every rank; nothing waits for the device."""
         p = self.progress
-        self.updater.begin(learning_rate(self.config, p.epoch + (p.step + 1) / total))
+        progress = p.epoch + (p.step + 1) / total
+        self.updater.begin(learning_rate(self.config, progress))
+        self.loss.denominator = denominator(self.config, progress)
         sums = torch.zeros(5, dtype=torch.float64, device=self.device)
         for k in range(count):
             index = (p.step * self.config.accumulate + k) * self.ranks.size + self.ranks.rank
@@ -253,7 +262,8 @@ class Trainer:
         p.updates += 1
 
     def validate(self) -> dict[str, float]:
-        """What `measure` finds on the development set."""
+        """What `measure` finds on the development set; the loss has its denominator in full, at any time."""
+        self.loss.denominator = self.config.denominator
         return measure(
             self.recognizer,
             self.dev,

@@ -41,7 +41,7 @@ class Loss:
         recognizer, augmentation: on their device.
         intermediate_weight: w, from 0 to below 1.
         consistency: c, 0 (every utterance is heard once) or more.
-        denominator: d, from 0 to 1.
+        denominator: d, from 0 to 1; as an attribute it may be changed later.
         targets: all that are learnt from, for P; read only if d is not 0.
         dtype: of autocast; None multiplies in float32.
 

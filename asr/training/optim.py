@@ -48,6 +48,8 @@ class TrainingConfig:
     denominator: float = 0.0
     """Weight of the logarithm of the sum over all labellings, by a trigram of the training targets: 0 is
     CTC, near 1, say 0.9, discriminates. For outputs that a lexicon and a language model decode."""
+    denominator_epochs: float = 3.0
+    """Over so many epochs it grows from 0 to that; at once, a model may stay with saying nothing."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """`auto` takes bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"
@@ -83,6 +85,17 @@ def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
     if config.schedule not in shapes:
         raise ConfigError(f"training.schedule={config.schedule}: expected one of {', '.join(shapes)}")
     return config.learning_rate * shapes[config.schedule]()
+
+
+def denominator(config: TrainingConfig, progress_epochs: float) -> float:
+    """The weight of the denominator after `progress_epochs` epochs, a pure function of the settings.
+
+    >>> config = TrainingConfig(denominator=0.8, denominator_epochs=2)
+    >>> [round(denominator(config, p), 3) for p in (0.0, 0.5, 2.0, 9.0)]
+    [0.0, 0.2, 0.8, 0.8]
+    """
+    over = config.denominator_epochs
+    return config.denominator * (min(progress_epochs / over, 1.0) if over > 0 else 1.0)
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
