@@ -31,7 +31,8 @@ from asr.errors import CtcError
 def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
     """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable by the log-probabilities.
 
-    The gradient is the occupancy: how much of the sum passes through each output at each frame.
+    The gradient is the occupancy: how much of the sum passes through each output at each frame. On a CPU both
+    are computed in single precision.
 
     Args:
         log_probs_BTV: of the outputs, 0 being the blank.
