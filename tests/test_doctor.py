@@ -36,6 +36,11 @@ def names(lines: list[dict]) -> list[str]:
     return [diagnosis.name for diagnosis in diagnose(lines)]
 
 
+def test_the_best_path_of_what_learns_with_a_denominator_may_be_of_any_length():
+    assert diagnose(epochs(length_ratio=1.5)) != []
+    assert diagnose(epochs(length_ratio=1.5, denominator=0.9)) == []
+
+
 def test_a_healthy_run_is_healthy():
     for count in (0, 1, 2, 3, 12, 30):
         assert names(epochs(count)) == []

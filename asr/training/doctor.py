@@ -18,6 +18,7 @@ LONG_PATIENCE = 8
 
 
 _UNKNOWN = {
+    "denominator": 0.0,
     "skipped": 0,
     "infeasible": 0,
     "out_of_memory": 0,
@@ -106,6 +107,8 @@ def _length(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
     last = epochs[-PATIENCE:]
     ratios = [e["length_ratio"] for e in last]
     if len(last) < PATIENCE or _blank(epochs, steps) is not None:
+        return None
+    if last[-1]["denominator"]:  # such a best path writes too much: the language model is to thin it out
         return None
     if all(ratio > 1.25 for ratio in ratios):
         return Diagnosis(

@@ -108,7 +108,7 @@ def plot(history: list[dict[str, Any]], path: Path, *, title: str = "") -> Path:
     losses.plot(
         [h["updates"] for h in epochs], [h["dev_loss"] for h in epochs], "o-", ms=3, label="development"
     )
-    losses.set(xlabel="update", ylabel="CTC loss per label (nats)", yscale="log", title="Loss")
+    losses.set(xlabel="update", ylabel="loss per label (nats)", yscale="log", title="Loss")
     losses.legend()
     rates.plot([h["epoch"] for h in epochs], [100 * h["wer"] for h in epochs], "o-", ms=3, label="WER")
     rates.plot([h["epoch"] for h in epochs], [100 * h["cer"] for h in epochs], "s--", ms=3, label="CER")

@@ -283,6 +283,7 @@ class Trainer:
             "epochs": self.config.epochs,
             "loss": p.loss_sum / max(p.labels, 1),
             **measured,
+            "denominator": self.config.denominator,
             "is_best": is_best,
             "skipped": p.skipped,
             "infeasible": p.infeasible,
