@@ -65,11 +65,7 @@ def align(
         raise typer.Exit(1 if failed else 0)
     if cut is not None:
         raise ConfigError("--cut takes the words of a manifest, not of a single recording")
-    rendered = jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format)
-    if output is None:
-        typer.echo(rendered)
-    else:
-        output.write_text(rendered + "\n", encoding="utf-8")
+    jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format, output=output)
 
 
 language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)

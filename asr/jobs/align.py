@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr import audio
+from asr.corpus.files import whole_file
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import WordSpan, align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError
@@ -44,16 +45,21 @@ def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[li
     return [_word(span, model.frame_s, duration_s) for span in spans], duration_s
 
 
-def of_recording(model: Recognizer, recording: str, text: str, *, form: str) -> str:
-    """The words of one recording in one of `FORMATS`.
+def of_recording(model: Recognizer, recording: str, text: str, *, form: str, output: Path | None) -> None:
+    """Align one recording; write its words to a file, or print them.
 
     Raises:
-        AsrError: as `align_words`.
+        AudioError, AlphabetError, CtcError: as `align_words`.
         ConfigError: another format.
+        CorpusError: a place that cannot be written.
     """
     _check(form)
     words, duration_s = align_words(model, recording, text)
-    return FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s)
+    rendered = FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s) + "\n"
+    if output is None:
+        print(rendered, end="")
+    else:
+        _write(output, rendered)
 
 
 def of_manifest(
@@ -66,8 +72,8 @@ def of_manifest(
 
     Raises:
         ManifestError: no readable manifest.
-        ConfigError: another format, a form of many files without a folder, two ids that make the same name,
-            or a place that cannot be written.
+        ConfigError: another format, a form of many files without a folder, two ids that make the same name.
+        CorpusError: a place that cannot be written.
     """
     _check(form)
     if manifest.suffix not in MANIFESTS:
@@ -108,18 +114,19 @@ def write(aligned: Sequence[Aligned], names: Sequence[str], output: Path, *, for
     """One CTM of all, or a folder with a file for each utterance.
 
     Raises:
-        ConfigError: a place that cannot be written.
+        CorpusError: a place that cannot be written.
     """
-    try:
-        if form == "ctm":
-            output.write_text(_ctm(aligned, names), encoding="utf-8")
-            return
-        output.mkdir(parents=True, exist_ok=True)
-        for name, (_, words, duration_s) in zip(names, aligned, strict=True):
-            text = FORMATS[form](words, name=name, duration_s=duration_s)
-            (output / f"{name}.{_SUFFIXES[form]}").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    if form == "ctm":
+        _write(output, _ctm(aligned, names))
+        return
+    for name, (_, words, duration_s) in zip(names, aligned, strict=True):
+        text = FORMATS[form](words, name=name, duration_s=duration_s)
+        _write(output / f"{name}.{_SUFFIXES[form]}", text + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text)
 
 
 def _ctm(aligned: Sequence[Aligned], names: Sequence[str]) -> str:
@@ -138,7 +145,7 @@ def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_w
         per_word: at most so many recordings of a word, chosen by lot, the same lot every time; 0 takes all.
 
     Raises:
-        ConfigError: a place that cannot be written.
+        AudioError, CorpusError: a place that cannot be written.
     """
     places = [(i, k) for i, a in enumerate(aligned) for k in range(len(a.words))]
     random.Random(0).shuffle(places)
@@ -150,15 +157,11 @@ def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_w
             counts[word] += 1
             chosen.setdefault(i, []).append(k)
     lines: list[str] = []
-    try:
-        (folder / "audio").mkdir(parents=True, exist_ok=True)
-        with counting("cutting", "utterances") as progress:
-            for i in sorted(chosen):
-                lines += _cut(aligned[i], sorted(chosen[i]), folder, name=names[i])
-                progress(i + 1, len(aligned))
-        (folder / "words.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be written: {error.strerror}") from error
+    with counting("cutting", "utterances") as progress:
+        for i in sorted(chosen):
+            lines += _cut(aligned[i], sorted(chosen[i]), folder, name=names[i])
+            progress(i + 1, len(aligned))
+    _write(folder / "words.jsonl", "".join(f"{line}\n" for line in lines))
     say(f"{len(lines):,} recordings of {len(counts):,} words: {folder / 'words.jsonl'}")
 
 
@@ -170,10 +173,9 @@ def _cut(aligned: Aligned, chosen: Sequence[int], folder: Path, *, name: str) ->
     lines = []
     for k in chosen:
         word = words[k]
-        before_s = words[k - 1].end_s if k else 0.0
-        after_s = words[k + 1].start_s if k + 1 < len(words) else duration_s
-        start_s = max((before_s + word.start_s) / 2 if k else 0.0, word.start_s - BEFORE_S)
-        end_s = min((word.end_s + after_s) / 2 if k + 1 < len(words) else duration_s, word.end_s + AFTER_S)
+        first_s = (words[k - 1].end_s + word.start_s) / 2 if k else 0.0
+        last_s = (word.end_s + words[k + 1].start_s) / 2 if k + 1 < len(words) else duration_s
+        start_s, end_s = max(first_s, word.start_s - BEFORE_S), min(last_s, word.end_s + AFTER_S)
         file = f"audio/{name}_{k}.wav"
         audio.write(folder / file, samples[round(start_s * rate_hz) : round(end_s * rate_hz)], rate_hz)
         facts = {
