@@ -204,7 +204,7 @@ class Layer(nn.Module):
         if are_few and is_plain and not torch.onnx.is_in_onnx_export():
             y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
         else:
-            y_BTH, hidden = run(x_BTF, hidden)
+            y_BTH, hidden = _by_torch(run, x_BTF, hidden)
         return self._finish(x_BTF, y_BTH, None), hidden if isinstance(hidden, tuple) else (hidden,)
 
     def _finish(self, x_BTF: Tensor, y_BTH: Tensor, inside_BT1: Tensor | None) -> Tensor:
@@ -248,8 +248,17 @@ def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor
 def _outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
     if isinstance(run, nn.RNNBase) and lstm.is_faster(run, x_BTF):
         return lstm.run(run, x_BTF)
-    y_BTH: Tensor = run(x_BTF)[0]
-    return y_BTH
+    return _by_torch(run, x_BTF, None)[0]
+
+
+def _by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+    """The outputs and the state behind them; in float32 if torch has no such run in bfloat16."""
+    if not (isinstance(run, nn.RNNBase) and lstm.is_missing(run, x_BTF)):
+        return cast(tuple[Tensor, Any], run(x_BTF, hidden))
+    with torch.autocast("cpu", enabled=False):
+        given = None if hidden is None else tuple(part.float() for part in hidden)
+        y_BTH, hidden = run(x_BTF.float(), given)
+    return y_BTH.bfloat16(), tuple(part.bfloat16() for part in hidden)
 
 
 def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Encoders that compute in fewer bits than float32, for recognition only.
 
 `bf16` runs matrix products in bfloat16, about twice as fast on processors with instructions for it (AMX,
-AVX512-BF16), but slower than float32 on others. `int8` stores the recurrent weights in bytes and rounds
-inputs and states to bytes as well, on scales that are fixed. What an utterance is batched with moves both by
-no more than the roundings of float32 do before: of 60 utterances of LibriSpeech the greedy text of one moved
-in int8, and of three in bf16; with torch's own scales, which it takes from the batch, of 48. Neither is ever
-chosen silently: what each costs in words depends on the model, and `scripts/bench_transcribe` measures it.
+AVX512-BF16), but slower than float32 on others, and without AVX-512 an LSTM stays in float32. `int8` stores
+the recurrent weights in bytes and rounds inputs and states to bytes as well, on scales that are fixed. What
+an utterance is batched with moves both by no more than the roundings of float32 do before: of 60 utterances
+of LibriSpeech the greedy text of one moved in int8, and of three in bf16; with torch's own scales, which it
+takes from the batch, of 48. Neither is ever chosen silently: what each costs in words depends on the model,
+and `scripts/bench_transcribe` measures it.
 """
 
 import copy

@@ -33,6 +33,8 @@ def autocast() -> torch.autocast:
 def test_outputs_and_gradients_are_as_close_to_the_truth_as_those_of_onednn(
     batch, steps, inputs, width, scale
 ):
+    if not torch.cpu._is_avx512_supported():
+        pytest.skip("oneDNN has no LSTM in bfloat16 for this processor")
     torch.manual_seed(batch + steps)
     model = nn.LSTM(inputs, width, batch_first=True)
     x_BTF, weight_BTH = scale * torch.randn(batch, steps, inputs), torch.randn(batch, steps, width)
@@ -45,6 +47,19 @@ def test_outputs_and_gradients_are_as_close_to_the_truth_as_those_of_onednn(
     for name, mine, other, true in zip(NAMES, ours, theirs, truth, strict=True):
         errors = [float((found - true).norm() / true.norm().clamp(min=1e-9)) for found in (mine, other)]
         assert errors[0] < max(2 * errors[1], 0.01), f"{name}: {errors}"
+
+
+def test_where_torch_has_no_lstm_in_bfloat16_it_is_computed_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: False)
+    encoder = Encoder(EncoderConfig(layers=2, width=16, dropout=0.0, bidirectional=False), 8, 5).eval()
+    features_BTF, frames_B = torch.randn(3, 60, 8), torch.tensor([60, 51, 30])
+    exact_BTV, _ = encoder(features_BTF, frames_B)
+    with autocast():
+        found_BTV, _ = encoder(features_BTF, frames_B)
+        first_BTV, state = encoder.step(features_BTF[:, :54])
+        rest_BTV, _ = encoder.step(features_BTF[:, 54:], state)
+    torch.testing.assert_close(found_BTV, exact_BTV, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(torch.cat([first_BTV, rest_BTV], 1)[0], exact_BTV[0], rtol=0.02, atol=0.02)
 
 
 def test_the_gates_functions_are_exact_to_float32_and_saturate():

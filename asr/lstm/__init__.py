@@ -29,10 +29,23 @@ def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
         run.mode == "LSTM"
         and x_BTF.device.type == "cpu"
         and torch.is_grad_enabled()
-        and torch.is_autocast_enabled("cpu")
-        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and _wants_bfloat16()
         and _processor_is_made_for_it()
     )
+
+
+def is_missing(run: nn.RNNBase, x_BTF: Tensor) -> bool:
+    """True where torch has none: oneDNN's LSTM in bfloat16 needs a CPU with AVX-512, and fails on others."""
+    return (
+        run.mode == "LSTM"
+        and x_BTF.device.type == "cpu"
+        and _wants_bfloat16()
+        and not torch.cpu._is_avx512_supported()
+    )
+
+
+def _wants_bfloat16() -> bool:
+    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
 def _processor_is_made_for_it() -> bool:
