@@ -1,5 +1,8 @@
 """What is compiled for the processor's own instructions against plain arithmetic."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -34,3 +37,27 @@ def test_what_is_not_a_number_or_infinite_stays_in_its_row():
     a_BK[1, 2], a_BK[2, 0] = torch.nan, torch.inf
     found_BN = product(a_BK, torch.ones(4, 64).bfloat16(), products.multiply)
     assert (found_BN[0] == 4).all() and np.isnan(found_BN[1]).all() and np.isposinf(found_BN[2]).all()
+
+
+def test_memory_that_was_freed_is_not_cleared_again() -> None:
+    """Page faults of 64 MB that come and go ten times, in a process of its own, which stays so for good."""
+    script = """
+import resource, numpy as np
+from asr.machine.memory import keep_freed
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(2**23)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back, arranged = faults(), keep_freed()
+faults()
+print(given_back, arranged, faults())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    given_back, arranged, kept = run.stdout.split()
+    if arranged == "False":
+        pytest.skip("the C library is not glibc")
+    assert int(given_back) > 1000
+    assert int(kept) < int(given_back) / 50

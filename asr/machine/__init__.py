@@ -1,1 +1,1 @@
-"""What the processor can do and numba has no name for."""
+"""What the processor and the system can do and Python has no name for."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from asr.augmentation import Augmentation, AugmentationConfig
 from asr.corpus.packed import PackedCorpus
 from asr.errors import TrainingError
+from asr.machine.memory import keep_freed
 from asr.recognizer import Recognizer
 from asr.training import checkpoint
 from asr.training.best import BestEpochs
@@ -174,6 +175,7 @@ class Trainer:
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
             self.ledger = Ledger(p, self.config, lambda kind, facts: self.observe(kind, facts))
             self.watch = Watch(record.lines if record else [])
+            keep_freed()
             with record or nullcontext() as self.history:
                 while p.epoch < self.config.epochs and not self._is_stale():
                     self._epoch()

@@ -131,8 +131,14 @@ class Loss:
         total[3] += 1
         return total
 
+    def _seed(self, seed: int) -> None:
+        """As torch.manual_seed, which writes down where it was called from for every kind of device."""
+        torch.default_generator.manual_seed(seed)
+        if self.recognizer.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def _add_gradient(self, batch: Batch, seed: int) -> Tensor:
-        torch.manual_seed(seed)
+        self._seed(seed)
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)
         # Lengths and targets stay on the CPU for the loss, which reads them there.
