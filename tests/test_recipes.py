@@ -166,6 +166,23 @@ def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(as
     assert model.lm is not None and {"bad", "cab"} <= set(model.lm.vocabulary)
 
 
+def test_what_decodes_may_change_when_the_model_is_trained(asr, tmp_path):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
+    words = ["run", "mini_librispeech", f"data.root={root}", *TINY, "lm.arpa=null"]
+    asr(*words)
+    folder = tmp_path / "exp" / "mini_librispeech"
+    before, weights = load(folder / "model"), (folder / "checkpoints" / "last.pt").read_bytes()
+    said = asr(*words, "lm.order=0", "decoder.name=greedy")
+    after = load(folder / "model")
+    assert "training is done already" in said and "language model of order" not in said
+    assert (folder / "checkpoints" / "last.pt").read_bytes() == weights
+    assert (before.decoder.name, after.decoder.name) == ("beam", "greedy")
+    assert before.lm is not None and after.lm is None
+    stamp = (folder / "tuning.json").stat().st_mtime_ns
+    asr(*words, "lm.order=0", "decoder.name=greedy")
+    assert (folder / "tuning.json").stat().st_mtime_ns == stamp
+
+
 def test_a_published_language_model_is_used_in_the_case_of_the_transcripts(asr, tmp_path, monkeypatch):
     root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
     train(["BAD CAB", "CAB"], order=2).save(tmp_path / "published.arpa.gz")

@@ -1,5 +1,6 @@
 """`asr run`: prepare → train → language model and tuning → evaluate; stages already done are skipped."""
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,7 +13,7 @@ from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.language_model import model_of_recipe
 from asr.jobs.prepare import Prepared, prepare
-from asr.jobs.recipe import Recipe
+from asr.jobs.recipe import Recipe, to_fields
 from asr.jobs.train import TUNED, development_split, train
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.training import history
@@ -28,7 +29,7 @@ def run(recipe: Recipe) -> Path:
     folder = Path(recipe.exp)
     if not Ranks().is_first:
         return folder
-    if not (folder / TUNED).is_file():
+    if _tuned_for(folder) != _decoding(recipe):
         _tune(recipe, prepared, bundle, folder)
     results = _known_results(folder, bundle)
     for split in (s for s in prepared.splits if s != "train"):
@@ -41,12 +42,25 @@ def run(recipe: Recipe) -> Path:
     return folder
 
 
+def _decoding(recipe: Recipe) -> dict[str, Any]:
+    """What the recipe asks of decoding, which may change once the model is trained."""
+    fields = to_fields(recipe)
+    return {name: fields[name] for name in ("decoder", "lm")}
+
+
+def _tuned_for(folder: Path) -> dict[str, Any] | None:
+    """What the bundle was tuned for; None if it was not tuned since it was trained."""
+    file = folder / TUNED
+    return json.loads(file.read_text(encoding="utf-8"))["asked"] if file.is_file() else None
+
+
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
     """On `dev`: the weights of the recipe's language model, if any, and the calibration of confidences.
 
     The bundle is written last but one, so that a kill in between only means doing it again.
     """
-    model, facts = recognizer.load(bundle), dict[str, Any]()
+    model, facts = recognizer.load(bundle), {"asked": _decoding(recipe)}
+    model.decoder, model.lm = dataclasses.replace(recipe.decoder), None
     utterances = prepared.open(development_split(prepared)).utterances
     if (found := model_of_recipe(recipe, prepared)) is not None:
         model.lm = found
