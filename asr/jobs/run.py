@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from asr import recognizer, scoring
@@ -102,11 +103,11 @@ def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dic
 
 
 def _print(results: dict[str, dict[str, Any]], name: str) -> None:
-    table = Table(title=f"{name}: word error rate")
-    for column in ("split", "utterances", "words", "WER", "95 % interval", "CER", "sub", "del", "ins"):
-        table.add_column(column, justify="left" if column == "split" else "right")
+    table = Table(title=f"{name}: word error rate", box=box.SIMPLE, padding=(0, 1, 0, 0))
+    for column in ("split", "utts", "words", "WER", "95 % interval", "CER", "sub", "del", "ins"):
+        table.add_column(column, justify="left" if column == "split" else "right", no_wrap=True)
     for split, r in results.items():
-        interval = " – ".join(f"{rate:.2%}" for rate in r["wer_interval"] or ())
+        interval = " – ".join(f"{100 * rate:.2f}" for rate in r["wer_interval"] or ())
         counts = (str(r[k]) for k in ("substitutions", "deletions", "insertions"))
         rates = (f"{r['wer']:.2%}", interval, f"{r['cer']:.2%}")
         table.add_row(split, f"{r['sentences']:,}", f"{r['words']:,}", *rates, *counts)

@@ -29,7 +29,10 @@ def print_score(
         most: rows of the longer tables.
         recalls: of words out of the vocabulary and of hotwords, if asked for.
     """
-    console.print(_headline(score))
+    console.print(_rates(score))
+    console.print(
+        _row(dict(zip(("utterances", *_COUNTS), (f"{score.sentences:,}", *_counts(score)), strict=True)))
+    )
     if worst:
         for title, groups in (
             ("speaker", breakdown.by_speaker(score)),
@@ -112,25 +115,26 @@ def ranking_table(
     return table
 
 
-def _headline(score: Score) -> Table:
-    table = Table(show_header=True)
-    for column in ("WER", f"{CONFIDENCE:.0%} interval", "CER", "SER", "utterances", *_COUNTS):
-        table.add_column(column, justify="right")
-    cells = [
-        f"[bold]{score.wer:.2%}[/]",
-        _interval(score.wer_interval),
-        f"{score.cer:.2%}",
-        f"{score.ser:.2%}",
-    ]
-    cells += [f"{score.sentences:,}", *_counts(score)]
+def _rates(score: Score) -> Table:
+    cells = {
+        "WER": f"[bold]{score.wer:.2%}[/]",
+        f"{CONFIDENCE:.0%} interval": _interval(score.wer_interval),
+        "CER": f"{score.cer:.2%}",
+        "SER": f"{score.ser:.2%}",
+    }
     confidences_W, right_W = judged_words(score)
     if len(confidences_W):
-        table.add_column("ECE", justify="right")
-        cells.append(f"{expected_calibration_error(reliability(confidences_W, right_W)):.2%}")
+        cells["ECE"] = f"{expected_calibration_error(reliability(confidences_W, right_W)):.2%}"
     if score.real_time_factor is not None:
-        table.add_column("RTF", justify="right")
-        cells.append(f"{score.real_time_factor:.3g}")
-    table.add_row(*cells)
+        cells["RTF"] = f"{score.real_time_factor:.3g}"
+    return _row(cells)
+
+
+def _row(cells: dict[str, str]) -> Table:
+    table = Table()
+    for name in cells:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row(*cells.values())
     return table
 
 
