@@ -12,7 +12,7 @@ from numba import njit
 
 from asr.decoding.prefixes import ENTRIES, Beam
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
-from asr.decoding.words import close_word, say_word, trie_child
+from asr.decoding.words import close_word, say_word, spell_on, trie_child
 from asr.lm.automaton import advance
 
 
@@ -169,6 +169,15 @@ def certain_words(tokens: Any, tables: Tables) -> int:
                 count = i
             places[w] = trail[places[w]][1]
     return count
+
+
+@njit(nogil=True, cache=True)
+def ends_a_word(tokens: Any, tables: Tables) -> bool:
+    """Whether these tokens spell a word of the trie that no other word goes on from."""
+    node = ROOT
+    for c in tokens:
+        node, _ = spell_on(tables, node, c)
+    return node > ROOT and tables.trie[node].word >= 0 and not tables.trie[node].mask
 
 
 @njit(nogil=True, cache=True)
