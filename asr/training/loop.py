@@ -336,10 +336,9 @@ class Trainer:
 
     def _set_weights(self, state: dict[str, Tensor]) -> None:
         """Load what the first rank knows into all ranks."""
-        encoder = self.recognizer.encoder
         if state:
-            encoder.load_state_dict(state)
-        self.ranks.spread_(encoder.state_dict().values())
+            self.recognizer.encoder.load_state_dict(state)
+        self.ranks.spread_(self.recognizer.encoder.state_dict().values())
 
     def _save_bundle(self, wer: float, source: str) -> None:
         self.recognizer.trained_on |= {"dev_wer": wer, "weights": source, "epochs": self.progress.epoch}
