@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from asr import recognizer, scoring
+from asr.corpus.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.language_model import model_of_recipe
@@ -50,9 +51,9 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 
 def _tuned_for(folder: Path) -> dict[str, Any] | None:
-    """What the bundle was tuned for; None if it was not tuned since it was trained."""
+    """What the bundle was tuned for; None if it was not tuned since it was trained, or nobody knows."""
     file = folder / TUNED
-    return json.loads(file.read_text(encoding="utf-8"))["asked"] if file.is_file() else None
+    return json.loads(file.read_text(encoding="utf-8")).get("asked") if file.is_file() else None
 
 
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
@@ -75,7 +76,8 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     calibration = calibrate(model, utterances)
     model.save(bundle)
     facts["calibration"] = calibration.to_json()
-    (folder / TUNED).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    with whole_file(folder / TUNED) as file:
+        file.write(json.dumps(facts) + "\n")
 
 
 def _stamp(bundle: Path) -> str:
