@@ -59,5 +59,5 @@ print(given_back, arranged, faults())
     given_back, arranged, kept = run.stdout.split()
     if arranged == "False":
         pytest.skip("the C library is not glibc")
-    assert int(given_back) > 1000
-    assert int(kept) < int(given_back) / 50
+    assert int(given_back) > 200  # 320 pages of 2 MB, or many more of 4 kB
+    assert int(kept) < int(given_back) / 5
