@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from asr import __version__
+from asr import __version__, committee
+from asr.committee import Committee
 from asr.decoding.choice import DecoderConfig
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import BundleError
@@ -28,7 +29,8 @@ from asr.text import Alphabet, Style
 if TYPE_CHECKING:
     from asr.lm import NGramModel
 
-FORMAT = 1
+FORMAT = 2
+"""Of models with several encoders; those with one are written in format 1, which older versions read."""
 
 
 class Model(Protocol):
@@ -45,10 +47,10 @@ class Model(Protocol):
 def describe(model: Model) -> dict[str, Any]:
     """All of a recogniser but its numbers, fit for JSON."""
     return {
-        "format": FORMAT,
+        "format": FORMAT if isinstance(model.encoder, Committee) else 1,
         "version": __version__,
         "features": dataclasses.asdict(model.features.config),
-        "encoder": dataclasses.asdict(model.encoder.config),
+        "encoder": committee.describe(model.encoder),
         "decoder": dataclasses.asdict(model.decoder),
         "style": model.style,
         "alphabet": json.loads(model.alphabet.to_json()),
@@ -68,7 +70,9 @@ def parts(header: dict[str, Any]) -> dict[str, Any]:
     return {
         "alphabet": Alphabet.from_json(json.dumps(header["alphabet"])),
         "features": settings(FeaturesConfig, header["features"]),
-        "encoder": settings(EncoderConfig, header["encoder"]),
+        "encoder": [settings(EncoderConfig, one) for one in several]
+        if isinstance(several := header["encoder"], list)
+        else settings(EncoderConfig, several),
         "decoder": settings(DecoderConfig, header["decoder"]),
         "style": header["style"],
         "trained_on": header["trained_on"],

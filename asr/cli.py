@@ -283,6 +283,19 @@ def export(
 
 
 @app.command()
+def combine(
+    models: Annotated[
+        list[str], typer.Argument(metavar="MODEL...", help="Bundles of the same outputs and features.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
+) -> None:
+    """Make one model of several, which hears with all of them and errs less than each."""
+    from asr.jobs.combine import combine_bundles
+
+    combine_bundles(models, output)
+
+
+@app.command()
 def doctor(
     experiment: Annotated[Path | None, typer.Argument(help="Folder of an experiment.")] = None,
 ) -> None:

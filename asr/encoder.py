@@ -94,6 +94,11 @@ class Encoder(nn.Module):
         """Input frames from one output to the next."""
         return self.config.factor
 
+    @property
+    def state_parts(self) -> int:
+        """Tensors in the state of a stream."""
+        return self.subsampling.held + len(self.layers) * _parts_per_layer(self.config)
+
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
         """Outputs of utterances of these numbers of frames: ceil(frames / factor)."""
         return (lengths_B + self.config.factor - 1) // self.config.factor
@@ -163,7 +168,7 @@ class Encoder(nn.Module):
         held = self.subsampling.held
         x_BTF, context = self.subsampling.step(features_BTF, state[:held] if state else None)
         after = list(context)
-        per_layer = 2 if self.config.cell == "lstm" else 1
+        per_layer = _parts_per_layer(self.config)
         for i, layer in enumerate(cast(Iterable[Layer], self.layers)):
             start = held + i * per_layer
             x_BTF, hidden = layer.step(x_BTF, state[start : start + per_layer] if state else None)
@@ -259,6 +264,10 @@ def _by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
         given = None if hidden is None else tuple(part.float() for part in hidden)
         y_BTH, hidden = run(x_BTF.float(), given)
     return y_BTH.bfloat16(), tuple(part.bfloat16() for part in hidden)
+
+
+def _parts_per_layer(config: EncoderConfig) -> int:
+    return 2 if config.cell == "lstm" else 1
 
 
 def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr import bundle
+from asr import bundle, committee
 from asr.encoder import Encoder
 from asr.errors import AlphabetError, BundleError, ConfigError
 from asr.features import Features
@@ -154,7 +154,7 @@ def read(file: Path) -> dict[str, Any]:
         parts, with_lm = bundle.parts(header), header["lm"]
         features = Features(parts["features"])
         with torch.device("meta"):  # sizes without weights
-            encoder = Encoder(parts["encoder"], features.outputs, parts["alphabet"].size)
+            encoder = committee.build(parts["encoder"], features.outputs, parts["alphabet"].size)
     except (ValueError, KeyError, TypeError, AlphabetError) as error:
         raise BundleError(f"{file}: its description is damaged ({error})") from error
     runtime = OnnxModel(session, features, encoder)

@@ -11,7 +11,6 @@ and `scripts/bench_transcribe` measures it.
 
 import copy
 import warnings
-from collections.abc import Iterable
 from typing import Any, Literal, cast
 
 import torch
@@ -45,10 +44,10 @@ def lower(encoder: Encoder, precision: Precision) -> Encoder:
         raise ConfigError(f"precision={precision}: expected float32, bf16 or int8")
     if device != "cpu":
         raise ConfigError(f"precision=int8 runs on the CPU, and the model is on {device}: take bf16 there")
-    if encoder.config.cell == "rnn":
+    if any(isinstance(module, nn.RNN) for module in encoder.modules()):
         raise ConfigError("precision=int8: torch quantises lstm and gru, and this model has cell=rnn")
     lowered = copy.deepcopy(encoder)
-    for layer in cast(Iterable[Layer], lowered.layers):
+    for layer in [module for module in lowered.modules() if isinstance(module, Layer)]:
         layer.runs = nn.ModuleList(Int8Run(cast(nn.RNNBase, run)) for run in layer.runs)
     return lowered
 

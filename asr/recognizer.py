@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import bundle
+from asr import bundle, committee
 from asr.decoding import greedy
 from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
@@ -57,15 +57,15 @@ class Recognizer:
         alphabet: Alphabet,
         *,
         features: FeaturesConfig | None = None,
-        encoder: EncoderConfig | None = None,
+        encoder: EncoderConfig | Sequence[EncoderConfig] | None = None,
         seed: int = 1,
         **rest: Any,
     ) -> "Recognizer":
-        """An untrained recogniser whose weights depend on the seed alone; global randomness is untouched."""
+        """An untrained recogniser whose weights depend on the seed alone; of several encoders a committee."""
         front = Features(features or FeaturesConfig())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            back = Encoder(encoder or EncoderConfig(), front.outputs, alphabet.size)
+            back = committee.build(encoder or EncoderConfig(), front.outputs, alphabet.size)
         return cls(front, back, alphabet, **rest)
 
     @property

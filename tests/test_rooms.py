@@ -29,6 +29,7 @@ ROOMS = (
     "lstm",
     "regularisation",
     "encoder",
+    "committee",
     "precision",
     "ctc",
     "lm",

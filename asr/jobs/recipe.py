@@ -78,6 +78,8 @@ class Recipe:
     exp: str = "exp/${name}"
     """Folder of the experiment; the bundle is `<exp>/model`."""
     seed: int = 1
+    members: int = 1
+    """Models that are trained one after the other, from different seeds, and heard as one."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from asr.committee import Committee
 from asr.encoder import Encoder
 from asr.errors import ConfigError
 from asr.recognizer import Recognizer, load
@@ -24,6 +25,8 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
         ConfigError: features or encoder of another shape, with the settings to give.
     """
     base = load(bundle)
+    if isinstance(base.encoder, Committee):
+        raise ConfigError(f"training.start_from={bundle}: several models heard as one; give a member of it")
     _check_same("features", recognizer.features.config, base.features.config, ())
     _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)
     recognizer.features.load_state_dict(base.features.state_dict())

@@ -1,0 +1,95 @@
+"""Several encoders heard as one: the mean of their log-probabilities, which errs less than any of them."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from asr.encoder import Encoder, EncoderConfig
+from asr.errors import ConfigError
+from asr.subsampling import State
+
+
+class Committee(Encoder):
+    """Encoders of the same outputs at the same frames; for recognition, each is trained by itself.
+
+    A frame's probabilities are the geometric mean of the members', brought to a sum of one.
+
+    Args:
+        configs: the shape of each member.
+        inputs, outputs: as of `Encoder`.
+
+    Raises:
+        ConfigError: members that do not give their outputs at the same time.
+    """
+
+    def __init__(self, configs: Sequence[EncoderConfig], inputs: int, outputs: int) -> None:
+        nn.Module.__init__(self)
+        shapes = {(config.factor, config.bidirectional) for config in configs}
+        if len(shapes) != 1:
+            found = ", ".join(f"factor={f} bidirectional={b}" for f, b in sorted(shapes)) or "none"
+            raise ConfigError(f"members of a committee: expected one factor and direction, found {found}")
+        self.config = configs[0]
+        self.members = nn.ModuleList(Encoder(config, inputs, outputs) for config in configs)
+
+    @property
+    def state_parts(self) -> int:
+        """Tensors in the state of a stream: those of all members, one after the other."""
+        return sum(member.state_parts for member in self._each())
+
+    def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Encoder`."""
+        heard = [member(features_BTF, lengths_B) for member in self.members]
+        return mean([log_probs_BTV for log_probs_BTV, _ in heard]), heard[0][1]
+
+    def step(self, features_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """As of `Encoder`."""
+        heard, after, begin = [], list[Tensor](), 0
+        for member in self._each():
+            end = begin + member.state_parts
+            log_probs_BTV, own = member.step(features_BTF, None if state is None else state[begin:end])
+            heard.append(log_probs_BTV)
+            after.extend(own)
+            begin = end
+        return mean(heard), tuple(after)
+
+    def hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
+        """Nothing.
+
+        Raises:
+            ConfigError: always: every member has its own.
+        """
+        raise ConfigError("this model is several heard as one: look into one of its members instead")
+
+    def _each(self) -> Iterator[Encoder]:
+        return (cast(Encoder, member) for member in self.members)
+
+
+def mean(heard: Sequence[Tensor]) -> Tensor:
+    """The geometric mean of distributions over the last axis, in natural logs.
+
+    >>> halves, sure = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.8, 0.2]).log()
+    >>> mean([halves, sure]).exp()  # the odds are √(1 · 4)
+    tensor([0.6667, 0.3333])
+    """
+    return torch.log_softmax(torch.stack(list(heard)).mean(0), -1)
+
+
+def build(configs: EncoderConfig | Sequence[EncoderConfig], inputs: int, outputs: int) -> Encoder:
+    """An encoder of one shape, or a committee of several.
+
+    Raises:
+        ConfigError: a setting that cannot work.
+    """
+    if isinstance(configs, EncoderConfig):
+        return Encoder(configs, inputs, outputs)
+    return Committee(configs, inputs, outputs)
+
+
+def describe(encoder: Encoder) -> Any:
+    """The settings that `build` makes such an encoder of, as plain values: a mapping, or a list of them."""
+    if isinstance(encoder, Committee):
+        return [dataclasses.asdict(cast(Encoder, member).config) for member in encoder.members]
+    return dataclasses.asdict(encoder.config)
