@@ -154,3 +154,48 @@ def test_blocks_that_are_no_distributions_are_refused(make: Callable[[], StreamD
         make().feed(emissions(0)[None])
     with pytest.raises(DecodingError, match="not normalised"):
         make().feed(torch.zeros(3, 4))
+
+
+def surely(alphabet: Alphabet, *heard: str | dict[str, float]) -> Tensor:
+    """Frames in which a symbol (`_` is the blank) is heard for sure, or several with their probabilities."""
+    names = ["_", *alphabet.symbols]
+    frames = torch.full((len(heard), alphabet.size), 1e-12)
+    for t, frame in enumerate(heard):
+        for symbol, p in (frame if isinstance(frame, dict) else {frame: 1.0}).items():
+            frames[t, names.index(symbol)] = p
+    return (frames / frames.sum(1, keepdim=True)).log()
+
+
+def test_a_word_is_settled_when_all_that_is_alive_can_only_become_it() -> None:
+    alphabet = Alphabet(list(" abcd"))
+    decoder = BeamDecoder(alphabet, lexicon=["abcd", "bad", "cab"], threads=1)
+    half = surely(alphabet, "a", "b", "c", {"d": 0.5, "_": 0.5}, *"____")
+    assert [decoder.begin().settled()] == [()]
+    search = decoder.begin()
+    search.advance(half)
+    assert search.agreed() == (2, 3, 4)  # `abc` and `abcd` are alive
+    assert search.settled() == (2, 3, 4, 5)
+    stream = BeamStream(decoder)
+    said = feed(stream, torch.cat([half, surely(alphabet, *"__ ", *"cab_")]), (1,))
+    check_settled(said, stream.finish())
+    assert [now.settled for now in said[:4]] == [0, 0, 0, 4]  # four tokens have no place in three frames
+    assert said[-1].settled_text(alphabet) == "abcd cab"
+
+
+def test_a_word_that_another_one_goes_on_from_is_not_settled_before_its_end() -> None:
+    alphabet = Alphabet(list(" abcd"))
+    decoder = BeamDecoder(alphabet, lexicon=["ab", "abcd", "bad"], threads=1)
+    search = decoder.begin()
+    search.advance(surely(alphabet, "a", "b", "_", "_"))
+    assert search.settled() == ()
+    search.advance(surely(alphabet, "c", "_"))
+    assert search.settled() == (2, 3, 4, 5)
+    assert [best.tokens for best in search.finish(search.settled())] == [(2, 3, 4, 5)]
+
+
+def test_pieces_of_words_can_be_written_in_several_ways_and_so_nothing_is_foreseen() -> None:
+    alphabet = Alphabet.from_texts(["abc ab bc", "abc bcd"], subwords=12)
+    piece = next(symbol for symbol in alphabet.symbols if symbol == "▁a")
+    search = BeamDecoder(alphabet, lexicon=["abc"], threads=1).begin()
+    search.advance(surely(alphabet, piece, *"____"))
+    assert search.agreed() and search.settled() == ()

@@ -280,15 +280,15 @@ class Search:
         """Of the agreed tokens the first that will be written as they are now, whatever comes.
 
         With a lexicon these are whole words, because an utterance must not end within one, the last perhaps
-        not ended yet; with pronunciations, words up to the first that may still turn into a homophone.
+        not ended yet, nor even spelled to its end; with pronunciations, words up to the first that may still
+        turn into a homophone.
         """
         agreed, tables, alphabet = self.agreed(), self._decoder.tables, self._decoder.alphabet
         if not math.isinf(tables.outside):
             return agreed
-        last = max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)
         if self._decoder.words is None:
-            return agreed if outcome.ends_a_word(np.array(agreed[last:], np.int64), tables) else agreed[:last]
-        agreed = agreed[:last]
+            return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
+        agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
         starts = [start for start, _ in word_slices(agreed, alphabet)]
         return agreed[: starts[certain]] if certain < len(starts) else agreed

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from asr.decoding.prefixes import ENTRIES, Beam
+from asr.decoding.prefixes import ENTRIES, FRAMES, Beam
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.decoding.words import close_word, say_word, spell_on, trie_child
 from asr.lm.automaton import advance
+from asr.machine.instructions import count_bits
 
 
 @njit(nogil=True, cache=True)
@@ -172,12 +173,40 @@ def certain_words(tokens: Any, tables: Tables) -> int:
 
 
 @njit(nogil=True, cache=True)
-def ends_a_word(tokens: Any, tables: Tables) -> bool:
-    """Whether these tokens spell a word of the trie that no other word goes on from."""
-    node = ROOT
-    for c in tokens:
-        node, _ = spell_on(tables, node, c)
-    return node > ROOT and tables.trie[node].word >= 0 and not tables.trie[node].mask
+def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
+    """The tokens of the whole words that all prefixes of the beam must begin with in the end.
+
+    A prefix in the middle of a word has only one way on where no other word of the lexicon begins like it.
+    """
+    tokens = _spell_to_end(tree, tables, beam.entries[0].node)
+    shared = len(tokens)
+    for i in range(1, beam.counts[ENTRIES]):
+        others = _spell_to_end(tree, tables, beam.entries[i].node)
+        shared = min(shared, len(others))
+        for t in range(shared):
+            if tokens[t] != others[t]:
+                shared = t
+                break
+    node, last = ROOT, 0
+    for t in range(shared):
+        if tables.closes[tokens[t]]:
+            node, last = ROOT, t
+        node, _ = spell_on(tables, node, tokens[t])
+    is_whole = node > ROOT and tables.trie[node].word >= 0 and not tables.trie[node].mask
+    needed = shared + np.sum(tokens[1:shared] == tokens[: max(shared - 1, 0)])
+    return tokens[: shared if is_whole and needed <= beam.counts[FRAMES] else last]
+
+
+@njit(nogil=True, cache=True)
+def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
+    """The outputs of a prefix, and those that must follow if it is to end with a word of the trie."""
+    tokens, at, more = trace(tree, node), tree[node].word_node, [0][:0]
+    is_unique = np.max(tables.first[1:] - tables.first[:-1]) <= 1  # no output writes several digits
+    while is_unique and at > ROOT and tables.trie[at].word < 0 and count_bits(tables.trie[at].mask) == 1:
+        digit = count_bits(tables.trie[at].mask - 1)
+        more.append(int(tables.writer[digit]))
+        at = trie_child(tables.trie, at, digit)
+    return np.concatenate((tokens, np.array(more, np.int64)))
 
 
 @njit(nogil=True, cache=True)

@@ -28,7 +28,8 @@ def rank(
     """At most n_best hypotheses of different texts, at least one, best first.
 
     The best path takes part, so nothing is handed out that scores below its labelling. Where a lexicon
-    allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word.
+    allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word, or
+    to `begin`.
 
     Args:
         beam, tree: of a search that has taken all frames.
@@ -72,7 +73,8 @@ def rank(
     if tuple(best_path[: len(begin)].tolist()) == begin:
         add(best_path)
     if not found:
-        add(_whole_words(outcome.trace(tree, search.leader(beam)), tables))
+        whole = _whole_words(outcome.trace(tree, search.leader(beam)), tables)
+        add(whole if len(whole) > len(begin) else np.array(begin, np.int64))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 

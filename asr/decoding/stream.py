@@ -117,9 +117,9 @@ class GreedyStream:
 class BeamStream:
     """A beam search, block by block: settled is what all prefixes that are alive have in common.
 
-    With a lexicon, only whole words are, because an utterance must not end within one, the last of them
-    even before its end is heard if no other word goes on from it; with pronunciations only up to the first
-    that what follows may still turn into a homophone.
+    With a lexicon, only whole words are, because an utterance must not end within one, the last of them even
+    before its end is heard, if all that is alive can only become this word and no other word goes on from
+    it; with pronunciations only up to the first that what follows may still turn into a homophone.
     """
 
     def __init__(self, decoder: "BeamDecoder") -> None:
