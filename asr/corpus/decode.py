@@ -61,7 +61,7 @@ def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Itera
     paths = iter(paths)
     pending: deque[tuple[list[str], Future[list[Decoded]]]] = deque()
     # Forking a process that has threads (torch) can hang; spawned workers start clean.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
         while group := list(islice(paths, GROUP)):
             pending.append((group, pool.submit(_decode_group, group, rate_hz)))
@@ -88,7 +88,7 @@ def _decode_group(paths: list[str], rate_hz: int) -> list[Decoded]:
     return [decode(path, rate_hz) for path in paths]
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     """Leave Ctrl-C to the parent, and end when the parent is killed instead of waiting for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from asr import audio
-from asr.corpus.decode import _start_worker, available_cores
+from asr.corpus.decode import available_cores, start_worker
 from asr.corpus.files import whole_file
 from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError, CorpusError
@@ -195,7 +195,7 @@ def _in_processes(chunks: list[tuple[list[_Request], int]], workers: int) -> Ite
         yield from map(_make, chunks)
         return
     try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
             yield from pool.map(_make, chunks)
     except BrokenProcessPool as error:
         raise CorpusError(

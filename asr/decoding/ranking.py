@@ -28,14 +28,13 @@ def rank(
     """At most n_best hypotheses of different texts, at least one, best first.
 
     The best path takes part, so nothing is handed out that scores below its labelling. Where a lexicon
-    allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word, or
-    to `begin`.
+    allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word.
 
     Args:
         beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
         words: see `spell_out`.
-        begin: tokens that the prefixes of the beam begin with. The best path takes part only if it does too.
+        begin: what the prefixes of the beam must begin with. The best path takes part only if it does too.
     """
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
@@ -73,8 +72,7 @@ def rank(
     if tuple(best_path[: len(begin)].tolist()) == begin:
         add(best_path)
     if not found:
-        whole = _whole_words(outcome.trace(tree, search.leader(beam)), tables)
-        add(whole if len(whole) > len(begin) else np.array(begin, np.int64))
+        add(max(_whole_words(beam, tree, tables), np.array(begin, np.int64), key=len))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 
@@ -101,7 +99,8 @@ def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np
     return ln, spans, peaks
 
 
-def _whole_words(tokens: np.ndarray, tables: Tables) -> np.ndarray:
-    """The longest beginning of the tokens that consists of words that may be written."""
+def _whole_words(beam: Beam, tree: np.ndarray, tables: Tables) -> np.ndarray:
+    """The longest beginning of the leading prefix that consists of words that may be written."""
+    tokens = outcome.trace(tree, search.leader(beam))
     ends = [0, *np.flatnonzero(tables.closes[tokens]).tolist()]
     return tokens[: max(end for end in ends if outcome.read(tokens[:end], tables)[2] > -math.inf)]

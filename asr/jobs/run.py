@@ -14,9 +14,10 @@ from asr.corpus.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.language_model import model_of_recipe
+from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
-from asr.jobs.train import TUNED, development_split, train
+from asr.jobs.train import TUNED, development_split
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.training import history
 from asr.training.distributed import Ranks
@@ -27,7 +28,7 @@ RESULTS = "results.json"
 def run(recipe: Recipe) -> Path:
     """The experiment folder, with the bundle, `results.json`, `report.html` and `curves.png` in it."""
     prepared = prepare(recipe)
-    bundle = train(recipe, prepared)
+    bundle = train_all(recipe, prepared)
     folder = Path(recipe.exp)
     if not Ranks().is_first:
         return folder

@@ -24,10 +24,10 @@ def _job(stage: str) -> Any:
 
         return prepare
     if stage == "train":
+        from asr.jobs.members import train_all
         from asr.jobs.prepare import prepare
-        from asr.jobs.train import train
 
-        return lambda recipe: train(recipe, prepare(recipe))
+        return lambda recipe: train_all(recipe, prepare(recipe))
     from asr.jobs.run import run
 
     return run

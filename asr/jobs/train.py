@@ -2,31 +2,24 @@
 
 import dataclasses
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
-from asr.jobs.combine import combine
 from asr.jobs.console import TrainingBar, say, warn
-from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe, to_fields
 from asr.lm import read_sentences
 from asr.pronunciation import Lexicon, pronounce
-from asr.recognizer import FILE, Recognizer, load
+from asr.recognizer import Recognizer
 from asr.text import Alphabet, normalise
 from asr.training import Trainer
-from asr.training.distributed import Ranks
-from asr.training.history import FILE as HISTORY
 from asr.training.history import plot, read
 
 TUNED = "tuning.json"
 """Written once the bundle's decoder is tuned; training makes it invalid."""
-_SEED_STEP = 1000
-"""From the seed of a member to that of the next."""
 _FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
 """Training settings that do not change the result and may differ when a run continues."""
 
@@ -35,47 +28,9 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
     """The folder of the bundle; a run that was interrupted goes on, a finished one returns at once.
 
     Raises:
-        ConfigError: settings that contradict each other.
         CorpusError: no training or development split, or nothing in them to learn from.
         TrainingError: the folder holds a run of other settings.
     """
-    if recipe.members < 1:
-        raise ConfigError(f"members={recipe.members}: expected 1 or more")
-    return _train_one(recipe, prepared) if recipe.members == 1 else _train_members(recipe, prepared)
-
-
-def _train_members(recipe: Recipe, prepared: Prepared) -> Path:
-    """Each member in a folder of its own, then all as one; history and curves are those of the first."""
-    folder = Path(recipe.exp)
-    bundles = []
-    for k in range(recipe.members):
-        say(f"member {k + 1} of {recipe.members}")
-        seed, exp = recipe.seed + _SEED_STEP * k, str(folder / f"member-{k + 1}")
-        bundles.append(_train_one(dataclasses.replace(recipe, members=1, seed=seed, exp=exp), prepared))
-    if not Ranks().is_first:
-        return folder / "model"
-    combined = combine([load(bundle) for bundle in bundles])
-    if _members_of(folder / "model") == combined.trained_on["members"]:
-        say(f"they are combined already: {folder / 'model'}")
-        return folder / "model"
-    (folder / TUNED).unlink(missing_ok=True)
-    utterances = prepared.open(development_split(prepared)).utterances
-    wer = evaluate(combined, utterances, decoder="greedy").score.wer
-    combined.trained_on |= {"dev_wer": wer, "weights": f"{recipe.members} models"}
-    for name in (HISTORY, "curves.png"):
-        shutil.copy(bundles[0].parent / name, folder / name)
-    _write_recipe(recipe)
-    combined.save(folder / "model")
-    say(f"development WER of all together {wer:.2%}; bundle in {folder / 'model'}")
-    return folder / "model"
-
-
-def _members_of(bundle: Path) -> list[dict[str, Any]] | None:
-    """What the members of a combined bundle were trained on; None if there is none."""
-    return load(bundle).trained_on.get("members") if (bundle / FILE).is_file() else None
-
-
-def _train_one(recipe: Recipe, prepared: Prepared) -> Path:
     folder = Path(recipe.exp)
     train_split, dev_split = prepared.open("train"), prepared.open(development_split(prepared))
     recognizer = _recognizer(recipe, train_split)
@@ -100,7 +55,7 @@ def _train_one(recipe: Recipe, prepared: Prepared) -> Path:
         return folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TUNED).unlink(missing_ok=True)
-    _write_recipe(recipe)
+    write_recipe(recipe)
     _announce(trainer)
     with TrainingBar(recipe.training.epochs) as trainer.observe:
         trainer.run()
@@ -111,7 +66,8 @@ def _train_one(recipe: Recipe, prepared: Prepared) -> Path:
     return folder / "model"
 
 
-def _write_recipe(recipe: Recipe) -> None:
+def write_recipe(recipe: Recipe) -> None:
+    """Note beside the bundle what it was asked to be."""
     text = json.dumps(to_fields(recipe), indent=2) + "\n"
     (Path(recipe.exp) / "recipe.json").write_text(text, encoding="utf-8")
 
