@@ -111,3 +111,39 @@ def test_a_service_ends_cleanly_in_the_middle_of_an_upload_and_of_a_stream(tmp_p
             _, said = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in said and "the same command" not in said, said
+
+
+def test_members_trained_side_by_side_go_on_to_the_same_bits(
+    tmp_path: Path, tone_manifest: Callable[..., Path]
+) -> None:
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("a single core trains one member after the other")
+    splits = ",".join(f"{name}:{tone_manifest(name, n, seed=n)}" for name, n in (("train", 12), ("dev", 2)))
+    settings = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=24"]
+    settings += ["training.epochs=16", "training.seconds_per_batch=8", "training.log_every=1", "members=2"]
+    settings += [f"data.options.splits={{{splits}}}", f"data.dir={tmp_path / 'data'}", "training.device=cpu"]
+    settings += ["data.workers=1", "training.checkpoint_every_s=0.01"]
+    begun, whole = tmp_path / "begun", tmp_path / "whole"
+    histories = [begun / f"member-{k}" / "history.jsonl" for k in (1, 2)]
+
+    def reached(epoch: int) -> bool:
+        return all(h.is_file() and f'"epoch": {epoch},' in h.read_text() for h in histories)
+
+    for how, epoch, code in ((signal.SIGTERM, 2, 130), (signal.SIGKILL, 5, -signal.SIGKILL)):
+        with started("train", "folder", *settings, f"exp={begun}") as process:
+            wait_until(partial(reached, epoch), process)
+            process.send_signal(how)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == code, said
+        assert "Traceback" not in said and not (begun / "model").exists()
+        time.sleep(0.5)
+        written = [h.read_text() for h in histories]
+        time.sleep(0.5)
+        assert [h.read_text() for h in histories] == written, "no process trains on"
+        assert not reached(16)
+    for exp in (begun, whole):
+        with started("train", "folder", *settings, f"exp={exp}") as process:
+            _, said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    weights = [(exp / "model" / "model.safetensors").read_bytes() for exp in (begun, whole)]
+    assert weights[0] == weights[1]
