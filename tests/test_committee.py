@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,9 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     asked = json.loads(Path("two/recipe.json").read_text())
     assert (asked["members"], asked["seed"], asked["exp"]) == (2, 1, "two")
     assert Path("two/curves.png").is_file() and both.lm is not None
+    if len(os.sched_getaffinity(0)) > 1:  # side by side: the terminal is the first one's
+        assert "development WER" in Path("two/member-2/training.log").read_text()
+        assert not Path("two/member-1/training.log").exists()
     stamp = Path("two/model/model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     call(monkeypatch, *words)

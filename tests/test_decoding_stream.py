@@ -182,6 +182,18 @@ def test_a_word_is_settled_when_all_that_is_alive_can_only_become_it() -> None:
     assert said[-1].settled_text(alphabet) == "abcd cab"
 
 
+def test_sound_that_breaks_off_ends_with_the_word_that_was_inevitable() -> None:
+    alphabet = Alphabet(list(" abcd"))
+    decoder = BeamDecoder(alphabet, lexicon=["abcd", "abba", "cab"], threads=1)
+    for heard, text in (("cab_ abc__", "cab abcd"), ("cab_ ab___", "cab"), ("cab_ a____", "cab")):
+        log_probs_TV, stream = surely(alphabet, *heard), BeamStream(decoder)
+        [whole] = decoder.decode(log_probs_TV[None], [len(heard)])
+        said = feed(stream, log_probs_TV, (1,))
+        assert stream.finish() == whole
+        assert whole.text(alphabet) == text
+        check_settled(said, whole)
+
+
 def test_a_word_that_another_one_goes_on_from_is_not_settled_before_its_end() -> None:
     alphabet = Alphabet(list(" abcd"))
     decoder = BeamDecoder(alphabet, lexicon=["ab", "abcd", "bad"], threads=1)

@@ -27,14 +27,14 @@ def rank(
 ) -> list[Hypothesis]:
     """At most n_best hypotheses of different texts, at least one, best first.
 
-    The best path takes part, so nothing is handed out that scores below its labelling. Where a lexicon
-    allows neither that nor any prefix of the beam, the leading prefix is cut back to its last whole word.
+    The best path takes part, so nothing is handed out that scores below its labelling. If a lexicon allows
+    neither that nor any prefix, it is what all must begin with in the end, or the leader's whole words.
 
     Args:
         beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
         words: see `spell_out`.
-        begin: what the prefixes of the beam must begin with. The best path takes part only if it does too.
+        begin: what all prefixes must begin with. The best path takes part only if it does too.
     """
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
@@ -72,7 +72,7 @@ def rank(
     if tuple(best_path[: len(begin)].tolist()) == begin:
         add(best_path)
     if not found:
-        add(max(_whole_words(beam, tree, tables), np.array(begin, np.int64), key=len))
+        add(max(_whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables), key=len))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 

@@ -29,6 +29,8 @@ from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal
 from asr.training.optim import choose_device
 
+LOG = "training.log"
+"""In the folder of a member: its messages, if another one has the terminal."""
 SEED_STEP = 1000
 """From the seed of a member to that of the next."""
 
@@ -85,7 +87,7 @@ def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
     for first in range(0, len(members), at_once):
         now = members[first : first + at_once]
         names = ", ".join(str(first + i + 1) for i in range(len(now)))
-        say(f"member {names} of {len(members)}")
+        say(f"member {names} of {len(members)}" + (f"; messages of others in {LOG}" if len(now) > 1 else ""))
         bundles += _train_together(now, prepared) if len(now) > 1 else [train(now[0], prepared)]
     return bundles
 
@@ -104,7 +106,7 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
 
     try:
         with on_signal(stop):
-            futures = [pool.submit(_train_in_worker, one, prepared, i > 0) for i, one in enumerate(members)]
+            futures = [pool.submit(_train_in_worker, one, prepared, i == 0) for i, one in enumerate(members)]
             bundles = [future.result() for future in futures]
     except BrokenProcessPool as error:
         if stopped:  # before there was anything to save
@@ -115,8 +117,9 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    for one, bundle in list(zip(members, bundles, strict=True))[1:]:
-        say(f"seed {one.seed}: development WER {load(bundle).trained_on['dev_wer']:.2%}; bundle in {bundle}")
+    for bundle in bundles[1:]:
+        facts = load(bundle).trained_on
+        say(f"development WER {facts['dev_wer']:.2%} ({facts['weights']}); bundle in {bundle}")
     return bundles
 
 
@@ -125,6 +128,11 @@ def _start_worker(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _train_in_worker(recipe: Recipe, prepared: Prepared, is_quiet: bool) -> Path:
-    console.quiet = is_quiet
-    return train(recipe, prepared)
+def _train_in_worker(recipe: Recipe, prepared: Prepared, is_first: bool) -> Path:
+    """The bundle; what others than the first have to say goes to a file, for one terminal shows one bar."""
+    if is_first:
+        return train(recipe, prepared)
+    log = Path(recipe.exp) / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8", buffering=1) as console.file:
+        return train(recipe, prepared)
