@@ -289,7 +289,7 @@ def combine(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
 ) -> None:
-    """Make one model of several, which hears with all of them and errs less than each."""
+    """Make one model of several, which hears with all of them and mostly errs less than each."""
     from asr.jobs.combine import combine_bundles
 
     combine_bundles(models, output)

@@ -1,4 +1,4 @@
-"""Several encoders heard as one: the mean of their log-probabilities, which errs less than any of them."""
+"""Several encoders heard as one: the mean of their log-probabilities, which mostly errs less than each."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

@@ -283,11 +283,13 @@ class Search:
         not ended yet, nor even spelled to its end; with pronunciations, words up to the first that may still
         turn into a homophone.
         """
-        agreed, tables, alphabet = self.agreed(), self._decoder.tables, self._decoder.alphabet
-        if not math.isinf(tables.outside):
-            return agreed
-        if self._decoder.words is None:
+        tables, alphabet = self._decoder.tables, self._decoder.alphabet
+        is_closed = math.isinf(tables.outside)
+        if is_closed and self._decoder.words is None:
             return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
+        agreed = self.agreed()
+        if not is_closed:
+            return agreed
         agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
         starts = [start for start, _ in word_slices(agreed, alphabet)]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,7 +22,7 @@ from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import TUNED, development_split, train, write_recipe
-from asr.recognizer import FILE, load
+from asr.recognizer import FILE, Recognizer, load
 from asr.training.distributed import Ranks
 from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal
@@ -54,7 +53,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     if not Ranks().is_first:
         return bundle
     combined = combine([load(path) for path in bundles])
-    if _members_of(bundle) == combined.trained_on["members"]:
+    if _is_there(combined, bundle):
         say(f"they are combined already: {bundle}")
         return bundle
     (bundle.parent / TUNED).unlink(missing_ok=True)
@@ -74,9 +73,12 @@ def _member(recipe: Recipe, k: int) -> Recipe:
     return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder))
 
 
-def _members_of(bundle: Path) -> list[dict[str, Any]] | None:
-    """What the members of a combined bundle were trained on; None if there is none."""
-    return load(bundle).trained_on.get("members") if (bundle / FILE).is_file() else None
+def _is_there(combined: Recognizer, bundle: Path) -> bool:
+    """Whether the bundle has these very weights; its decoder may have been tuned since."""
+    if not (bundle / FILE).is_file():
+        return False
+    ours, theirs = combined.encoder.state_dict(), load(bundle).encoder.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
