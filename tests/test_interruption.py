@@ -26,8 +26,8 @@ def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "asr.cli", *map(str, arguments)]
     # What a shell starts in the background ignores the signal, and hands that down.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, **pipes, preexec_fn=heed)  # type: ignore[call-overload]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen(command, **how, preexec_fn=heed)  # type: ignore[call-overload]
     try:
         yield process
     finally:
@@ -113,16 +113,21 @@ def test_a_service_ends_cleanly_in_the_middle_of_an_upload_and_of_a_stream(tmp_p
     assert "Traceback" not in said and "the same command" not in said, said
 
 
-def test_members_trained_side_by_side_go_on_to_the_same_bits(
-    tmp_path: Path, tone_manifest: Callable[..., Path]
-) -> None:
+def members_of(tmp_path: Path, tone_manifest: Callable[..., Path], *, epochs: int) -> list[str]:
+    """The words of a recipe that trains two small members side by side."""
     if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
         pytest.skip("a single core trains one member after the other")
     splits = ",".join(f"{name}:{tone_manifest(name, n, seed=n)}" for name, n in (("train", 12), ("dev", 2)))
     settings = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=24"]
-    settings += ["training.epochs=16", "training.seconds_per_batch=8", "training.log_every=1", "members=2"]
-    settings += [f"data.options.splits={{{splits}}}", f"data.dir={tmp_path / 'data'}", "training.device=cpu"]
-    settings += ["data.workers=1", "training.checkpoint_every_s=0.01"]
+    settings += [f"training.epochs={epochs}", "training.seconds_per_batch=8", "training.log_every=1"]
+    settings += [f"data.options.splits={{{splits}}}", f"data.dir={tmp_path / 'data'}", "members=2"]
+    return [*settings, "data.workers=1", "training.checkpoint_every_s=0.01", "training.device=cpu"]
+
+
+def test_members_trained_side_by_side_go_on_to_the_same_bits(
+    tmp_path: Path, tone_manifest: Callable[..., Path]
+) -> None:
+    settings = members_of(tmp_path, tone_manifest, epochs=16)
     begun, whole = tmp_path / "begun", tmp_path / "whole"
     histories = [begun / f"member-{k}" / "history.jsonl" for k in (1, 2)]
 
@@ -147,3 +152,33 @@ def test_members_trained_side_by_side_go_on_to_the_same_bits(
         assert process.returncode == 0, said
     weights = [(exp / "model" / "model.safetensors").read_bytes() for exp in (begun, whole)]
     assert weights[0] == weights[1]
+
+
+def test_a_member_that_fails_stops_the_others_which_go_on_later(
+    tmp_path: Path, tone_manifest: Callable[..., Path]
+) -> None:
+    settings = members_of(tmp_path, tone_manifest, epochs=100_000)
+    damaged = tmp_path / "exp" / "member-2" / "checkpoints" / "last.pt"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"not a checkpoint")
+    with started("train", "folder", *settings, f"exp={tmp_path / 'exp'}") as process:
+        _, said = process.communicate(timeout=100)
+    assert process.returncode == 1, said
+    assert f"{damaged}: not a readable checkpoint" in said and "Traceback" not in said
+    assert (tmp_path / "exp" / "member-1" / "checkpoints" / "last.pt").is_file()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_members_that_are_only_just_starting_stop_too(
+    how: int, tmp_path: Path, tone_manifest: Callable[..., Path]
+) -> None:
+    settings = members_of(tmp_path, tone_manifest, epochs=100_000)
+    with started("train", "folder", *settings, f"exp={tmp_path / 'exp'}") as process:
+        said = ""
+        while "member 1, 2 of 2" not in said:
+            assert process.stderr is not None and process.poll() is None, said
+            said += process.stderr.readline()
+        os.killpg(process.pid, how)  # as a terminal or a scheduler does
+        _, said = process.communicate(timeout=100)
+    assert process.returncode in (130, -signal.SIGTERM), said  # the latter before the handler is in place
+    assert "Traceback" not in said, said

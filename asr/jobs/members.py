@@ -7,15 +7,18 @@ networks gain less from a second core than a second network does.
 import dataclasses
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.resource_tracker import ensure_running
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from asr.corpus.decode import available_cores, start_worker
-from asr.errors import ConfigError, TrainingError
+from asr.errors import AsrError, ConfigError, TrainingError
 from asr.jobs.combine import combine
 from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
@@ -25,13 +28,15 @@ from asr.jobs.train import TUNED, development_split, train, write_recipe
 from asr.recognizer import FILE, Recognizer, load
 from asr.training.distributed import Ranks
 from asr.training.history import FILE as HISTORY
-from asr.training.interruption import on_signal
+from asr.training.interruption import on_signal, signals_wait
 from asr.training.optim import choose_device
 
 LOG = "training.log"
 """In the folder of a member: its messages, if another one has the terminal."""
 SEED_STEP = 1000
 """From the seed of a member to that of the next."""
+_FAILED, _ASKED = 1, 2
+"""Why members that are trained together stop: one of them failed; a signal asked for it."""
 
 
 def train_all(recipe: Recipe, prepared: Prepared) -> Path:
@@ -95,46 +100,89 @@ def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
 
 
 def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
-    """The bundles of members that are trained at the same time; the first one shows how far it is."""
-    spawn, threads = multiprocessing.get_context("spawn"), max(1, available_cores() // len(members))
-    pool = ProcessPoolExecutor(len(members), spawn, initializer=_start_worker, initargs=(threads,))
-    stopped = False
+    """The bundles of members that are trained at the same time; the first one shows how far it is.
 
-    def stop() -> None:
-        nonlocal stopped
-        stopped = True
-        for process in multiprocessing.active_children():
-            process.terminate()  # which asks for an end at the next step, as Ctrl-C at a terminal has already
+    If one fails, the others stop at their next step; run again, they go on from there.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    stop = spawn.Value("i", 0, lock=False)  # without a lock, which a signal could find taken
+    ensure_running()  # or else the first start does this, and lets signals through
+    started: dict[Connection, SpawnProcess] = {}
+    answers: dict[Connection, Path | BaseException] = {}
 
+    def ask() -> None:
+        stop.value = _ASKED
+
+    with on_signal(ask):
+        try:
+            for member in members:
+                ours, theirs = spawn.Pipe(duplex=False)
+                how = {"threads": max(1, available_cores() // len(members)), "is_first": not started}
+                arguments = (member, prepared, stop, theirs)
+                process = spawn.Process(target=_train_in_worker, args=arguments, kwargs=how)
+                with signals_wait():
+                    process.start()
+                started[ours] = process
+                theirs.close()
+            while waiting := [ours for ours in started if ours not in answers]:
+                ready = wait(waiting)
+                for ours in (one for one in waiting if one in ready):
+                    answers[ours] = _answer(ours, was_asked=stop.value == _ASKED)
+                    if not isinstance(answers[ours], Path):
+                        stop.value = stop.value or _FAILED
+        finally:
+            for ours, process in started.items():
+                if ours not in answers:  # after a second Ctrl-C, or because another one could not be started
+                    process.kill()
+                process.join()
+    return _bundles([answers[ours] for ours in started])
+
+
+def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
+    """What a process that trained has to say; one that died says nothing."""
     try:
-        with on_signal(stop):
-            futures = [pool.submit(_train_in_worker, one, prepared, i == 0) for i, one in enumerate(members)]
-            bundles = [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        if stopped:  # before there was anything to save
-            raise KeyboardInterrupt from error
-        raise TrainingError(
-            f"a process that trained a member died ({error}); out of memory, perhaps. Run again, it goes on "
-            "where it stopped; with one core (`taskset -c 0`) the members are trained one after the other"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+        answer: Path | BaseException = connection.recv()
+    except EOFError:
+        if was_asked:  # before there was anything to save
+            return KeyboardInterrupt()
+        return TrainingError(
+            "a process that trained a member died; out of memory, perhaps. Run again, it goes on where it "
+            "stopped; with one core (`taskset -c 0`) the members are trained one after the other"
+        )
+    return answer
+
+
+def _bundles(answers: Sequence[Path | BaseException]) -> list[Path]:
+    """Where they are, told of all but the first, which has told itself.
+
+    Raises:
+        BaseException: what one of them failed of, before what stopped the others because of that.
+    """
+    failures = [answer for answer in answers if isinstance(answer, BaseException)]
+    for failure in sorted(failures, key=lambda failure: isinstance(failure, KeyboardInterrupt)):
+        raise failure
+    bundles = [answer for answer in answers if isinstance(answer, Path)]
     for bundle in bundles[1:]:
         facts = load(bundle).trained_on
         say(f"development WER {facts['dev_wer']:.2%} ({facts['weights']}); bundle in {bundle}")
     return bundles
 
 
-def _start_worker(threads: int) -> None:
+def _train_in_worker(
+    recipe: Recipe, prepared: Prepared, stop: Any, answer: Connection, *, threads: int, is_first: bool
+) -> None:
+    """Answers with the bundle, or with what went wrong; an error nobody expected shows itself and ends this.
+
+    What others than the first have to say goes to a file, for one terminal shows one bar.
+    """
     start_worker()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     torch.set_num_threads(threads)
-
-
-def _train_in_worker(recipe: Recipe, prepared: Prepared, is_first: bool) -> Path:
-    """The bundle; what others than the first have to say goes to a file, for one terminal shows one bar."""
-    if is_first:
-        return train(recipe, prepared)
     log = Path(recipe.exp) / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8", buffering=1) as console.file:
-        return train(recipe, prepared)
+    try:
+        if not is_first:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            console.file = log.open("a", encoding="utf-8", buffering=1)
+        answer.send(train(recipe, prepared, must_stop=lambda: stop.value != 0))
+    except (AsrError, KeyboardInterrupt) as failure:
+        answer.send(failure)

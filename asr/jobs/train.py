@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,13 @@ _FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
 """Training settings that do not change the result and may differ when a run continues."""
 
 
-def train(recipe: Recipe, prepared: Prepared) -> Path:
+def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bool) -> Path:
     """The folder of the bundle; a run that was interrupted goes on, a finished one returns at once.
+
+    Args:
+        recipe: what to train.
+        prepared: its packed corpus.
+        must_stop: asked at each step whether another process wants this one to stop.
 
     Raises:
         CorpusError: no training or development split, or nothing in them to learn from.
@@ -46,6 +52,7 @@ def train(recipe: Recipe, prepared: Prepared) -> Path:
         min_s=recipe.data.min_s,
         max_s=recipe.data.max_s,
         resident=recipe.data.resident,
+        must_stop=must_stop,
     )
     if trainer.progress.finished:
         say(f"training is done already: {folder / 'model'}")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next step."""
+"""Ctrl-C and SIGTERM, or the word of another process, as a wish to stop at the next step."""
 
 import signal
 import threading
@@ -23,3 +23,14 @@ def on_signal(interrupt: Callable[[], None]) -> Iterator[None]:
     finally:
         for s, handler in before.items():
             signal.signal(s, handler)
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Within the block signals are held back; from processes that start in it, until they take them."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -64,6 +64,7 @@ class Trainer:
         observer: told of steps and epochs.
         min_s, max_s: training utterances outside are left out; `Trainer.train.left_out` lists them.
         resident: whether training samples are held in the memory of the device, see `open_samples`.
+        must_stop: asked at each step whether another process wants this one to stop, as a signal would.
 
     Raises:
         ConfigError: settings that contradict each other.
@@ -86,6 +87,7 @@ class Trainer:
         min_s: float = 0.0,
         max_s: float = math.inf,
         resident: str = "auto",
+        must_stop: Callable[[], bool] = bool,
     ) -> None:
         self.ranks = Ranks()
         self.config, self.seed, self.folder = config, seed, folder
@@ -110,7 +112,7 @@ class Trainer:
         self.progress = checkpoint.Progress()
         self.identity = _digest([identity or {}, train.fingerprint, dev.fingerprint, seed])
         self.history: History | None = None
-        self._interrupted = False
+        self._interrupted, self._must_stop = False, must_stop
         self._resume()
 
     @property
@@ -177,13 +179,10 @@ class Trainer:
             self.watch = Watch(record.lines if record else [])
             keep_freed()
             with record or nullcontext() as self.history:
-                while p.epoch < self.config.epochs and not self._is_stale():
+                while p.epoch < self.config.epochs and not 0 < self.config.patience <= p.stale_epochs:
                     self._epoch()
                 self._finish()
         return self.progress
-
-    def _is_stale(self) -> bool:
-        return 0 < self.config.patience <= self.progress.stale_epochs
 
     def _interrupt(self) -> None:
         self._interrupted = True
@@ -258,6 +257,7 @@ class Trainer:
         for k in range(count):
             index = (p.step * self.config.accumulate + k) * self.ranks.size + self.ranks.rank
             sums[:4] += self.loss.add_gradient(next(ready), seed=mix(self.seed, p.epoch, "dropout", index))
+        self._interrupted |= self._must_stop()
         sums[4] = self._interrupted
         self.ledger.add(sums, self.updater.finish(sums, by_layer=self._is_logged(p.updates + 1)))
         p.step += 1
