@@ -12,6 +12,11 @@ from tones import RATE_HZ
 
 from asr import audio, load
 from asr.corpus.manifest import read_manifest
+from asr.features import FeaturesConfig
+from asr.jobs.align import align_words
+from asr.pronunciation import Lexicon
+from asr.recognizer import Recognizer
+from asr.text import Alphabet
 
 TEXTS = ("ab ca", "b", "dab ab ca")
 
@@ -116,3 +121,11 @@ def test_two_ids_that_would_be_the_same_file_are_refused(asr, trained, manifest)
     manifest.write_text("\n".join(json.dumps({**line, "id": name}) for name in ("a b", "a/b")))
     status, _, err = asr("align", manifest, "--model", trained)
     assert (status, "would be written as 'a_b'" in err) == (1, True)
+
+
+def test_words_said_alike_keep_the_spelling_of_the_text(tmp_path):
+    alphabet = Alphabet([" ", "t", "uː"], lexicon=Lexicon({"to": [("t", "uː")], "two": [("t", "uː")]}))
+    model = Recognizer.build(alphabet, features=FeaturesConfig(rate_hz=RATE_HZ, bands=24), seed=1).eval()
+    audio.write(tmp_path / "said.wav", np.full(RATE_HZ, 0.1, np.float32), RATE_HZ)
+    words, _ = align_words(model, tmp_path / "said.wav", "To two, to!")
+    assert [word.text for word in words] == ["to", "two", "to"]

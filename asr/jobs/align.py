@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from asr.ctc import WordSpan, align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError
 from asr.jobs.console import counting, say, warn
 from asr.recognizer import Recognizer
+from asr.text import normalise
 from asr.transcript import Word
 
 MANIFESTS = (".jsonl", ".json")
@@ -40,7 +42,11 @@ def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[li
     """
     samples = audio.read(recording, model.rate_hz)
     log_probs_BTV, _ = model.log_probs([samples])
-    spans = group_words(align(log_probs_BTV[0], model.targets(text)), model.alphabet)
+    text = normalise(text, model.style)
+    alphabet = model.alphabet.with_words(text.split())
+    spans = group_words(align(log_probs_BTV[0], alphabet.encode(text)), alphabet)
+    if alphabet.lexicon is not None:  # phones do not tell how a word is written
+        spans = [replace(span, text=word) for span, word in zip(spans, text.split(), strict=True)]
     duration_s = len(samples) / model.rate_hz
     return [_word(span, model.frame_s, duration_s) for span in spans], duration_s
 
