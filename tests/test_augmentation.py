@@ -107,7 +107,8 @@ def test_the_draws_are_the_bits_of_the_hash() -> None:
 
 
 def test_draws_are_spread_over_their_ranges() -> None:
-    draws = draw(EVERYTHING, seed=1, epoch=0, utterance_ids=[str(i) for i in range(4000)])
+    ids = [str(i) for i in range(4000)]
+    draws = draw(EVERYTHING, seed=1, epoch=0, utterance_ids=ids)
     assert draws.warp_B is not None
     for values_B, low, high in [
         (draws.warp_B, 0.9, 1.1),
@@ -125,7 +126,9 @@ def test_draws_are_spread_over_their_ranges() -> None:
     shares += [(draws.silent_B, 0.02)]
     shares += [(draws.phone_hz_B2[:, 0] > 0, 0.5)]
     shares += [(draws.speed_index_B == i, 0.2) for i in range(5)]
-    shares += [(draws.colour_B == i, 1 / 3) for i in range(3)]
+    shares += [(draws.colour_B[~draws.silent_B] == i, 1 / 3) for i in range(3)]
+    silent = draw(replace(EVERYTHING, silence=1.0), seed=1, epoch=0, utterance_ids=ids)
+    shares += [(silent.colour_B == i, 1 / 4) for i in range(4)]
     for chosen_B, share in shares:
         assert chosen_B.float().mean() == pytest.approx(share, abs=0.04)
 
@@ -229,6 +232,26 @@ def test_noise_falls_by_0_3_or_6_db_per_octave(colour: int, slope_db: float) -> 
     steps_db = np.diff(10 * np.log10(octaves))
     np.testing.assert_allclose(steps_db, 10 * np.log10(2.0) * slope_db / 3.0103, atol=0.5)
     assert np.mean(tape**2) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_hum_is_a_tone_of_about_the_mains_and_its_overtones_and_has_no_seam() -> None:
+    hum = Augmentation(replace(OFF, noise=1.0), RATE_HZ).tape[3].numpy()
+    assert np.mean(hum**2) == pytest.approx(1, abs=1e-3)
+    assert np.array_equal(hum[: 1 << 20], hum[1 << 20 :])
+    assert abs(hum[0] - hum[(1 << 20) - 1]) < np.abs(np.diff(hum[: 1 << 20])).max()
+    lags = np.arange(RATE_HZ // 64, RATE_HZ // 46)
+    best = []
+    for start in range(0, 1 << 20, RATE_HZ):
+        heard = hum[start : start + RATE_HZ // 10]
+        assert np.mean(heard**2) == pytest.approx(1, abs=0.15), "it is as loud everywhere"
+        later = [hum[start + lag : start + lag + len(heard)] for lag in lags]
+        alike = [heard @ other / np.sqrt(heard @ heard * (other @ other)) for other in later]
+        assert max(alike) > 0.85, "it repeats itself"
+        best.append(RATE_HZ / lags[np.argmax(alike)])
+    assert 48 < min(best) < 52 and 58 < max(best) < 62
+    power = np.abs(np.fft.rfft(hum[: 1 << 20].reshape(-1, 8192))) ** 2
+    alone = power[:, np.fft.rfftfreq(8192, 1 / RATE_HZ) < 75].sum(1) / power.sum(1)
+    assert alone.max() > 0.95 and alone.min() < 0.05, "from a tone to a buzz"
 
 
 def test_noise_of_two_utterances_is_unrelated_and_outlasts_the_tape() -> None:

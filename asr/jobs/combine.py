@@ -39,7 +39,7 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
         alphabet,
         features=first.features.config,
         encoder=[model.encoder.config for model in models],
-        decoder=dataclasses.replace(first.decoder),
+        decoder=dataclasses.replace(first.decoder, prior=_prior(first, alphabet)),
         style=first.style,
         trained_on=_facts(models),
         lm=first.lm,
@@ -53,12 +53,22 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
 
 def _weights(model: Recognizer, alphabet: Alphabet) -> dict[str, Tensor]:
     """Those of the model's encoder, in the layers of outputs of the blank and the alphabet alone."""
-    places = [model.alphabet.symbols.index(symbol) + 1 for symbol in alphabet.symbols]
-    weights = model.encoder.state_dict()
+    places, weights = _places(model, alphabet), model.encoder.state_dict()
     for name in weights:
         if name.split(".")[0] in ("output", "intermediate"):
-            weights[name] = weights[name][[0, *places]]
+            weights[name] = weights[name][places]
     return weights
+
+
+def _prior(model: Recognizer, alphabet: Alphabet) -> tuple[float, ...]:
+    """The shares of the blank and the alphabet in what the model gives on average, if it has been tuned."""
+    shares = [model.decoder.prior[i] for i in _places(model, alphabet)] if model.decoder.prior else []
+    return tuple(share / sum(shares) for share in shares)
+
+
+def _places(model: Recognizer, alphabet: Alphabet) -> list[int]:
+    """Outputs of the model that are the blank and the symbols of the alphabet."""
+    return [0, *(model.alphabet.symbols.index(symbol) + 1 for symbol in alphabet.symbols)]
 
 
 def _tell_what_is_lost(models: Sequence[Recognizer], alphabet: Alphabet) -> None:
