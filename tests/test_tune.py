@@ -72,6 +72,16 @@ def test_the_best_settings_of_all_are_those_of_the_model_afterwards(hazy_model, 
     assert wer(hazy_model, utterances) == tuning.widths[settings.beam_width].wer
 
 
+def test_where_all_settings_do_equally_well_the_language_model_keeps_its_say(utterances, tmp_path):
+    tone_model().save(tmp_path)
+    model = asr.load(tmp_path)
+    model.lm = asr.lm.train(TEXTS, order=2)
+    tuning = jobs.tune(model, utterances)
+    equal = [t for t in tuning.trials if (t.wer, t.cer, t.prior_weight) == (0.0, 0.0, 0.0)]
+    assert min(t.alpha for t in equal) == 0.0 and len(equal) > 20
+    assert (model.decoder.alpha, model.decoder.beta) == pytest.approx((0.5, 1.0), abs=0.1)
+
+
 def test_the_smallest_width_within_one_standard_error_of_the_best_is_taken():
     references = ["a b c d"] * 40
 

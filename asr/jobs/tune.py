@@ -19,7 +19,7 @@ from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
 from asr.jobs.evaluate import evaluate
 from asr.lm import load as load_lm
-from asr.recognizer import Recognizer, load
+from asr.recognizer import DecoderConfig, Recognizer, load
 from asr.scoring import Score
 from asr.scoring.calibration import Calibration, fit, judged_words
 from asr.text import normalise
@@ -67,8 +67,16 @@ class Tuning:
 
     @property
     def best(self) -> Trial:
-        """The one of lowest WER, then CER, then least weights."""
-        return min(self.trials, key=lambda t: (t.wer, t.cer, t.prior_weight, abs(t.alpha), abs(t.beta)))
+        """The one of lowest WER, then CER, then least weight of the prior, then nearest to the defaults.
+
+        Where all of them hear everybody here, what the language model knows may still help with others.
+        """
+        usual = DecoderConfig()
+
+        def order(t: Trial) -> tuple[float, ...]:
+            return t.wer, t.cer, t.prior_weight, abs(t.alpha - usual.alpha), abs(t.beta - usual.beta)
+
+        return min(self.trials, key=order)
 
     def to_json(self) -> dict[str, Any]:
         """Rates of all that was tried."""
