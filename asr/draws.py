@@ -47,7 +47,7 @@ class AugmentationConfig:
     """Share of utterances with white, pink or brown noise."""
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
     silence: float = 0.02
-    """Share of utterances whose speech is taken away: noise, hum or nothing is heard, no text to write."""
+    """Share of utterances whose speech is taken away: noise, a hum or nothing is heard, no text to write."""
     telephone: float = 0.0
     """Share of utterances limited to the band of a telephone."""
     equaliser_db: float = 0.0
@@ -79,7 +79,7 @@ class Draws:
     noise_snr_db_B: Tensor
     """Infinite: no noise."""
     colour_B: Tensor
-    """0 white, 1 pink, 2 brown; 3 the hum of the mains, where nobody speaks."""
+    """0 white, 1 pink, 2 brown; 3 hum and tones, where nobody speaks."""
     tape_B: Tensor
     """Where on the tape the utterance's noise begins."""
     silent_B: Tensor
