@@ -24,8 +24,6 @@ __all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
 _TAPE_SEED = 20_006  # any constant; changing it changes all noise
 _EDGE_DB = 50.0  # added edges carry pink noise this far below the speech: no real silence is digital
 _LARGEST_TRIM = 10  # at most one part in this many of an utterance is cut off at either end
-_TONES, _TONES_HZ = 24, (45.0, 1600.0)  # on the tape, one after the other
-_OVERTONES = 11  # up to twelve times the frequency
 _PHONE_TAPS = 255
 _EQUALISER_TAPS = 256
 
@@ -223,7 +221,7 @@ def _at_tempo(features_BTF: Tensor, lengths_B: Tensor, tempo_B: Tensor) -> tuple
 
 
 def _tape(rate_hz: int) -> Tensor:
-    """White, pink and brown noise, and hum (4, samples), of power 1, twice in a row without a seam.
+    """White, pink and brown noise (3, samples) of power 1, twice in a row without a seam.
 
     Pink falls by 3 and brown by 6 dB per octave, both flat below 50 Hz so that their power is audible.
     """
@@ -231,42 +229,8 @@ def _tape(rate_hz: int) -> Tensor:
     spectrum_3K = torch.fft.rfft(torch.randn(3, TAPE_SAMPLES, generator=generator))
     hz_K = torch.linspace(0, rate_hz / 2, spectrum_3K.shape[1]).clamp(min=50.0)
     slope_31 = torch.tensor([[0.0], [0.5], [1.0]])
-    noise_3T = torch.fft.irfft(spectrum_3K / hz_K**slope_31, TAPE_SAMPLES)
-    tape = torch.cat([noise_3T, _hum(rate_hz, generator)[None]])
+    tape = torch.fft.irfft(spectrum_3K / hz_K**slope_31, TAPE_SAMPLES)
     return (tape / tape.square().mean(1, keepdim=True).sqrt()).repeat(1, 2)
-
-
-def _hum(rate_hz: int, generator: torch.Generator) -> Tensor:
-    """Hum and tones (samples,), as loud everywhere, without a seam from the end to the start.
-
-    Each holds for some seconds, from the hum of the mains to a whistle, and wanders a little; what is above
-    it comes and goes, from the tone alone to a buzz.
-    """
-    bins = round(TAPE_SAMPLES / rate_hz)  # of up to 1 Hz: all changes over seconds, the pitch even slower
-    wave_KB = torch.randn(_OVERTONES + 2, bins, dtype=torch.complex64, generator=generator)
-    wave_KB[0, bins // 8 :] = 0
-    slow_KP = torch.fft.irfft(functional.pad(wave_KB, (1, 0)), 16 * bins)
-    pitch_P, buzz_P, *own_KP = slow_KP / slow_KP.std(1, keepdim=True)
-    step_P = torch.randperm(_TONES, generator=generator)[torch.arange(16 * bins) * _TONES // (16 * bins)]
-    hz_P = _TONES_HZ[0] * (_TONES_HZ[1] / _TONES_HZ[0]) ** ((step_P + 0.5 * torch.tanh(pitch_P)) / _TONES)
-    level_KP = torch.stack([torch.ones(16 * bins), *((2.5 * buzz_P + own_P).exp() for own_P in own_KP)])
-    number_K1 = torch.arange(1, len(level_KP) + 1)[:, None]
-    audible_KP = number_K1 * hz_P < 0.45 * rate_hz
-    level_KP = functional.normalize(audible_KP * level_KP / number_K1, dim=0)
-    turns_T = (_at_each_sample(hz_P[None])[0].double() / rate_hz).cumsum(0)
-    angle_T = 2 * math.pi * turns_T * (turns_T[-1].round() / turns_T[-1])
-    twice_cosine_T, below_T, tone_T = 2 * angle_T.cos().float(), torch.zeros(1), angle_T.sin().float()
-    hum_T = torch.zeros(TAPE_SAMPLES)
-    for level_P in level_KP:  # sin (k + 1) a = 2 cos a · sin k a - sin (k - 1) a
-        hum_T += _at_each_sample(level_P[None])[0] * tone_T
-        below_T, tone_T = tone_T, twice_cosine_T * tone_T - below_T
-    return hum_T
-
-
-def _at_each_sample(curve_1P: Tensor) -> Tensor:
-    """A curve of the whole tape: straight from each of its few points to the next, and to the first again."""
-    closed_11P = torch.cat([curve_1P, curve_1P[:, :1]], 1)[None]
-    return functional.interpolate(closed_11P, TAPE_SAMPLES + 1, mode="linear", align_corners=True)[0, :, :-1]
 
 
 def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Tensor, delay: int) -> Tensor:

@@ -47,7 +47,7 @@ class AugmentationConfig:
     """Share of utterances with white, pink or brown noise."""
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
     silence: float = 0.02
-    """Share of utterances whose speech is taken away: noise, a hum or nothing is heard, no text to write."""
+    """Share of utterances whose speech is taken away: noise or nothing is heard, nothing is to be written."""
     telephone: float = 0.0
     """Share of utterances limited to the band of a telephone."""
     equaliser_db: float = 0.0
@@ -79,7 +79,7 @@ class Draws:
     noise_snr_db_B: Tensor
     """Infinite: no noise."""
     colour_B: Tensor
-    """0 white, 1 pink, 2 brown; 3 hum and tones, where nobody speaks."""
+    """0 white, 1 pink, 2 brown."""
     tape_B: Tensor
     """Where on the tape the utterance's noise begins."""
     silent_B: Tensor
@@ -142,7 +142,6 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
     lead_s_B, trail_s_B = between(-config.trim_s, config.pad_s), between(-config.trim_s, config.pad_s)
     phone_hz_B2 = torch.stack([between(*_PHONE_LOW_HZ), between(*_PHONE_HIGH_HZ)], 1)
     on_phone_B1 = (next(u) < config.telephone)[:, None]
-    silent_B = uniform_BN[:, 15] < config.silence
     mask_BM2 = uniform_BN[:, fixed:].reshape(len(utterance_ids), masks, 2)
     return Draws(
         speed_index_B=speed_index_B,
@@ -151,14 +150,14 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
         reverb_s_B=chosen(config.reverb, between(*config.reverb_s), 0.0),
         direct_db_B=between(*_DIRECT_DB),
         noise_snr_db_B=chosen(config.noise, between(*config.noise_snr_db), math.inf),
-        colour_B=(next(u) * (3 + silent_B.long())).long(),
+        colour_B=(next(u) * 3).long(),
         tape_B=(next(u) * TAPE_SAMPLES).long(),
         phone_hz_B2=torch.where(on_phone_B1, phone_hz_B2, torch.tensor([0.0, math.inf])),
         equaliser_db_BK=(2 * uniform_BN[:, 16:fixed].float() - 1) * config.equaliser_db,
         gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
         warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
         tempo_B=((2 * tempo_B - 1) * math.log1p(config.tempo)).exp().float(),
-        silent_B=silent_B,
+        silent_B=uniform_BN[:, 15] < config.silence,
         time_masks_BM2=mask_BM2[:, : config.time_masks],
         frequency_masks_BM2=mask_BM2[:, config.time_masks :],
     )

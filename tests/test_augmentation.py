@@ -107,8 +107,7 @@ def test_the_draws_are_the_bits_of_the_hash() -> None:
 
 
 def test_draws_are_spread_over_their_ranges() -> None:
-    ids = [str(i) for i in range(4000)]
-    draws = draw(EVERYTHING, seed=1, epoch=0, utterance_ids=ids)
+    draws = draw(EVERYTHING, seed=1, epoch=0, utterance_ids=[str(i) for i in range(4000)])
     assert draws.warp_B is not None
     for values_B, low, high in [
         (draws.warp_B, 0.9, 1.1),
@@ -126,9 +125,7 @@ def test_draws_are_spread_over_their_ranges() -> None:
     shares += [(draws.silent_B, 0.02)]
     shares += [(draws.phone_hz_B2[:, 0] > 0, 0.5)]
     shares += [(draws.speed_index_B == i, 0.2) for i in range(5)]
-    shares += [(draws.colour_B[~draws.silent_B] == i, 1 / 3) for i in range(3)]
-    silent = draw(replace(EVERYTHING, silence=1.0), seed=1, epoch=0, utterance_ids=ids)
-    shares += [(silent.colour_B == i, 1 / 4) for i in range(4)]
+    shares += [(draws.colour_B == i, 1 / 3) for i in range(3)]
     for chosen_B, share in shares:
         assert chosen_B.float().mean() == pytest.approx(share, abs=0.04)
 
@@ -232,23 +229,6 @@ def test_noise_falls_by_0_3_or_6_db_per_octave(colour: int, slope_db: float) -> 
     steps_db = np.diff(10 * np.log10(octaves))
     np.testing.assert_allclose(steps_db, 10 * np.log10(2.0) * slope_db / 3.0103, atol=0.5)
     assert np.mean(tape**2) == pytest.approx(1, abs=1e-4)
-
-
-def test_hum_is_tones_of_many_frequencies_with_and_without_overtones_and_has_no_seam() -> None:
-    tape = Augmentation(replace(OFF, noise=1.0), RATE_HZ).tape[3].numpy()
-    assert np.array_equal(tape[: 1 << 20], tape[1 << 20 :])
-    hum = tape[: 1 << 20]
-    assert abs(hum[0] - hum[-1]) < np.abs(np.diff(hum)).max()
-    frames = hum[: (1 << 20) // 800 * 800].reshape(-1, 800)
-    loudness_db = 10 * np.log10((frames**2).mean(1))
-    assert np.abs(loudness_db).max() < 1.5, "it is as loud everywhere"
-    power = np.abs(np.fft.rfft(frames * np.hanning(800), axis=1)) ** 2  # bins of 10 Hz
-    lowest = (power > 0.1 * power.max(1, keepdims=True)).argmax(1)
-    counts, _ = np.histogram(10 * lowest, [30, 100, 200, 400, 800, 1700])
-    assert (counts > 0.04 * len(frames)).all() and counts.sum() > 0.9 * len(frames), "low and high tones"
-    alone = np.array([row[max(0, k - 3) : k + 4].sum() for row, k in zip(power, lowest, strict=True)])
-    alone /= power.sum(1)
-    assert (alone > 0.95).mean() > 0.2 and (alone < 0.3).mean() > 0.1, "from a tone to a buzz"
 
 
 def test_noise_of_two_utterances_is_unrelated_and_outlasts_the_tape() -> None:
