@@ -94,15 +94,6 @@ class Lexicon:
         }
         return Lexicon(words, language=self.language)
 
-    def said_in(self, phones: Collection[str]) -> "Lexicon":
-        """What these phones alone can say; a word with another one in each of its pronunciations is left out.
-
-        >>> Lexicon({"tea": [["t", "i"]], "the": [["ð", "ə"], ["ð", "i"]]}).said_in({"ð", "ə"}).words
-        {'the': (('ð', 'ə'),)}
-        """
-        kept = {word: [p for p in said if set(p) <= set(phones)] for word, said in self.words.items()}
-        return Lexicon(kept, language=self.language)
-
     def phones(self) -> list[str]:
         """All phones, in code-point order."""
         return sorted({phone for ps in self.words.values() for p in ps for phone in p})

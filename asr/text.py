@@ -11,7 +11,7 @@ Conventions. Text is Unicode NFC. The blank of CTC is index 0 and is no symbol o
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal
@@ -265,17 +265,6 @@ class Alphabet:
         if not any(unicodedata.name(c, "").startswith(_UNSPACED) for c in characters):
             characters.add(" ")  # which transcripts of one word each do not show
         return cls(sorted(characters))
-
-    def only(self, symbols: Collection[str]) -> "Alphabet":
-        """These of the symbols, in the order that they have here; of a lexicon, what they can say.
-
-        Raises:
-            AlphabetError: none is left, or the alphabet is of subwords, which only go together.
-        """
-        if self.is_subword:
-            raise AlphabetError("an alphabet of subwords cannot be made smaller")
-        lexicon = self.lexicon and self.lexicon.said_in(symbols)
-        return Alphabet([symbol for symbol in self.symbols if symbol in symbols], lexicon=lexicon)
 
     @classmethod
     def _train_subwords(cls, texts: Iterable[str], count: int) -> "Alphabet":
