@@ -69,7 +69,7 @@ class Tuning:
     def best(self) -> Trial:
         """The one of lowest WER, then CER, then least weight of the prior, then nearest to the defaults.
 
-        Where all of them hear everybody here, what the language model knows may still help with others.
+        A weight that makes no difference here may make one for other voices: then the language model counts.
         """
         usual = DecoderConfig()
 

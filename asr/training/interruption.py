@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, or the word of another process, as a wish to stop at the next step."""
+"""Ctrl-C and SIGTERM as a wish to stop at the next step, or held back for a moment."""
 
 import signal
 import threading
