@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 import asr.lm
@@ -270,6 +271,62 @@ def test_tokens_have_frames_in_order_and_confidences():
     assert all(0 < c <= 1 for c in found.confidences)
     nothing = BeamDecoder(WORDS).decode(torch.zeros(1, 3, 4).log_softmax(-1), [0])
     assert nothing == [Hypothesis((), (), (), 0.0, 0.0)]
+
+
+LISTENERS = pytest.mark.parametrize(
+    ("settings", "score"),
+    [({}, lambda text: 0.0), (UNKNOWN_AS_GIVEN, word_score(LM, 0.5, 1.0))],
+    ids=["acoustics alone", "word n-grams"],
+)
+
+
+@LISTENERS
+def test_words_are_as_sure_as_the_probability_of_all_texts_that_have_them(settings, score):
+    decoder = BeamDecoder(WORDS, **settings, **UNPRUNED)
+    differences: list[float] = []
+    for seed in range(60):
+        frames = 4 + seed % 3
+        log_probs_TV = random_log_probs(frames, 4, seed, sharpness=1.5)
+        masses: dict[str, float] = {}
+        for tokens, ln in all_labellings(log_probs_TV).items():
+            text = " ".join(WORDS.decode(tokens).split())
+            masses[text] = masses.get(text, 0.0) + math.exp(ln + score(text))
+        [found] = decoder.decode(log_probs_TV[None], [frames])
+        words = found.words(WORDS)
+        exact = np.zeros(len(words))
+        for text, mass in masses.items():
+            for edit in Levenshtein.opcodes([w.text for w in words], text.split()):
+                if edit.tag == "equal":
+                    exact[edit.src_start : edit.src_end] += mass / sum(masses.values())
+        differences += [w.confidence - e for w, e in zip(words, exact, strict=True)]
+    assert len(differences) > 60
+    assert np.mean(np.abs(differences)) < 0.06  # 128 labellings that are drawn make 0.04
+    assert abs(np.mean(differences)) < 0.03
+
+
+@LISTENERS
+@pytest.mark.parametrize("width", [4, 16])
+def test_several_are_the_best_that_a_narrow_beam_has_seen_not_what_it_ends_with(settings, score, width):
+    narrow, wide = (BeamDecoder(WORDS, beam_width=w, **settings) for w in (width, 3000))
+    shares = []
+    for seed in range(12):
+        log_probs_TV = random_log_probs(24, 4, seed, sharpness=3.0)[None]
+        [one], [several] = narrow.decode(log_probs_TV, [24]), narrow.decode(log_probs_TV, [24], n_best=8)[:1]
+        assert several[0].score >= one.score - 1e-9
+        assert [h.score for h in several] == sorted((h.score for h in several), reverse=True)
+        assert len({h.text(WORDS) for h in several}) == len(several) > 4
+        [best] = wide.decode(log_probs_TV, [24], n_best=8)
+        shares.append(len({h.text(WORDS) for h in several} & {h.text(WORDS) for h in best}) / 8)
+    assert np.mean(shares) > (0.6 if width == 4 else 0.8)  # of what a beam ends with 0.42 and 0.82
+
+
+def test_what_is_too_long_for_the_recording_is_not_among_several():
+    decoder = BeamDecoder(Alphabet(["t", "u"]), beam_width=3)
+    for seed in range(200):
+        log_probs_TV = random_log_probs(7, 3, seed, sharpness=1.0)
+        for found in decoder.decode(log_probs_TV[None], [7], n_best=20)[0]:
+            repeats = sum(a == b for a, b in itertools.pairwise(found.tokens))
+            assert len(found.tokens) + repeats <= 7 and math.isfinite(found.score)
 
 
 def test_pyctcdecode_behind_the_same_door_finds_the_same_clear_words():

@@ -15,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from asr.decoding import outcome, search
-from asr.decoding.emissions import check, probabilities
+from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import Hypothesis, word_slices, write
 from asr.decoding.lexicon import Pronunciations
-from asr.decoding.prefixes import NODES, Settings, new_beam, new_tree
-from asr.decoding.ranking import rank, spell_out
+from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
+from asr.decoding.ranking import judged, rank, spell_out
 from asr.decoding.tables import Tables, build_tables, build_vocabulary
 from asr.errors import DecodingError
 from asr.text import Alphabet
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel
 
 NODES_PER_FRAME = 32  # of the tree; room for so many is made at first
-
-_RAREST = 1e-4
-"""Shares below are taken for this: of what is hardly ever said too little is known."""
 
 
 class BeamDecoder:
@@ -113,9 +110,9 @@ class BeamDecoder:
         self.tables = self._weigh()
         self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
         least_output = max(math.exp(token_threshold), sys.float_info.min)
-        self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output, True)
+        self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output)
         self.threads = threads or _available_cores()
-        self._scale_V = _prior_scale(prior, prior_weight, alphabet.size)
+        self._scale_V = prior_scale(prior, prior_weight, alphabet.size)
 
     @property
     def unspellable(self) -> list[str]:
@@ -149,7 +146,7 @@ class BeamDecoder:
         if beam_width is not None:
             _check_pruning(beam_width)
             new.settings = self.settings._replace(width=beam_width)
-        new._scale_V = _prior_scale(prior, prior_weight, self.alphabet.size)
+        new._scale_V = prior_scale(prior, prior_weight, self.alphabet.size)
         return new
 
     def _weigh(self) -> Tables:
@@ -231,7 +228,7 @@ class Search:
 
     def __init__(self, decoder: BeamDecoder, n_best: int) -> None:
         self._decoder, self._n_best = decoder, n_best
-        self._settings = decoder.settings._replace(drop_dominated=n_best == 1)
+        self._settings = decoder.settings
         self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
         self._blocks: list[np.ndarray] = []
         search.start(self._beam, self._tree, decoder.tables)
@@ -262,11 +259,10 @@ class Search:
 
     def _make_room(self, frames: int) -> None:
         """Make the tree large enough for one frame and probably for all."""
-        needed = int(self._beam.counts[NODES]) + self._settings.width + NODES_PER_FRAME * frames
-        if needed > len(self._tree):
-            bigger = new_tree(needed + len(self._tree))
-            bigger.view(np.uint8)[: self._tree.nbytes] = self._tree.view(np.uint8)
-            self._tree = bigger
+        counts, width = self._beam.counts, self._settings.width
+        self._tree = with_room(self._tree, int(counts[NODES]) + width + NODES_PER_FRAME * frames)
+        alternatives = with_room(self._beam.alternatives, int(counts[ALTERNATIVES]) + width)
+        self._beam = self._beam._replace(alternatives=alternatives)
 
     def leading(self) -> tuple[int, ...]:
         """The tokens of the prefix that leads at present; its last word may be unfinished."""
@@ -295,17 +291,18 @@ class Search:
         starts = [start for start, _ in word_slices(agreed, alphabet)]
         return agreed[: starts[certain]] if certain < len(starts) else agreed
 
-    def finish(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
+    def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
         """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards.
 
         Args:
             begin: tokens of `settled` that were handed out already: every hypothesis begins with them.
+            judge: whether their words are `judged`, too.
         """
         decoder, blocks = self._decoder, self._blocks
         if len(blocks) != 1:
             self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
         [y_TV] = blocks
-        return rank(
+        found = rank(
             self._beam,
             self._tree,
             y_TV,
@@ -315,6 +312,11 @@ class Search:
             n_best=self._n_best,
             begin=begin,
         )
+        return self.judged(found) if judge else found
+
+    def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+        """What `finish` gave, with the confidences of its words by all that could have been said instead."""
+        return judged(self._beam, self._tree, self._decoder.tables, hypotheses)
 
     def _tokens(self, node: int) -> tuple[int, ...]:
         return tuple(outcome.trace(self._tree, node).tolist())
@@ -332,19 +334,3 @@ def _check_pruning(
 
 def _available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> np.ndarray | None:
-    """(V,) what probabilities are multiplied by; None if by nothing.
-
-    Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
-    """
-    if prior is None or not weight:
-        return None
-    prior_V = np.array(list(prior), float)
-    if prior_V.shape != (outputs,) or not (prior_V >= 0).all() or not 0 <= weight <= 1:
-        raise DecodingError(
-            f"prior of {len(prior_V)} outputs with prior_weight={weight}: expected {outputs} shares, none "
-            "negative, and a weight from 0 to 1"
-        )
-    return np.maximum(prior_V, _RAREST) ** -weight

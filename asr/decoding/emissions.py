@@ -12,6 +12,9 @@ from asr.errors import DecodingError
 TOLERANCE = 0.02  # on Σ p of a frame: half-precision outputs are off by a per cent
 AXES = "(batch, time, outputs)"
 
+_RAREST = 1e-4
+"""Shares below are taken for this: of what is hardly ever said too little is known."""
+
 
 def check(
     log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], *, outputs: int | None = None
@@ -109,3 +112,19 @@ def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:
         f"[{float(frame.min()):.4g}, {float(frame.max()):.4g}]; if these are logits, apply log_softmax over "
         "the last axis; if they are log10, multiply by ln 10"
     )
+
+
+def prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> np.ndarray | None:
+    """(V,) what probabilities are multiplied by; None if by nothing.
+
+    Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
+    """
+    if prior is None or not weight:
+        return None
+    prior_V = np.array(list(prior), float)
+    if prior_V.shape != (outputs,) or not (prior_V >= 0).all() or not 0 <= weight <= 1:
+        raise DecodingError(
+            f"prior of {len(prior_V)} outputs with prior_weight={weight}: expected {outputs} shares, none "
+            "negative, and a weight from 0 to 1"
+        )
+    return np.maximum(prior_V, _RAREST) ** -weight

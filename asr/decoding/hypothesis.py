@@ -24,13 +24,15 @@ class Hypothesis:
     Attributes:
         tokens: outputs 1 … V−1, in order.
         frames: for each token its first frame and the frame after its last.
-        confidences: for each token the probability that it is right, in [0, 1].
+        confidences: for each token the highest probability that the model gives it, in [0, 1].
         log_prob: ln p(tokens | audio) as the decoder found it: for the best path the probability of that one
             path, for a beam the sum over the paths that it kept.
         score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`.
         lm_log_prob: ln P(words) by the language model, </s> included, before its weight; 0 without one.
         bonus: what words, hotwords and a model over outputs add, and unknown words take away.
         orthography: the words as they are written, where the tokens are phones and do not tell; else None.
+        word_confidences: for each word the probability that it is right, by all that a beam could have said
+            instead; None if the tokens alone must tell.
     """
 
     tokens: tuple[int, ...]
@@ -41,6 +43,7 @@ class Hypothesis:
     lm_log_prob: float = 0.0
     bonus: float = 0.0
     orthography: tuple[str, ...] | None = None
+    word_confidences: tuple[float, ...] | None = None
 
     def text(self, alphabet: Alphabet) -> str:
         """The words in writing: separated by one space, or by nothing in a script without spaces.
@@ -52,7 +55,9 @@ class Hypothesis:
         return write(self.tokens, alphabet) if self.orthography is None else " ".join(self.orthography)
 
     def words(self, alphabet: Alphabet) -> list[Word]:
-        """The words with their frames; a word is as sure as the least sure of its tokens.
+        """The words with their frames.
+
+        Where `word_confidences` does not say it, a word is as sure as the least sure of its tokens.
 
         >>> said = Hypothesis((2, 3, 1, 2), ((0, 1), (2, 4), (4, 5), (7, 8)), (0.9, 0.8, 0.7, 0.6), -1, -1)
         >>> said.words(Alphabet([" ", "a", "b"]))
@@ -60,9 +65,10 @@ class Hypothesis:
         """  # noqa: E501
         slices = list(word_slices(self.tokens, alphabet))
         texts = self.orthography or [alphabet.decode(self.tokens[first:end]) for first, end in slices]
+        sure = self.word_confidences or [min(self.confidences[first:end]) for first, end in slices]
         return [
-            Word(text, self.frames[first][0], self.frames[end - 1][1], min(self.confidences[first:end]))
-            for text, (first, end) in zip(texts, slices, strict=True)
+            Word(text, self.frames[first][0], self.frames[end - 1][1], confidence)
+            for text, (first, end), confidence in zip(texts, slices, sure, strict=True)
         ]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 # Beam.counts
-ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET = range(6)
+ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET, ALTERNATIVES = range(7)
 TINY = 1e-100
 
 # No reference counts: counting the arrays of a tuple in every call would cost more than the search. What is
@@ -28,6 +28,8 @@ NODE = np.dtype(
         ("hot", np.int32),  # state of the hotwords after the last complete word
         ("next_hot", np.int32),  # the same if the word ended here
         ("token_history", np.int32),  # state of the n-grams over outputs
+        ("alternative", np.int32),  # the one noted last; −1 if none
+        ("better", np.int32),  # the node that this one was dropped for last; −1 if it never was
         ("children", np.int64),  # bit (output mod 64) is set if there is a child by it
         ("close", np.float64),  # ln of the factor of ending the word here; NaN if not asked for yet
     ],
@@ -68,6 +70,15 @@ EXTENSION = np.dtype(
     align=True,
 )
 
+ALTERNATIVE = np.dtype(
+    [
+        ("node", np.int32),  # a prefix that was dropped, since another one has the same future and more mass
+        ("next", np.int32),  # the alternative to that other one that was noted before; −1 if none
+        ("ln", np.float64),  # ln of its share of that other one's mass
+    ],
+    align=True,
+)
+
 
 class Beam(NamedTuple):
     """The prefixes that are alive and the extensions under consideration.
@@ -79,8 +90,9 @@ class Beam(NamedTuple):
         seen, seen_at: (hash table) entries by their key, and the frame that put them there.
         present: (W, V) the last frame in which the extension by an output was in the beam itself.
         chosen: (V,) outputs to extend with in the present frame.
+        alternatives: ALTERNATIVE records; room for at least W more.
         counts: entries, nodes, extensions, frames so far, index of the best entry,
-            frames in a row in which nothing was extended.
+            frames in a row in which nothing was extended, alternatives.
         scale: (1,) ln of the scale: a mass m stands for m · exp(scale).
     """
 
@@ -91,6 +103,7 @@ class Beam(NamedTuple):
     seen_at: np.ndarray
     present: np.ndarray
     chosen: np.ndarray
+    alternatives: np.ndarray
     counts: np.ndarray
     scale: np.ndarray
 
@@ -102,13 +115,11 @@ class Settings(NamedTuple):
         width: prefixes that are kept.
         cut: mass below which a prefix is dropped, relative to the best.
         least_output: probability below which an output extends nothing, unless it is the frame's best; > 0.
-        drop_dominated: whether prefixes that can never be the best are dropped; they may be second best.
     """
 
     width: int
     cut: float
     least_output: float
-    drop_dominated: bool
 
 
 def new_beam(width: int, outputs: int) -> Beam:
@@ -122,7 +133,8 @@ def new_beam(width: int, outputs: int) -> Beam:
         seen_at=np.full(slots, -1, np.int64),
         present=np.full((width, outputs), -1, np.int32),
         chosen=np.empty(outputs, np.int32),
-        counts=np.zeros(6, np.int64),
+        alternatives=np.empty(width, ALTERNATIVE),
+        counts=np.zeros(7, np.int64),
         scale=np.zeros(1),
     )
 
@@ -130,3 +142,12 @@ def new_beam(width: int, outputs: int) -> Beam:
 def new_tree(nodes: int) -> np.ndarray:
     """A tree with room for so many nodes."""
     return np.empty(nodes, NODE)
+
+
+def with_room(records: np.ndarray, needed: int) -> np.ndarray:
+    """The same records, in a larger array if so many do not fit."""
+    if needed <= len(records):
+        return records
+    bigger = np.empty(needed + len(records), records.dtype)
+    bigger.view(np.uint8)[: records.nbytes] = records.view(np.uint8)  # fields one by one take longer
+    return bigger

@@ -1,17 +1,22 @@
 """From the prefixes that a search ends with to the hypotheses that it hands out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from asr.ctc import align, ctc_loss
-from asr.decoding import occurrence, outcome, search
+from asr.ctc import align, ctc_loss, required_frames
+from asr.decoding import agreement, alternatives, occurrence, outcome, search
 from asr.decoding.hypothesis import Hypothesis
-from asr.decoding.prefixes import Beam
+from asr.decoding.prefixes import FRAMES, Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
+
+DRAWN = 128  # labellings that the confidences are reckoned from
+_SCORED = 2  # texts for each of several that are wanted: they come in an order that is about right
+_LOOKED_AT = 16  # labellings for each that is wanted: many differ in the spaces at the ends alone
 
 
 def rank(
@@ -34,13 +39,14 @@ def rank(
         beam, tree: of a search that has taken all frames.
         y_TV: those frames, plain probabilities.
         words: see `spell_out`.
-        begin: what all prefixes must begin with. The best path takes part only if it does too.
+        begin: what all must begin with.
     """
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
 
     def add(tokens: np.ndarray) -> None:
-        if (labelling := tuple(tokens.tolist())) in known:
+        labelling = tuple(tokens.tolist())
+        if labelling in known or labelling[: len(begin)] != begin:
             return
         known.add(labelling)
         entries, log10_p, other = outcome.read(tokens, tables)
@@ -63,17 +69,39 @@ def rank(
         if text not in found or new.score > found[text].score:
             found[text] = new
 
-    scores = outcome.finish(beam, tree, tables)
-    for i in np.argsort(-scores, kind="stable"):
-        if len(found) == n_best or scores[i] == -math.inf:
+    for tokens in _candidates(beam, tree, tables, n_best):
+        if len(found) == (1 if n_best == 1 else _SCORED * n_best):
             break
-        add(outcome.trace(tree, beam.entries["node"][i]))
-    best_path = occurrence.best_path(y_TV)
-    if tuple(best_path[: len(begin)].tolist()) == begin:
-        add(best_path)
+        add(tokens)
+    add(occurrence.best_path(y_TV))
     if not found:
         add(max(_whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables), key=len))
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
+
+
+def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> Iterable[np.ndarray]:
+    """Labellings, probably best first; of one that is wanted those that the search ends with."""
+    scores = outcome.finish(beam, tree, tables)
+    if n_best > 1:
+        several = alternatives.best(beam, tree, scores, _LOOKED_AT * n_best).each()
+        return (tokens for tokens in several if required_frames(tokens.tolist()) <= beam.counts[FRAMES])
+    order = np.argsort(-scores, kind="stable")
+    return (outcome.trace(tree, beam.entries["node"][i]) for i in order if scores[i] > -math.inf)
+
+
+def judged(beam: Beam, tree: np.ndarray, tables: Tables, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+    """The hypotheses with the confidences of their words, unless the search has found nothing to say."""
+    drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN)
+    if not len(drawn.ends):
+        return hypotheses
+    numbers, ends = agreement.spelled(drawn, tables)
+
+    def sure(hypothesis: Hypothesis) -> tuple[float, ...]:
+        tokens = np.array(hypothesis.tokens, np.int64)
+        words, _ = agreement.spelled(alternatives.Labellings(tokens, np.array([len(tokens)])), tables)
+        return tuple(agreement.word_confidences(words, numbers, ends).tolist())
+
+    return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
 
 
 def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.prefixes import (
+    ALTERNATIVES,
     BEST,
     ENTRIES,
     EXTENSIONS,
@@ -42,7 +43,7 @@ from asr.machine.instructions import count_bits, prefetch
 def start(beam: Beam, tree: Any, tables: Tables) -> None:
     """Make the empty prefix, of mass one, the only one; the beam must be new."""
     root = tree[0]
-    root.parent = root.child = root.sibling = -1
+    root.parent = root.child = root.sibling = root.alternative = root.better = -1
     root.token = root.slot = root.children = 0
     root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
     root.hot, root.next_hot, root.token_history = 0, 0, tables.token_start
@@ -54,10 +55,12 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
 
 @compiled
 def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
-    """Take in frames of plain probabilities; how many, which is fewer than given if the tree is full."""
+    """Take in frames of plain probabilities; how many, which is fewer than given if an array is full."""
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
         if beam.counts[NODES] + settings.width > tree.shape[0]:
+            return t
+        if beam.counts[ALTERNATIVES] + settings.width > beam.alternatives.shape[0]:
             return t
         count = choose_outputs(y_V, settings.least_output, beam.chosen)
         beam.counts[FRAMES] += 1
@@ -72,8 +75,7 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
         if beam.counts[QUIET] > 1:
             _settle(beam)
         else:
-            if settings.drop_dominated:
-                drop_dominated(beam, tree)
+            drop_dominated(beam, tree, settings.cut)
             least, equals = least_mass(beam, best * settings.cut, settings.width)
             _compact(beam, tree, tables, least, equals)
         if best < TINY:
@@ -271,7 +273,7 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
         ngrams, word = tables.token_ngrams, tables.token_word[token]
         new.token_history = advance(ngrams, parent.token_history, word)[0]
     new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
-    parent.child, new.children = node, 0
+    parent.child, new.children, new.alternative, new.better = node, 0, -1, -1
     parent.children |= 1 << (token & 63)
     new.close = np.nan
     return node

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from asr.decoding.prefixes import ENTRIES, EXTENSIONS, FRAMES, Beam, inlined
+from asr.decoding.prefixes import ALTERNATIVES, ENTRIES, EXTENSIONS, FRAMES, Beam, inlined
 
 
 @inlined
@@ -24,10 +24,11 @@ def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
 
 
 @inlined
-def drop_dominated(beam: Beam, tree: Any) -> None:
+def drop_dominated(beam: Beam, tree: Any, cut: float) -> None:
     """Take the mass of prefixes that can never win: another has the same future and more of both masses.
 
-    A prefix whose parent is in the beam still gets inflow and is spared.
+    A prefix whose parent is in the beam still gets inflow and is spared. What is dropped is noted as an
+    alternative to the other.
     """
     mask, stamp = beam.seen.shape[0] - 1, beam.counts[FRAMES]
     for i in range(beam.counts[ENTRIES]):
@@ -44,15 +45,28 @@ def drop_dominated(beam: Beam, tree: Any) -> None:
             continue
         if one.new_blank >= other.new_blank and one.new_spoken >= other.new_spoken:
             beam.seen[h] = i
-            _drop(other)
+            _drop(other, one, beam, tree, cut)
         elif one.new_blank <= other.new_blank and one.new_spoken <= other.new_spoken:
-            _drop(one)
+            _drop(one, other, beam, tree, cut)
 
 
 @inlined
-def _drop(one: Any) -> None:
-    if one.parent < 0:
-        one.new_blank = one.new_spoken = 0.0
+def _drop(one: Any, other: Any, beam: Beam, tree: Any, cut: float) -> None:
+    """Drop `one` for the other, unless something still flows in, and note it, if it has some mass.
+
+    If its parent was dropped for the other's parent, then what came after that one can come after this.
+    """
+    if one.parent >= 0:
+        return
+    share = (one.new_blank + one.new_spoken) / (other.new_blank + other.new_spoken)
+    one.new_blank = one.new_spoken = 0.0
+    dropped, better = tree[one.node], tree[other.node]
+    dropped.better = other.node
+    if share > cut and tree[dropped.parent].better != better.parent:
+        new = beam.alternatives[beam.counts[ALTERNATIVES]]
+        new.node, new.next, new.ln = one.node, better.alternative, math.log(share)
+        better.alternative = beam.counts[ALTERNATIVES]
+        beam.counts[ALTERNATIVES] += 1
 
 
 @inlined

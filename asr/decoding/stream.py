@@ -5,7 +5,7 @@ What was found when the last block is in is what `greedy` and `BeamDecoder.decod
 where a beam has lost the better labelling of the best path, the beam's is kept, since it was handed out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
@@ -26,7 +26,8 @@ class Progress:
     Attributes:
         hypothesis: of all frames so far, as if they were all.
         settled: so many of its first tokens will be the first tokens at the end, whatever comes. A beam may
-            still move their frames, by one or two, and think again about their confidence.
+            still move their frames, by one or two, and think again about their confidence. How sure words
+            are that are not settled, their own tokens alone say.
     """
 
     hypothesis: Hypothesis
@@ -123,7 +124,8 @@ class BeamStream:
     """
 
     def __init__(self, decoder: "BeamDecoder") -> None:
-        self._search = decoder.begin()
+        self._search, self._alphabet = decoder.begin(), decoder.alphabet
+        self._confidences: tuple[float, ...] = ()  # of the words that are settled
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
         """What is believed with these frames behind those before.
@@ -134,12 +136,20 @@ class BeamStream:
         _check_axes(log_probs_TV)
         self._search.advance(log_probs_TV)
         settled = self._search.settled()
-        return Progress(self._search.finish(settled)[0], len(settled))
+        [best] = self._search.finish(settled, judge=False)
+        count = Progress(best, len(settled)).settled_words(self._alphabet)
+        if count > len(self._confidences):
+            self._confidences = self._sure(*self._search.judged([best]))[:count]
+        sure = self._confidences + self._sure(best)[len(self._confidences) :]
+        return Progress(replace(best, word_confidences=sure), len(settled))
 
     def finish(self) -> Hypothesis:
         """What was said in all."""
         [best] = self._search.finish(self._search.settled())
         return best
+
+    def _sure(self, hypothesis: Hypothesis) -> tuple[float, ...]:
+        return tuple(word.confidence for word in hypothesis.words(self._alphabet))
 
 
 def _check_axes(log_probs_TV: Tensor) -> None:
