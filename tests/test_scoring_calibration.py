@@ -7,7 +7,14 @@ from scipy.special import expit, logit
 
 from asr.errors import ScoringError
 from asr.scoring import score
-from asr.scoring.calibration import Calibration, expected_calibration_error, fit, judged_words, reliability
+from asr.scoring.calibration import (
+    Calibration,
+    expected_calibration_error,
+    fit,
+    judged_words,
+    normalised_cross_entropy,
+    reliability,
+)
 
 
 def too_sure(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -71,6 +78,23 @@ def test_words_are_right_if_the_alignment_matches_them() -> None:
     confidences_W, right_W = judged_words(found)
     assert confidences_W.tolist() == [0.9, 0.2, 0.8, 0.1]
     assert right_W.tolist() == [True, False, True, False]
+
+
+def test_the_normalised_cross_entropy_is_that_of_sclite() -> None:
+    confidences_W, right_W = np.array([0.95, 0.8, 0.3, 0.6, 0.9]), np.array([True, True, False, False, True])
+    most = -3 * np.log2(3 / 5) - 2 * np.log2(2 / 5)
+    told = np.log2([0.95, 0.8, 0.9]).sum() + np.log2([0.7, 0.4]).sum()
+    assert normalised_cross_entropy(confidences_W, right_W) == pytest.approx((most + told) / most)
+
+
+def test_confidences_that_say_nothing_tell_nothing_and_those_that_know_all() -> None:
+    right_W = np.array([True, True, True, False])
+    assert normalised_cross_entropy(np.full(4, 0.75), right_W) == pytest.approx(0)
+    assert normalised_cross_entropy(right_W.astype(float), right_W) == pytest.approx(1, abs=1e-5)
+    misled = normalised_cross_entropy(1.0 - right_W, right_W)
+    assert misled is not None and misled < -1
+    assert normalised_cross_entropy(np.ones(3), np.ones(3, bool)) is None
+    assert normalised_cross_entropy(np.zeros(0), np.zeros(0, bool)) is None
 
 
 def test_the_calibration_error_is_the_distance_in_each_bin() -> None:

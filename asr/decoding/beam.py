@@ -316,7 +316,8 @@ class Search:
 
     def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         """What `finish` gave, with the confidences of its words by all that could have been said instead."""
-        return judged(self._beam, self._tree, self._decoder.tables, hypotheses)
+        decoder = self._decoder
+        return judged(self._beam, self._tree, decoder.tables, decoder.alphabet, hypotheses)
 
     def _tokens(self, node: int) -> tuple[int, ...]:
         return tuple(outcome.trace(self._tree, node).tolist())

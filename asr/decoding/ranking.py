@@ -14,7 +14,7 @@ from asr.decoding.prefixes import FRAMES, Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
 
-DRAWN = 128  # labellings that the confidences are reckoned from
+DRAWN = 64  # labellings that the confidences are reckoned from
 _SCORED = 2  # texts for each of several that are wanted: they come in an order that is about right
 _LOOKED_AT = 16  # labellings for each that is wanted: many differ in the spaces at the ends alone
 
@@ -89,7 +89,9 @@ def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> It
     return (outcome.trace(tree, beam.entries["node"][i]) for i in order if scores[i] > -math.inf)
 
 
-def judged(beam: Beam, tree: np.ndarray, tables: Tables, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+def judged(
+    beam: Beam, tree: np.ndarray, tables: Tables, alphabet: Alphabet, hypotheses: list[Hypothesis]
+) -> list[Hypothesis]:
     """The hypotheses with the confidences of their words, unless the search has found nothing to say."""
     drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN)
     if not len(drawn.ends):
@@ -99,7 +101,8 @@ def judged(beam: Beam, tree: np.ndarray, tables: Tables, hypotheses: list[Hypoth
     def sure(hypothesis: Hypothesis) -> tuple[float, ...]:
         tokens = np.array(hypothesis.tokens, np.int64)
         words, _ = agreement.spelled(alternatives.Labellings(tokens, np.array([len(tokens)])), tables)
-        return tuple(agreement.word_confidences(words, numbers, ends).tolist())
+        peaks = [word.confidence for word in hypothesis.words(alphabet)]
+        return agreement.confidences(agreement.shares(words, numbers, ends), peaks)
 
     return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
 

@@ -5,10 +5,11 @@ all confidences be too high or too low together. Both are fitted on a developmen
 with a prior around no change that matters only for few words.
 
 The expected calibration error is the mean distance between confidence and share of right words in ten bins of
-equal width, weighted by their words.
+equal width, weighted by their words. It is low, too, where every word has the same confidence: how far they
+tell right words from wrong ones the normalised cross-entropy says.
 
 Source: Platt 1999 (slope and bias); Guo et al. 2017, "On calibration of modern neural networks" (temperature,
-expected calibration error).
+expected calibration error); Siu et al. 1997, and NIST's sclite (normalised cross-entropy).
 """
 
 from collections.abc import Sequence
@@ -116,6 +117,24 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
     """Mean distance between confidence and accuracy over the words of the bins, 0 … 1."""
     words = sum(b.words for b in bins)
     return sum(b.words * abs(b.confidence - b.accuracy) for b in bins) / max(words, 1)
+
+
+def normalised_cross_entropy(confidences_W: np.ndarray, right_W: np.ndarray) -> float | None:
+    """What the confidences tell of which words are right, as a share of all there is to tell.
+
+    1 if they know, 0 if they tell no more than the share of right words does, below if they mislead; None
+    if there is nothing to tell, because all words are right or all are wrong.
+
+    >>> round(normalised_cross_entropy(np.array([0.9, 0.9, 0.1]), np.array([True, True, False])), 2)
+    0.83
+    """
+    share = float(np.mean(right_W)) if len(right_W) else 0.0
+    if not 0 < share < 1:
+        return None
+    sure_W = np.clip(confidences_W, _LEAST, 1 - _LEAST)
+    told = -np.log(np.where(right_W, sure_W, 1 - sure_W)).mean()
+    untold = -share * np.log(share) - (1 - share) * np.log1p(-share)
+    return float(1 - told / untold)
 
 
 def _newton(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:

@@ -18,7 +18,12 @@ from asr.errors import ScoringError
 from asr.scoring import breakdown, charts
 from asr.scoring.alignment import AlignedUtterance
 from asr.scoring.breakdown import Recall
-from asr.scoring.calibration import expected_calibration_error, judged_words, reliability
+from asr.scoring.calibration import (
+    expected_calibration_error,
+    judged_words,
+    normalised_cross_entropy,
+    reliability,
+)
 from asr.scoring.intervals import CONFIDENCE, RESAMPLES
 from asr.scoring.word_errors import Score
 
@@ -144,7 +149,11 @@ def _cards(score: Score, recalls: Sequence[Recall], history: Sequence[dict[str, 
         bins = reliability(confidences_W, right_W)
         note = (
             f"Share of right words against the confidence they were given; on the dashed line they agree. "
-            f"Expected calibration error {expected_calibration_error(bins):.1%} over {len(right_W):,} words."
+            f"Expected calibration error {expected_calibration_error(bins):.1%} over {len(right_W):,} words"
+        )
+        told = normalised_cross_entropy(confidences_W, right_W)
+        note += (
+            "." if told is None else f"; normalised cross-entropy {told:.2f} (1: they know which are right)."
         )
         cards.append(_card("Calibration", note, charts.calibration(bins)))
     if recalls:
