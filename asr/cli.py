@@ -285,14 +285,22 @@ def export(
 @app.command()
 def combine(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="Bundles of the same outputs and features.")
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Bundles of the same outputs; or transcripts, .ctm or .jsonl."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],
 ) -> None:
-    """Make one model of several, which hears with all of them and mostly errs less than each."""
-    from asr.jobs.combine import combine_bundles
+    """Make one model of several, which mostly errs less than each; or one transcript, by a vote on words."""
+    from asr.jobs.vote import SUFFIXES, vote_files
 
-    combine_bundles(models, output)
+    if all(Path(model).suffix in SUFFIXES for model in models):
+        vote_files([Path(model) for model in models], output)
+    else:
+        from asr.jobs.combine import combine_bundles
+
+        combine_bundles(models, output)
 
 
 @app.command()

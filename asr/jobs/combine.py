@@ -1,4 +1,4 @@
-"""`asr combine`: several bundles → one that hears with all of them."""
+"""`asr combine`: several bundles → one that hears with all of them; transcripts are for `asr.jobs.vote`."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -1,0 +1,110 @@
+"""`asr combine` of transcripts: what several recognisers wrote for the same recordings → a vote on each word.
+
+A file is a CTM, or JSON lines as `asr run` (`test.hypotheses.jsonl`) and `asr transcribe -f jsonl` with
+`--word_timestamps` write them, or whisper's own: words with times and confidences, under the keys of these.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asr.corpus.files import whole_file
+from asr.errors import ScoringError
+from asr.jobs.console import say
+from asr.jobs.formats import to_ctm
+from asr.scoring import transcripts
+from asr.scoring.voting import HeardWord, vote
+from asr.scoring.word_errors import some
+from asr.transcript import Transcript, Word
+
+SUFFIXES = (".ctm", ".jsonl")
+
+
+def vote_files(files: Sequence[Path], output: Path) -> None:
+    """Write the vote of the transcripts to `output`, a `.ctm` or `.jsonl` file.
+
+    A recording that a CTM does not name has no words there; JSON lines must have the same recordings.
+
+    Raises:
+        ScoringError: a file or line that is wrong, words without confidences, other recordings.
+    """
+    if output.suffix not in SUFFIXES:
+        raise ScoringError(f"{output}: a vote on transcripts is written as {' or '.join(SUFFIXES)}")
+    heard = [_read(path) for path in files]
+    names = list(dict.fromkeys(name for recordings in heard for name in recordings))
+    for path, recordings in zip(files, heard, strict=True):
+        if path.suffix == ".jsonl" and (absent := [name for name in names if name not in recordings]):
+            raise ScoringError(f"{path} lacks recordings that others have: {some(absent)}")
+    changed = 0
+    with whole_file(output) as file:
+        for name in names:
+            texts = [recordings.get(name, ([], {}))[0] for recordings in heard]
+            words = vote(texts)
+            changed += [w.text for w in words] != [w.text for w in texts[0]]
+            facts = heard[0].get(name, ([], {}))[1]
+            file.write(_ctm(name, words) if output.suffix == ".ctm" else _json(name, words, facts))
+    say(f"{output}: {len(names):,} recordings; {changed:,} texts differ from those of {files[0]}")
+
+
+def _read(path: Path) -> dict[str, tuple[list[HeardWord], dict[str, Any]]]:
+    """For each recording its words, and what else JSON says of it."""
+    lines = transcripts.read_lines(path)
+    if path.suffix == ".ctm":
+        words = transcripts.parse(path, lines, "ctm", is_hypothesis=True)
+        return {
+            name: ([_of_ctm(e) for e in spoken], {}) for (name, _), spoken in transcripts.group_words(words)
+        }
+    if path.suffix != ".jsonl":
+        raise ScoringError(f"{path}: expected transcripts as {' or '.join(SUFFIXES)}")
+    found: dict[str, tuple[list[HeardWord], dict[str, Any]]] = {}
+    for entry, line in zip(
+        transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
+    ):
+        facts = json.loads(line)
+        name = entry.id or facts.get("audio")
+        if name is None or name in found:
+            raise ScoringError(f"{entry.place}: expected an id, or the audio, of a recording of its own")
+        found[str(name)] = list(_of_json(facts, entry)), facts
+    return found
+
+
+def _of_ctm(entry: transcripts.Entry) -> HeardWord:
+    if entry.confidences is None:
+        raise ScoringError(f"{entry.place}: a word without a confidence; no vote can be weighed without one")
+    return HeardWord(entry.text, entry.start_s, entry.start_s + (entry.duration_s or 0.0), *entry.confidences)
+
+
+def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[HeardWord]:
+    """The words of a line, which must be those of its text."""
+    words = facts.get("words") or [w for s in facts.get("segments") or [] for w in s.get("words") or []]
+    try:
+        found = [
+            HeardWord(w["word"].strip(), w["start"], w["end"], w["probability"])
+            if isinstance(w, dict)
+            else HeardWord(*w)
+            for w in words
+        ]
+    except (KeyError, TypeError) as error:
+        raise ScoringError(f"{entry.place}: expected words with start, end and probability") from error
+    if "".join(w.text for w in found) != "".join(entry.text.split()):
+        raise ScoringError(
+            f"{entry.place}: {len(found)} words for the text {entry.text[:60]!r}; expected its words with "
+            "times and confidences, as --word_timestamps writes them"
+        )
+    yield from found
+
+
+def _ctm(name: str, words: Sequence[HeardWord]) -> str:
+    return to_ctm(Transcript("", tuple(Word(*word) for word in words)), name=name)
+
+
+def _json(name: str, words: Sequence[HeardWord], facts: dict[str, Any]) -> str:
+    """A line as `asr run` writes it, with the reference if the first file has one."""
+    kept = ("audio_filepath", "duration", "speaker", *(["text"] if "pred_text" in facts else []))
+    line = {"id": name} | {key: facts[key] for key in kept if key in facts}
+    text = str(facts.get("pred_text", facts.get("text", " ")))
+    joint = " " if " " in text or len(words) < 2 else ""
+    line["pred_text"] = joint.join(w.text for w in words)
+    line["words"] = [[w.text, w.start_s, w.end_s, round(w.confidence, 4)] for w in words]
+    return json.dumps(line, ensure_ascii=False) + "\n"

@@ -1,0 +1,94 @@
+"""One text of several that recognisers wrote for the same recording: a vote, word by word.
+
+The texts are aligned one after the other into *slots*, each of which holds a word, or nothing, of every text.
+In each slot the word with the highest sum of confidences wins; who says nothing there is half sure of it.
+
+Source: Fiscus 1997, "A post-processing system to yield reduced word error rates: ROVER".
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+SILENCE = 0.5
+"""Confidence of a text that has no word in a slot."""
+
+
+class HeardWord(NamedTuple):
+    """A word as one recogniser heard it; times in seconds, confidence 0 … 1."""
+
+    text: str
+    start_s: float
+    end_s: float
+    confidence: float
+
+
+Slot = list[HeardWord | None]
+"""What each text has, in the order of the texts."""
+
+
+def vote(texts: Sequence[Sequence[HeardWord]]) -> list[HeardWord]:
+    """The words that most confidence stands behind, with the times of the surest who heard them.
+
+    Their confidence is the sum of those who heard them over the number of texts. Of equal ones the first
+    text's is taken; all of a slot where one text says a word and another nothing is decided the same way.
+
+    >>> def said(text, *sure):
+    ...     return [HeardWord(w, i, i + 1.0, c) for i, (w, c) in enumerate(zip(text.split(), sure))]
+    >>> [w.text for w in vote([said("a red fox", 0.9, 0.4, 0.9), said("the bed fox", 0.5, 0.8, 0.7)])]
+    ['a', 'bed', 'fox']
+    """
+    words = [_winner(slot, len(texts)) for slot in align(texts)]
+    return [word for word in words if word is not None]
+
+
+def align(texts: Sequence[Sequence[HeardWord]]) -> list[Slot]:
+    """The slots of all texts, in order."""
+    slots: list[Slot] = []
+    for n, text in enumerate(texts):
+        slots = _merge(slots, text, before=n)
+    return slots
+
+
+def _merge(slots: list[Slot], text: Sequence[HeardWord], *, before: int) -> list[Slot]:
+    """The slots with one text more, aligned with the fewest edits.
+
+    A word costs nothing in a slot that has it, and no word nothing in one that some text has no word in.
+    """
+    known = [{word.text if word else None for word in slot} for slot in slots]
+    costs = np.zeros((len(slots) + 1, len(text) + 1), np.int64)
+    skips = [None not in words for words in known]
+    costs[1:, 0] = np.cumsum(skips)
+    costs[0, 1:] = np.arange(1, len(text) + 1)
+    for i, words in enumerate(known):
+        for j, word in enumerate(text):
+            costs[i + 1, j + 1] = min(
+                costs[i, j] + (word.text not in words), costs[i, j + 1] + skips[i], costs[i + 1, j] + 1
+            )
+    merged: list[Slot] = []
+    i, j = len(slots), len(text)
+    while i or j:
+        if i and j and costs[i, j] == costs[i - 1, j - 1] + (text[j - 1].text not in known[i - 1]):
+            i, j = i - 1, j - 1
+            merged.append([*slots[i], text[j]])
+        elif i and costs[i, j] == costs[i - 1, j] + skips[i - 1]:
+            i -= 1
+            merged.append([*slots[i], None])
+        else:
+            j -= 1
+            merged.append([*[None] * before, text[j]])
+    return merged[::-1]
+
+
+def _winner(slot: Slot, count: int) -> HeardWord | None:
+    """The word of a slot that wins, or None if nothing does."""
+    sums: dict[str | None, float] = {}
+    for word in slot:
+        text, confidence = (word.text, word.confidence) if word else (None, SILENCE)
+        sums[text] = sums.get(text, 0.0) + confidence
+    best = max(sums, key=lambda text: sums[text])
+    if best is None:
+        return None
+    surest = max((w for w in slot if w and w.text == best), key=lambda w: w.confidence)
+    return surest._replace(confidence=sums[best] / count)

@@ -1,0 +1,122 @@
+"""A vote on the words of several transcripts: who wins, and what files it takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
+
+from asr.cli import app
+from asr.errors import ScoringError
+from asr.jobs.vote import vote_files
+from asr.scoring.voting import HeardWord, align, vote
+
+
+def said(text: str, *confidences: float) -> list[HeardWord]:
+    """Words a second long, all as sure as the last that is given."""
+    sure = [*confidences, *[confidences[-1]] * len(text.split())]
+    return [HeardWord(word, i, i + 1.0, c) for i, (word, c) in enumerate(zip(text.split(), sure))]  # noqa: B905
+
+
+def winner(*texts: list[HeardWord]) -> str:
+    return " ".join(word.text for word in vote(texts))
+
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=8).map(" ".join)
+
+
+@given(TEXTS, TEXTS)
+def test_two_texts_are_aligned_with_the_fewest_edits(one: str, other: str) -> None:
+    slots = align([said(one, 0.9), said(other, 0.9)])
+    assert " ".join(slot[0].text for slot in slots if slot[0]) == one
+    assert " ".join(slot[1].text for slot in slots if slot[1]) == other
+    wrong = sum((slot[0] and slot[0].text) != (slot[1] and slot[1].text) for slot in slots)
+    assert wrong == Levenshtein.distance(one.split(), other.split())
+
+
+@given(TEXTS, st.integers(1, 4))
+def test_what_all_say_is_said(text: str, count: int) -> None:
+    [*words] = vote([said(text, 0.6)] * count)
+    assert [w.text for w in words] == text.split()
+    assert all(w.confidence == pytest.approx(0.6) for w in words)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_every_text_stands_in_the_slots_in_its_order(texts: list[str]) -> None:
+    slots = align([said(text, 0.5) for text in texts])
+    for n, text in enumerate(texts):
+        assert " ".join(word.text for slot in slots if (word := slot[n])) == text
+
+
+def test_the_surer_word_wins_and_two_that_agree_outvote_a_surer_one() -> None:
+    assert winner(said("the cat", 0.9, 0.4), said("the hat", 0.9, 0.8)) == "the hat"
+    assert winner(said("the cat", 0.6), said("the hat", 0.9), said("the cat", 0.5)) == "the cat"
+
+
+def test_a_word_that_others_have_not_needs_more_confidence_than_their_silence() -> None:
+    assert winner(said("yes well no", 0.9, 0.6, 0.9), said("yes no", 0.9)) == "yes well no"
+    assert winner(said("yes well no", 0.9, 0.4, 0.9), said("yes no", 0.9)) == "yes no"
+    assert winner(said("yes well no", 0.9, 0.8, 0.9), said("yes no", 0.9), said("yes no", 0.9)) == "yes no"
+
+
+def test_times_are_those_of_the_surest_and_confidence_is_the_mean_of_all() -> None:
+    one, two = HeardWord("a", 0.0, 0.5, 0.6), HeardWord("a", 0.1, 0.4, 0.8)
+    assert vote([[one], [two], []]) == [HeardWord("a", 0.1, 0.4, pytest.approx(1.4 / 3))]
+    assert vote([[], []]) == [] and vote([]) == []
+
+
+def line(name: str, text: str, confidence: float, **more: object) -> str:
+    words = [[w, i, i + 0.5, confidence] for i, w in enumerate(text.split())]
+    return json.dumps({"id": name, "pred_text": text, "text": "what was said", "words": words, **more}) + "\n"
+
+
+def test_files_of_any_kind_are_voted_on_and_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.jsonl").write_text(line("u1", "the cat sat", 0.4, duration=3.0) + line("u2", "", 0.4))
+    spoken = [("the", 0.9), ("hat", 0.8), ("sat", 0.9)]
+    Path("b.ctm").write_text("".join(f"u1 1 {i} 0.5 {w} {c}\n" for i, (w, c) in enumerate(spoken)))
+    words = [{"word": f" {w}", "start": 0, "end": 1, "probability": 0.3} for w in ("the", "bat")]
+    whisper = {"audio": "u1", "text": " the bat", "segments": [{"words": words}]}
+    Path("c.jsonl").write_text(json.dumps(whisper) + "\n" + json.dumps({"id": "u2", "text": ""}) + "\n")
+    with pytest.raises(SystemExit) as end:
+        app(["combine", "a.jsonl", "b.ctm", "c.jsonl", "-o", "d.jsonl"])
+    assert end.value.code == 0
+    first, second = map(json.loads, Path("d.jsonl").read_text().splitlines())
+    assert (first["pred_text"], first["text"], first["duration"]) == ("the hat sat", "what was said", 3.0)
+    assert [w[0] for w in first["words"]] == ["the", "hat", "sat"]
+    assert (second["id"], second["pred_text"], second["words"]) == ("u2", "", [])
+    vote_files([Path("d.jsonl"), Path("b.ctm")], Path("e.ctm"))
+    assert [row.split()[4] for row in Path("e.ctm").read_text().splitlines()] == ["the", "hat", "sat"]
+
+
+def test_texts_of_scripts_without_spaces_stay_without(tmp_path: Path) -> None:
+    words = [[c, i, i + 1, 0.9] for i, c in enumerate("今天")]
+    (tmp_path / "a.jsonl").write_text(json.dumps({"id": "u", "pred_text": "今天", "words": words}) + "\n")
+    vote_files([tmp_path / "a.jsonl"] * 2, tmp_path / "b.jsonl")
+    assert json.loads((tmp_path / "b.jsonl").read_text())["pred_text"] == "今天"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("b.ctm", "u1 1 0.0 0.5 the\n", "b.ctm, line 1: a word without a confidence"),
+        ("b.jsonl", '{"id": "u1", "text": "the cat"}\n', "0 words for the text 'the cat'"),
+        ("b.jsonl", line("u2", "the", 0.5), "a.jsonl lacks recordings that others have: 'u2'"),
+        ("b.jsonl", '{"id": "u1", "text": "a", "words": [["a", 0]]}\n', "expected words with start, end"),
+        ("b.jsonl", line("u1", "a", 0.5) * 2, "stands already"),
+        ("b.jsonl", '{"text": "a"}\n', "expected an id"),
+        ("b.txt", "the cat\n", "expected transcripts as .ctm or .jsonl"),
+    ],
+)
+def test_what_cannot_be_voted_on_is_refused_with_its_place(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(line("u1", "the cat", 0.5))
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ScoringError, match=message):
+        vote_files([tmp_path / "a.jsonl", tmp_path / name], tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    with pytest.raises(ScoringError, match="is written as"):
+        vote_files([tmp_path / "a.jsonl"], tmp_path / "out.txt")
