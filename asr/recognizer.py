@@ -22,7 +22,7 @@ from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, joint, obstacles, silent_outputs
 from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
-from asr.transcript import Partial, Segment, Transcript, Word
+from asr.transcript import Partial, Segment, Transcript, transcript_of
 from asr.voice import VoiceDetector, pause_finder
 
 if TYPE_CHECKING:
@@ -236,6 +236,16 @@ class Recognizer:
                 raise outcome
             yield outcome
 
+    def n_best(self, source: Source, count: int, **settings: Any) -> list[Transcript]:
+        """At most `count` transcripts of one short recording, of different texts, the most probable first.
+
+        Arguments and errors as for `transcribe`; the decoder is the beam, which hears all of it at once.
+        """
+        samples = samples_of(source, self.rate_hz)
+        decoder = self._chooser.decoder(Choice("beam", self.alphabet, self.decoder, self.lm, settings))
+        [found] = decoder.decode(*self.log_probs([samples]), n_best=2 if count == 1 else count)
+        return [self.transcript(h, len(samples) / self.rate_hz) for h in found[:count]]
+
     def outcomes(
         self,
         sources: Iterable[Source],
@@ -267,19 +277,9 @@ class Recognizer:
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis with frames turned into seconds and confidences calibrated."""
-        calibrated = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
-        words = tuple(
-            Word(
-                w.text,
-                round(min(w.start_frame * self.frame_s, duration_s), 3),
-                round(min(w.end_frame * self.frame_s, duration_s), 3),
-                round(float(calibrated(w.confidence)), 4),
-            )
-            for w in hypothesis.words(self.alphabet)
-        )
-        text = hypothesis.text(self.alphabet)
-        segments = (Segment(text, words[0].start_s, words[-1].end_s, words),) if words else ()
-        return Transcript(text, words, segments, duration_s, hypothesis.log_prob)
+        calibration = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
+        where = {"frame_s": self.frame_s, "duration_s": duration_s}
+        return transcript_of(hypothesis, self.alphabet, calibration=calibration, **where)
 
     def targets(self, text: str) -> list[int]:
         """The outputs that spell `text` after the model's normalisation.

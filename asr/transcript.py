@@ -1,6 +1,13 @@
 """What a recogniser hands over: text, words with times and confidence, segments. Times are in seconds."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asr.scoring.calibration import Calibration
+from asr.text import Alphabet
+
+if TYPE_CHECKING:
+    from asr.decoding import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,29 @@ class Transcript:
             for w in self.words
         )
         return Segment(self.text.strip(), words[0].start_s, words[-1].end_s, words)
+
+
+def transcript_of(
+    hypothesis: "Hypothesis",
+    alphabet: Alphabet,
+    *,
+    frame_s: float,
+    duration_s: float,
+    calibration: Calibration,
+) -> Transcript:
+    """The hypothesis of a recording of `duration_s`, in seconds and with calibrated confidences."""
+    words = tuple(
+        Word(
+            w.text,
+            round(min(w.start_frame * frame_s, duration_s), 3),
+            round(min(w.end_frame * frame_s, duration_s), 3),
+            round(float(calibration(w.confidence)), 4),
+        )
+        for w in hypothesis.words(alphabet)
+    )
+    text = hypothesis.text(alphabet)
+    segments = (Segment(text, words[0].start_s, words[-1].end_s, words),) if words else ()
+    return Transcript(text, words, segments, duration_s, hypothesis.log_prob)
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,17 @@ def test_confidences_are_calibrated_as_the_settings_say(model):
     assert softer == pytest.approx(expected, abs=1e-3)
 
 
+def test_the_best_of_several_are_different_and_the_likeliest_is_first(model):
+    found = model.n_best(WAVES[0], 6, beam_width=8)
+    assert len({t.text for t in found}) == len(found) == 6
+    by_exact = [model.log_prob(WAVES[0], t.text) for t in found]
+    assert by_exact == sorted(by_exact, reverse=True)  # no language model: nothing else counts
+    assert all(len(t.words) == len(t.text.split()) for t in found)
+    assert [t.text for t in model.n_best(WAVES[0], 1, beam_width=8)] == [found[0].text]
+    with pytest.raises(DecodingError, match="n_best=0"):
+        model.n_best(WAVES[0], 0)
+
+
 def test_a_model_of_phones_writes_words_and_travels_with_its_lexicon(tmp_path):
     lexicon = Lexicon({"bee": [("b", "iː")], "be": [("b", "iː")], "dab": [("d", "æ", "b")]})
     alphabet = Alphabet.from_texts(["bee dab be"], lexicon=lexicon)
