@@ -3,6 +3,8 @@
 A prefix is dropped as soon as another one has the same future and more mass. So a beam ends with few
 different beginnings, though it has seen many. What was dropped is put in again here: the prefix, then
 whatever followed the other one. It is as much less probable than that as it was when it was dropped.
+Alternatives have numbers in the order in which they were noted: at the nodes of a prefix that was put in by
+one of them, only those of lower numbers had been noted when it was still alive.
 
 Source: k shortest paths by their deviations, after Eppstein 1998.
 """
@@ -15,7 +17,9 @@ import numpy as np
 from numba import njit
 
 from asr.decoding.outcome import trace
-from asr.decoding.prefixes import ENTRIES, NODES, Beam
+from asr.decoding.prefixes import ALTERNATIVES, NODES, Beam
+
+_SWEEPS = 4
 
 
 class Labellings(NamedTuple):
@@ -38,20 +42,21 @@ class Labellings(NamedTuple):
 def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     """At most `count` labellings, probably the best, best first.
 
-    A way is a prefix, and what it takes over: the end of another way, from behind one of its nodes on. One
-    deviates from it at the nodes of its prefix. The same labelling may come by several ways: one deviates
-    at each of its nodes once. A prefix that is put in again can be too long for the frames there are.
+    A way is a prefix, and what it takes over: the end of another way, from behind one of its nodes on, and
+    the number of the alternative that led there. One deviates from it at the nodes of its prefix. The same
+    labelling may come by several ways: one deviates at each of its nodes once. A prefix that is put in again
+    can be too long for the frames there are.
 
     Args:
         beam, tree: of a search that has taken all frames.
         scores: (entries,) of the prefixes of the beam as whole utterances.
     """
-    ways: Any = [(0, 0, 0)]
+    ways: Any = [(0, 0, 0, 0)]
     heap, depths = [(0.0, 0)][:0], {np.int64(0): 0}
     for i in range(len(scores)):
         if scores[i] > -np.inf:
             heap.append((-scores[i], len(ways)))
-            ways.append((np.int64(beam.entries[i].node), 0, 0))
+            ways.append((np.int64(beam.entries[i].node), 0, 0, beam.counts[ALTERNATIVES]))
     heapq.heapify(heap)
     tokens: Any = [np.int64(0)][:0]
     ends: Any = [np.int64(0)][:0]
@@ -69,25 +74,34 @@ def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
         else:
             del tokens[first:]
         for _ in range(depth - max(known, 0)):
-            at = np.int64(tree[node].alternative)
+            at = _before(ways[way][3], beam, tree, node)
             while at >= 0:
                 one = beam.alternatives[at]
                 heapq.heappush(heap, (behind - one.ln, len(ways)))
-                ways.append((np.int64(one.node), way, node))
+                ways.append((np.int64(one.node), way, node, at))
                 at = np.int64(one.next)
             node = np.int64(tree[node].parent)
     return Labellings(np.array(tokens, np.int64), np.array(ends, np.int64))
 
 
 @njit(nogil=True, cache=True)
+def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
+    """The last alternative of a node with a lower number, or −1."""
+    at = np.int64(tree[node].alternative)
+    while at >= number:
+        at = np.int64(beam.alternatives[at].next)
+    return at
+
+
+@njit(nogil=True, cache=True)
 def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
     """Append the outputs of a way: of its prefix, how many is returned, then of what it takes over."""
-    node, other, behind = ways[way]
+    node, other, behind, _ = ways[way]
     prefix = trace(tree, node)
     tokens.extend(prefix)
     while other:
         first = len(tokens)
-        node, other, next_behind = ways[other]
+        node, other, next_behind, _ = ways[other]
         while node != behind:
             tokens.append(np.int64(tree[node].token))
             node = np.int64(tree[node].parent)
@@ -109,24 +123,27 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
 
     The same search always gives the same. Arguments as for `best`.
     """
-    masses, turns = _masses(beam, tree)
-    sums = np.cumsum(np.exp(scores - np.max(scores)) * masses[beam.entries["node"][: len(scores)]])
+    masses = _masses(beam, tree)
+    weights = scores + masses[beam.entries["node"][: len(scores)]]
+    sums = np.cumsum(np.exp(weights - np.max(weights)))
     if not sums[-1] > 0.0:
         count = 0
     tokens, ends, random = [np.int64(0)][:0], np.empty(count, np.int64), np.uint64(0)
     for k in range(count):
         first = len(tokens)
+        number: Any = beam.counts[ALTERNATIVES]
         node = np.int64(beam.entries[np.searchsorted(sums, (k + 0.5) / count * sums[-1])].node)
         while node > 0:
-            at = np.int64(tree[node].alternative)
+            at = _before(number, beam, tree, node)
             if at >= 0:  # Knuth's linear congruential generator
                 random = random * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-            left = np.float64(random >> np.uint64(11)) * 2.0**-53 * masses[node]
-            other = np.int64(-1)
+            left, other = np.float64(random >> np.uint64(11)) * 2.0**-53, np.int64(-1)
             while at >= 0 and other < 0:
                 one = beam.alternatives[at]
-                left -= math.exp(one.ln) * masses[one.node] if turns[one.node] < turns[node] else 0.0
-                other, at = np.int64(one.node) if left < 0.0 else other, np.int64(one.next)
+                left -= math.exp(one.ln + masses[one.node] - masses[node])
+                if left < 0.0:
+                    other, number = np.int64(one.node), at
+                at = np.int64(one.next)
             if other < 0:
                 tokens.append(np.int64(tree[node].token))
                 other = np.int64(tree[node].parent)
@@ -137,44 +154,20 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
 
 
 @njit(nogil=True, cache=True)
-def _masses(beam: Beam, tree: Any) -> tuple[Any, Any]:
-    """How much more mass each prefix of the beam would have if nothing had been dropped.
+def _masses(beam: Beam, tree: Any) -> Any:
+    """(nodes,) ln of how much more mass each prefix would have if nothing had been dropped.
 
-    Two prefixes may have been dropped for each other, one after the other: then one of them counts for
-    nothing in the other, whose turn comes first.
-
-    Returns (nodes,) that for the beam and what it hangs on, 0 for others; and (nodes,) the turns.
+    What was dropped for a prefix may have come later than that, may even begin with it, or the two may have
+    been dropped for each other, one after the other. So the nodes are gone through several times, in the
+    order in which they came, which has each behind its parent.
     """
-    nodes = beam.counts[NODES]
-    masses, turns, is_open, turn = np.zeros(nodes), np.full(nodes, nodes), np.zeros(nodes, np.bool_), 0
-    masses[0], turns[0], is_open[0] = 1.0, -1, True
-    stack: Any = [np.int64(node) for node in beam.entries["node"][: beam.counts[ENTRIES]]]
-    while len(stack):
-        node, depth = stack[-1], len(stack)
-        if not is_open[node]:
-            is_open[node] = True
-            _push_what_it_needs(stack, is_open, beam, tree, node)
-        if len(stack) > depth:
-            continue
-        stack.pop()
-        if turns[node] == nodes:
-            masses[node], turns[node], turn = masses[tree[node].parent], turn, turn + 1
-            at = np.int64(tree[node].alternative)
+    masses = np.zeros(beam.counts[NODES])
+    for _ in range(_SWEEPS):
+        for node in range(1, len(masses)):
+            total, at = masses[tree[node].parent], np.int64(tree[node].alternative)
             while at >= 0:
                 one = beam.alternatives[at]
-                masses[node] += math.exp(one.ln) * masses[one.node]
+                total = np.logaddexp(total, one.ln + masses[one.node])
                 at = np.int64(one.next)
-    return masses, turns
-
-
-@njit(nogil=True, cache=True)
-def _push_what_it_needs(stack: Any, is_open: Any, beam: Beam, tree: Any, node: int) -> None:
-    """Put the parent and the alternatives of a node on the stack, but those that are open."""
-    if not is_open[tree[node].parent]:
-        stack.append(np.int64(tree[node].parent))
-    at = np.int64(tree[node].alternative)
-    while at >= 0:
-        one = beam.alternatives[at]
-        if not is_open[one.node]:
-            stack.append(np.int64(one.node))
-        at = np.int64(one.next)
+            masses[node] = total
+    return masses
