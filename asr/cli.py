@@ -287,7 +287,7 @@ def combine(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="Bundles of the same outputs; or transcripts, .ctm or .jsonl."
+            metavar="MODEL...", help="Bundles of the same outputs; or transcripts, .ctm, .jsonl, .json."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],

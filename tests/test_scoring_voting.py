@@ -91,6 +91,19 @@ def test_files_of_any_kind_are_voted_on_and_scored(tmp_path: Path, monkeypatch: 
     assert [row.split()[4] for row in Path("e.ctm").read_text().splitlines()] == ["the", "hat", "sat"]
 
 
+def test_the_json_of_one_recording_is_named_by_its_file(tmp_path: Path) -> None:
+    for folder, text, sure in (("ours", "the cat", 0.4), ("whisper", "the hat", 0.8)):
+        (tmp_path / folder).mkdir()
+        words = [{"word": f" {w}", "start": 0.0, "end": 0.5, "probability": sure} for w in text.split()]
+        lines = json.dumps({"text": f" {text}", "segments": [{"words": words}]}, indent=2)
+        (tmp_path / folder / "talk.json").write_text(lines)
+    vote_files([tmp_path / "ours" / "talk.json", tmp_path / "whisper" / "talk.json"], tmp_path / "both.ctm")
+    assert [row.split()[::4] for row in (tmp_path / "both.ctm").read_text().splitlines()] == [
+        ["talk", "the"],
+        ["talk", "hat"],
+    ]
+
+
 def test_texts_of_scripts_without_spaces_stay_without(tmp_path: Path) -> None:
     words = [[c, i, i + 1, 0.9] for i, c in enumerate("今天")]
     (tmp_path / "a.jsonl").write_text(json.dumps({"id": "u", "pred_text": "今天", "words": words}) + "\n")
@@ -107,7 +120,9 @@ def test_texts_of_scripts_without_spaces_stay_without(tmp_path: Path) -> None:
         ("b.jsonl", '{"id": "u1", "text": "a", "words": [["a", 0]]}\n', "expected words with start, end"),
         ("b.jsonl", line("u1", "a", 0.5) * 2, "stands already"),
         ("b.jsonl", '{"text": "a"}\n', "expected an id"),
-        ("b.txt", "the cat\n", "expected transcripts as .ctm or .jsonl"),
+        ("b.json", '{"text": "a", \n "words": []}\n', "0 words for the text 'a'"),
+        ("b.json", '{"text": ', "b.json, line 1: not JSON"),
+        ("b.txt", "the cat\n", "expected transcripts as .ctm, .jsonl, .json"),
     ],
 )
 def test_what_cannot_be_voted_on_is_refused_with_its_place(

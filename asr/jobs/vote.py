@@ -1,7 +1,7 @@
 """`asr combine` of transcripts: what several recognisers wrote for the same recordings → a vote on each word.
 
-A file is a CTM, or JSON lines as `asr run` (`test.hypotheses.jsonl`) and `asr transcribe -f jsonl` with
-`--word_timestamps` write them, or whisper's own: words with times and confidences, under the keys of these.
+A file is a CTM, JSON lines as `asr run` (`test.hypotheses.jsonl`) and `asr transcribe --word_timestamps`
+write them, or the JSON of one recording, theirs or whisper's: words with times and confidences.
 """
 
 import json
@@ -18,23 +18,24 @@ from asr.scoring.voting import HeardWord, vote
 from asr.scoring.word_errors import some
 from asr.transcript import Transcript, Word
 
-SUFFIXES = (".ctm", ".jsonl")
+SUFFIXES = (".ctm", ".jsonl", ".json")
+_WRITTEN = (".ctm", ".jsonl")
 
 
 def vote_files(files: Sequence[Path], output: Path) -> None:
     """Write the vote of the transcripts to `output`, a `.ctm` or `.jsonl` file.
 
-    A recording that a CTM does not name has no words there; JSON lines must have the same recordings.
+    A recording that a CTM does not name has no words there; other files must have the same recordings.
 
     Raises:
         ScoringError: a file or line that is wrong, words without confidences, other recordings.
     """
-    if output.suffix not in SUFFIXES:
-        raise ScoringError(f"{output}: a vote on transcripts is written as {' or '.join(SUFFIXES)}")
+    if output.suffix not in _WRITTEN:
+        raise ScoringError(f"{output}: a vote on transcripts is written as {' or '.join(_WRITTEN)}")
     heard = [_read(path) for path in files]
     names = list(dict.fromkeys(name for recordings in heard for name in recordings))
     for path, recordings in zip(files, heard, strict=True):
-        if path.suffix == ".jsonl" and (absent := [name for name in names if name not in recordings]):
+        if path.suffix != ".ctm" and (absent := [name for name in names if name not in recordings]):
             raise ScoringError(f"{path} lacks recordings that others have: {some(absent)}")
     changed = 0
     with whole_file(output) as file:
@@ -55,14 +56,16 @@ def _read(path: Path) -> dict[str, tuple[list[HeardWord], dict[str, Any]]]:
         return {
             name: ([_of_ctm(e) for e in spoken], {}) for (name, _), spoken in transcripts.group_words(words)
         }
-    if path.suffix != ".jsonl":
-        raise ScoringError(f"{path}: expected transcripts as {' or '.join(SUFFIXES)}")
+    if path.suffix not in SUFFIXES:
+        raise ScoringError(f"{path}: expected transcripts as {', '.join(SUFFIXES)}")
+    if path.suffix == ".json":
+        lines = [" ".join(lines)]
     found: dict[str, tuple[list[HeardWord], dict[str, Any]]] = {}
     for entry, line in zip(
         transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
     ):
         facts = json.loads(line)
-        name = entry.id or facts.get("audio")
+        name = entry.id or facts.get("audio") or (path.stem if path.suffix == ".json" else None)
         if name is None or name in found:
             raise ScoringError(f"{entry.place}: expected an id, or the audio, of a recording of its own")
         found[str(name)] = list(_of_json(facts, entry)), facts
