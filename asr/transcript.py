@@ -1,9 +1,9 @@
 """What a recogniser hands over: text, words with times and confidence, segments. Times are in seconds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsFloat
 
-from asr.scoring.calibration import Calibration
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def transcript_of(
     *,
     frame_s: float,
     duration_s: float,
-    calibration: Calibration,
+    calibration: Callable[[float], SupportsFloat],
 ) -> Transcript:
     """The hypothesis of a recording of `duration_s`, in seconds and with calibrated confidences."""
     words = tuple(

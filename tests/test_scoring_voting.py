@@ -11,16 +11,17 @@ from rapidfuzz.distance import Levenshtein
 from asr.cli import app
 from asr.errors import ScoringError
 from asr.jobs.vote import vote_files
-from asr.scoring.voting import HeardWord, align, vote
+from asr.scoring.voting import align, vote
+from asr.transcript import Word
 
 
-def said(text: str, *confidences: float) -> list[HeardWord]:
+def said(text: str, *confidences: float) -> list[Word]:
     """Words a second long, all as sure as the last that is given."""
     sure = [*confidences, *[confidences[-1]] * len(text.split())]
-    return [HeardWord(word, i, i + 1.0, c) for i, (word, c) in enumerate(zip(text.split(), sure))]  # noqa: B905
+    return [Word(word, i, i + 1.0, c) for i, (word, c) in enumerate(zip(text.split(), sure))]  # noqa: B905
 
 
-def winner(*texts: list[HeardWord]) -> str:
+def winner(*texts: list[Word]) -> str:
     return " ".join(word.text for word in vote(texts))
 
 
@@ -62,8 +63,8 @@ def test_a_word_that_others_have_not_needs_more_confidence_than_their_silence() 
 
 
 def test_times_are_those_of_the_surest_and_confidence_is_the_mean_of_all() -> None:
-    one, two = HeardWord("a", 0.0, 0.5, 0.6), HeardWord("a", 0.1, 0.4, 0.8)
-    assert vote([[one], [two], []]) == [HeardWord("a", 0.1, 0.4, pytest.approx(1.4 / 3))]
+    one, two = Word("a", 0.0, 0.5, 0.6), Word("a", 0.1, 0.4, 0.8)
+    assert vote([[one], [two], []]) == [Word("a", 0.1, 0.4, pytest.approx(1.4 / 3))]
     assert vote([[], []]) == [] and vote([]) == []
 
 

@@ -14,7 +14,7 @@ from asr.errors import ScoringError
 from asr.jobs.console import say
 from asr.jobs.formats import to_ctm
 from asr.scoring import transcripts
-from asr.scoring.voting import HeardWord, vote
+from asr.scoring.voting import vote
 from asr.scoring.word_errors import some
 from asr.transcript import Transcript, Word
 
@@ -48,7 +48,7 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
     say(f"{output}: {len(names):,} recordings; {changed:,} texts differ from those of {files[0]}")
 
 
-def _read(path: Path) -> dict[str, tuple[list[HeardWord], dict[str, Any]]]:
+def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
     """For each recording its words, and what else JSON says of it."""
     lines = transcripts.read_lines(path)
     if path.suffix == ".ctm":
@@ -60,7 +60,7 @@ def _read(path: Path) -> dict[str, tuple[list[HeardWord], dict[str, Any]]]:
         raise ScoringError(f"{path}: expected transcripts as {', '.join(SUFFIXES)}")
     if path.suffix == ".json":
         lines = [" ".join(lines)]
-    found: dict[str, tuple[list[HeardWord], dict[str, Any]]] = {}
+    found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
     for entry, line in zip(
         transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
     ):
@@ -72,20 +72,20 @@ def _read(path: Path) -> dict[str, tuple[list[HeardWord], dict[str, Any]]]:
     return found
 
 
-def _of_ctm(entry: transcripts.Entry) -> HeardWord:
+def _of_ctm(entry: transcripts.Entry) -> Word:
     if entry.confidences is None:
         raise ScoringError(f"{entry.place}: a word without a confidence; no vote can be weighed without one")
-    return HeardWord(entry.text, entry.start_s, entry.start_s + (entry.duration_s or 0.0), *entry.confidences)
+    return Word(entry.text, entry.start_s, entry.start_s + (entry.duration_s or 0.0), *entry.confidences)
 
 
-def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[HeardWord]:
+def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[Word]:
     """The words of a line, which must be those of its text."""
     words = facts.get("words") or [w for s in facts.get("segments") or [] for w in s.get("words") or []]
     try:
         found = [
-            HeardWord(w["word"].strip(), w["start"], w["end"], w["probability"])
+            Word(w["word"].strip(), w["start"], w["end"], w["probability"])
             if isinstance(w, dict)
-            else HeardWord(*w)
+            else Word(*w)
             for w in words
         ]
     except (KeyError, TypeError) as error:
@@ -98,11 +98,11 @@ def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[HeardW
     yield from found
 
 
-def _ctm(name: str, words: Sequence[HeardWord]) -> str:
-    return to_ctm(Transcript("", tuple(Word(*word) for word in words)), name=name)
+def _ctm(name: str, words: Sequence[Word]) -> str:
+    return to_ctm(Transcript("", tuple(words)), name=name)
 
 
-def _json(name: str, words: Sequence[HeardWord], facts: dict[str, Any]) -> str:
+def _json(name: str, words: Sequence[Word], facts: dict[str, Any]) -> str:
     """A line as `asr run` writes it, with the reference if the first file has one."""
     kept = ("audio_filepath", "duration", "speaker", *(["text"] if "pred_text" in facts else []))
     line = {"id": name} | {key: facts[key] for key in kept if key in facts}

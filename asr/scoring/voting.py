@@ -7,35 +7,27 @@ Source: Fiscus 1997, "A post-processing system to yield reduced word error rates
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
+
+from asr.transcript import Word
 
 SILENCE = 0.5
 """Confidence of a text that has no word in a slot."""
 
-
-class HeardWord(NamedTuple):
-    """A word as one recogniser heard it; times in seconds, confidence 0 … 1."""
-
-    text: str
-    start_s: float
-    end_s: float
-    confidence: float
-
-
-Slot = list[HeardWord | None]
+Slot = list[Word | None]
 """What each text has, in the order of the texts."""
 
 
-def vote(texts: Sequence[Sequence[HeardWord]]) -> list[HeardWord]:
+def vote(texts: Sequence[Sequence[Word]]) -> list[Word]:
     """The words that most confidence stands behind, with the times of the surest who heard them.
 
     Their confidence is the sum of those who heard them over the number of texts. Of equal ones the first
     text's is taken; all of a slot where one text says a word and another nothing is decided the same way.
 
     >>> def said(text, *sure):
-    ...     return [HeardWord(w, i, i + 1.0, c) for i, (w, c) in enumerate(zip(text.split(), sure))]
+    ...     return [Word(w, i, i + 1.0, c) for i, (w, c) in enumerate(zip(text.split(), sure))]
     >>> [w.text for w in vote([said("a red fox", 0.9, 0.4, 0.9), said("the bed fox", 0.5, 0.8, 0.7)])]
     ['a', 'bed', 'fox']
     """
@@ -43,7 +35,7 @@ def vote(texts: Sequence[Sequence[HeardWord]]) -> list[HeardWord]:
     return [word for word in words if word is not None]
 
 
-def align(texts: Sequence[Sequence[HeardWord]]) -> list[Slot]:
+def align(texts: Sequence[Sequence[Word]]) -> list[Slot]:
     """The slots of all texts, in order."""
     slots: list[Slot] = []
     for n, text in enumerate(texts):
@@ -51,7 +43,7 @@ def align(texts: Sequence[Sequence[HeardWord]]) -> list[Slot]:
     return slots
 
 
-def _merge(slots: list[Slot], text: Sequence[HeardWord], *, before: int) -> list[Slot]:
+def _merge(slots: list[Slot], text: Sequence[Word], *, before: int) -> list[Slot]:
     """The slots with one text more, aligned with the fewest edits.
 
     A word costs nothing in a slot that has it, and no word nothing in one that some text has no word in.
@@ -81,7 +73,7 @@ def _merge(slots: list[Slot], text: Sequence[HeardWord], *, before: int) -> list
     return merged[::-1]
 
 
-def _winner(slot: Slot, count: int) -> HeardWord | None:
+def _winner(slot: Slot, count: int) -> Word | None:
     """The word of a slot that wins, or None if nothing does."""
     sums: dict[str | None, float] = {}
     for word in slot:
@@ -91,4 +83,4 @@ def _winner(slot: Slot, count: int) -> HeardWord | None:
     if best is None:
         return None
     surest = max((w for w in slot if w and w.text == best), key=lambda w: w.confidence)
-    return surest._replace(confidence=sums[best] / count)
+    return replace(surest, confidence=sums[best] / count)
