@@ -392,3 +392,15 @@ def test_a_prior_is_divided_out_before_the_search_and_in_every_block():
     for wrong in ([0.5, 0.5], [-1.0, 1.0, 0.5, 0.5]):
         with pytest.raises(DecodingError, match="expected 4 shares"):
             BeamDecoder(WORDS, prior=wrong, prior_weight=0.5)
+
+
+def test_words_that_are_not_judged_are_the_same_and_as_sure_as_their_outputs():
+    log_probs_TV = random_log_probs(40, 4, seed=1)
+    [judged] = BeamDecoder(WORDS, language_model()).decode(log_probs_TV[None], [40])
+    [plain] = BeamDecoder(WORDS, language_model(), judge=False).decode(log_probs_TV[None], [40])
+    assert (plain.tokens, plain.log_prob) == (judged.tokens, judged.log_prob)
+    words, heard = judged.words(WORDS), plain.words(WORDS)
+    assert [w.text for w in words] == [w.text for w in heard]
+    for word, (start, end) in zip(heard, word_slices(plain.tokens, WORDS), strict=True):
+        assert word.confidence == pytest.approx(min(plain.confidences[start:end]))
+    assert [w.confidence for w in words] != [w.confidence for w in heard]

@@ -111,11 +111,11 @@ class Emissions:
 
     def score(self, **settings: object) -> Score:
         """The score of the beam (or, with `decoder="greedy"`, of the best path) with these settings."""
-        decoder = settings.pop("decoder", "beam")
+        how: dict[str, Any] = {"decoder": "beam", "judge": False} | settings
         found = [
             hypothesis.text(self.model.alphabet)
             for log_probs_BTV, lengths_B in self.batches
-            for hypothesis in self.model.decode(log_probs_BTV, lengths_B, decoder=decoder, **settings)  # type: ignore[arg-type]
+            for hypothesis in self.model.decode(log_probs_BTV, lengths_B, **how)
         ]
         return scoring.score(self.texts, found)
 
