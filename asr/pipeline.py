@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio
 from asr.errors import AudioError
-from asr.segmentation import Piece, longest_samples, pieces
+from asr.segmentation import Piece, Segments, longest_samples, pieces, quietest_output
 from asr.transcript import Partial, Segment, Transcript
 from asr.voice import PauseFinder, SpeechFinder, find_pause
 
@@ -221,9 +221,8 @@ class Pipeline(Generic[T]):
             recording.open_start = piece.start_samples // self._step_samples + piece.skip_outputs
         recording.open_parts.append(log_probs_TV)
         outputs = sum(map(len, recording.open_parts))
-        start_s = recording.open_start * self.model.frame_s
         if piece.closes:
-            yield Stretch(recording, start_s, torch.cat(recording.open_parts))
+            yield from self._segments(recording, torch.cat(recording.open_parts))
             recording.open_parts = []
         elif outputs * self.model.frame_s > LONG_STRETCH_S:
             whole_TV = torch.cat(recording.open_parts)
@@ -231,9 +230,19 @@ class Pipeline(Generic[T]):
             if cut is None and outputs * self.model.frame_s <= LONGEST_STRETCH_S:
                 return
             cut = cut or outputs
-            yield Stretch(recording, start_s, whole_TV[:cut])
+            yield Stretch(recording, recording.open_start * self.model.frame_s, whole_TV[:cut])
             recording.open_parts = [whole_TV[cut:].clone()]
             recording.open_start += cut
+
+    def _segments(self, recording: Recording, whole_TV: Tensor) -> Iterator[Stretch]:
+        """A whole stretch; of a model that streams, cut as its stream is."""
+        start, frame_s = recording.open_start, self.model.frame_s
+        parts = [whole_TV]
+        if self.stream is not None:
+            parts = [part_TV for part_TV, _ in Segments(self.silent, frame_s).cut(whole_TV)]
+        for part_TV in parts:
+            yield Stretch(recording, start * frame_s, part_TV)
+            start += len(part_TV)
 
     def _decode(self, stretches: list[Stretch]) -> None:
         told: dict[int, tuple[Segment | None, float]] = {}
@@ -304,29 +313,3 @@ def blocks_of(source: audio.Source | np.ndarray, rate_hz: int) -> Iterable[np.nd
         return audio.stream(source, rate_hz)
     samples, step = samples_of(source, rate_hz), 10 * rate_hz
     return (samples[i : i + step] for i in range(0, len(samples), step))
-
-
-def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int | None:
-    """The output in the middle of the longest silence between words in the second half, or None.
-
-    Args:
-        log_probs_TV: natural logs.
-        silent: the blank and, if the alphabet has one, the space, without which no silence parts two words.
-
-    >>> heard = torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])
-    >>> quietest_output(torch.eye(3)[heard].log())
-    6
-    >>> quietest_output(torch.eye(3)[heard].log(), (0, 1))
-    7
-    >>> quietest_output(torch.eye(4)[heard].log(), (0, 3)) is None
-    True
-    """
-    best_T = log_probs_TV.argmax(-1).numpy()
-    is_silent_T = np.isin(best_T, silent)
-    is_silent_T[: len(is_silent_T) // 2] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
-    runs = [(a, b) for a, b in edges.reshape(-1, 2).tolist() if silent[-1] in best_T[a:b]]
-    if not runs:
-        return None
-    first, end = max(runs, key=lambda run: run[1] - run[0])
-    return int(first + end) // 2

@@ -1,17 +1,21 @@
-"""A recording of any length → pieces short enough to recognise at once, cut at pauses where there are any.
+"""A recording of any length → pieces short enough to recognise at once, and its outputs → segments to decode.
 
 Conventions. Energies are those of frames of 10 ms, in dB relative to full scale. A pause is a quarter of a
 second or more below a threshold between the noise and the speech around it, so it needs no absolute level.
 Pieces start on multiples of the encoder's step, so that the outputs of pieces that overlap fall onto one grid
 and can be put together frame by frame. Nothing is left out: every sample is in a piece. Each comes with the
 samples before and behind it that its features are scaled by, so that they are those of the whole recording.
+Where the model itself hears a pause is found in its outputs, which cuts no word.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from asr.voice import PauseFinder, find_pause
 
@@ -19,6 +23,15 @@ LONGEST_S = 40.0
 """A recording up to this long is one piece, as are utterances of the usual corpora; no piece is longer."""
 OVERLAP_S = 6.0
 """What two pieces share where no pause parts them: half of it is context that is thrown away."""
+
+ENDPOINT_S = 1.0
+"""Silence behind speech that ends a segment."""
+SEGMENT_S = 60.0
+"""From here on a segment ends at the next shorter pause."""
+PAUSE_S = 0.5
+"""How short."""
+LONGEST_SEGMENT_S = 600.0
+"""Here it ends even within a word."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +100,97 @@ def pieces(
 def longest_samples(rate_hz: int, step_samples: int, longest_s: float = LONGEST_S) -> int:
     """Samples of the longest piece, whole steps."""
     return int(longest_s * rate_hz) // step_samples * step_samples
+
+
+class Segments:
+    """Tells where segments end, one output after the other, so that blocks make no difference.
+
+    Args:
+        silent: the blank and, if the alphabet has one, the space that parts two words.
+        frame_s: from one output to the next.
+    """
+
+    def __init__(self, silent: tuple[int, ...], frame_s: float) -> None:
+        self._silent, self._frame_s = silent, frame_s
+        self._begin(is_parted=True)
+
+    def _begin(self, *, is_parted: bool) -> None:
+        self._outputs = self._quiet = 0
+        self._has_speech = self._has_space = False
+        self._awaits_space = not is_parted
+
+    def cut(self, log_probs_TV: Tensor) -> Iterator[tuple[Tensor, bool]]:
+        """The next outputs in parts that belong to one segment each, and whether it ends behind them.
+
+        If a pause ended a segment before a space was heard, the one that comes later parts nothing any more:
+        up to the next sound its probability counts as the blank's.
+
+        >>> segments = Segments((0, 1), frame_s=0.25)
+        >>> heard = [2, 0, 0, 0, 0, 0, 1, 2, 2]
+        >>> probs_TV = torch.eye(3)[heard].clamp(0.01, 0.98)
+        >>> [(part.argmax(1).tolist(), ends) for part, ends in segments.cut(probs_TV.log())]
+        [([2, 0, 0, 0, 0], True), ([0, 0, 2, 2], False)]
+        """
+        parts, begin = [], 0
+        for t, heard in enumerate(log_probs_TV.argmax(-1).tolist()):
+            if heard in self._silent and self._awaits_space:
+                parts.append(log_probs_TV[begin:t])
+                parts.append(_without_space(log_probs_TV[t : t + 1], self._silent))
+                begin = t + 1
+            if self._ends_with(heard):
+                yield torch.cat([*parts, log_probs_TV[begin : t + 1]]), True
+                parts, begin = [], t + 1
+        if parts or begin < len(log_probs_TV):
+            yield torch.cat([*parts, log_probs_TV[begin:]]), False
+
+    def _ends_with(self, heard: int) -> bool:
+        """Whether the segment ends with the output that is the best of the next frame."""
+        is_silent = heard in self._silent
+        self._outputs += 1
+        self._quiet = self._quiet + 1 if is_silent else 0
+        self._has_speech |= not is_silent
+        self._awaits_space &= is_silent
+        self._has_space = is_silent and (self._has_space or heard == self._silent[-1])
+        length_s, quiet_s = self._outputs * self._frame_s, self._quiet * self._frame_s
+        is_pause = length_s > SEGMENT_S and self._has_space and quiet_s >= PAUSE_S
+        is_endpoint = self._has_speech and quiet_s >= ENDPOINT_S
+        if ends := is_endpoint or is_pause or length_s >= LONGEST_SEGMENT_S:
+            self._begin(is_parted=self._has_space or not is_silent)
+        return ends
+
+
+def _without_space(log_probs_TV: Tensor, silent: tuple[int, ...]) -> Tensor:
+    """The same with the probability of the space added to that of the blank."""
+    blank, space = silent[0], silent[-1]
+    if space == blank:
+        return log_probs_TV
+    result_TV = log_probs_TV.clone()
+    result_TV[:, blank] = torch.logaddexp(log_probs_TV[:, blank], log_probs_TV[:, space])
+    result_TV[:, space] = -math.inf
+    return result_TV
+
+
+def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int | None:
+    """The output in the middle of the longest silence between words in the second half, or None.
+
+    Args:
+        log_probs_TV: natural logs.
+        silent: the blank and, if the alphabet has one, the space, without which no silence parts two words.
+
+    >>> heard = torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])
+    >>> quietest_output(torch.eye(3)[heard].log())
+    6
+    >>> quietest_output(torch.eye(3)[heard].log(), (0, 1))
+    7
+    >>> quietest_output(torch.eye(4)[heard].log(), (0, 3)) is None
+    True
+    """
+    best_T = log_probs_TV.argmax(-1).numpy()
+    is_silent_T = np.isin(best_T, silent)
+    is_silent_T[: len(is_silent_T) // 2] = False
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
+    runs = [(a, b) for a, b in edges.reshape(-1, 2).tolist() if silent[-1] in best_T[a:b]]
+    if not runs:
+        return None
+    first, end = max(runs, key=lambda run: run[1] - run[0])
+    return int(first + end) // 2

@@ -1,8 +1,8 @@
 """Sound that is still coming → text: a part that stays, and a guess at what follows.
 
-Conventions. A model that streams hears the past alone and keeps its state from block to block, so its outputs
-are those for the whole recording, whatever the blocks. They are decoded in segments: one that is longer than
-a minute ends where the model itself hears a pause. Blocks may have any length and any rate.
+Conventions. A model that streams hears the past alone and keeps its state from block to block, so its
+outputs are those for the whole recording, whatever the blocks. They are decoded in segments, which end where
+the model itself hears a pause: what was said before is certain then. Blocks may have any length and any rate.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from asr import audio
 from asr.encoder import Encoder
 from asr.errors import ConfigError
 from asr.features import Features
+from asr.segmentation import Segments
 from asr.subsampling import State
 from asr.text import Alphabet
 from asr.transcript import Partial, Segment, Transcript, Word
@@ -23,13 +24,6 @@ from asr.transcript import Partial, Segment, Transcript, Word
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
     from asr.decoding.stream import Progress, StreamDecoder
-
-SEGMENT_S = 60.0
-"""From here on a segment ends at the next pause."""
-LONGEST_SEGMENT_S = 600.0
-"""Here it ends even within a word."""
-PAUSE_S = 0.5
-"""Silence that ends a segment."""
 
 
 class Model(Protocol):
@@ -125,7 +119,7 @@ class TranscriptStream:
         self._model, self._new_decoder = model, new_decoder
         self._resampler = audio.Resampler(rate_hz or model.rate_hz, model.rate_hz)
         self._outputs = OutputStream(model)
-        self._pauses = Pauses(silent_outputs(model.alphabet), model.frame_s)
+        self._cuts = Segments(silent_outputs(model.alphabet), model.frame_s)
         self._joint = joint(model.alphabet)
         self._samples = self._heard = self._start = 0  # the last two count outputs
         self._segments: list[Segment] = []
@@ -163,14 +157,11 @@ class TranscriptStream:
         self._decode(self._outputs.feed(samples))
 
     def _decode(self, log_probs_TV: Tensor) -> None:
-        while len(log_probs_TV):
-            end = self._pauses.end_of_segment(log_probs_TV)
-            now_TV = log_probs_TV[:end]
-            self._progress = self._decoder.feed(now_TV)
-            self._heard += len(now_TV)
-            if end is not None:
+        for part_TV, ends in self._cuts.cut(log_probs_TV):
+            self._progress = self._decoder.feed(part_TV)
+            self._heard += len(part_TV)
+            if ends:
                 self._end_segment()
-            log_probs_TV = log_probs_TV[len(now_TV) :]
 
     def _end_segment(self) -> None:
         hypothesis = self._decoder.finish()
@@ -199,41 +190,6 @@ class TranscriptStream:
             stable = self._joined(self._progress.settled_text(alphabet))
             unstable = self._joined(self._progress.hypothesis.text(alphabet))[len(stable) :]
         return Partial(stable, unstable, words, complete, tuple(self._segments), self._heard_s)
-
-
-class Pauses:
-    """Tells where segments end, one output after the other, so that blocks make no difference.
-
-    Args:
-        silent: the blank and, if the alphabet has one, the space, without which no silence parts two words.
-        frame_s: from one output to the next.
-    """
-
-    def __init__(self, silent: tuple[int, ...], frame_s: float) -> None:
-        self._silent, self._frame_s = silent, frame_s
-        self._outputs = self._quiet = 0
-        self._parted = False
-
-    def end_of_segment(self, log_probs_TV: Tensor) -> int | None:
-        """How many of the next outputs belong to the segment, or None if all do and it goes on.
-
-        >>> pauses = Pauses((0, 1), frame_s=0.25)
-        >>> heard = [2] * 300 + [0, 1, 2, 0, 0, 2, 0, 1, 2]
-        >>> pauses.end_of_segment(torch.eye(3)[heard]), pauses.end_of_segment(torch.eye(3)[[2, 0, 1]])
-        (302, None)
-        """
-        for t, heard in enumerate(log_probs_TV.argmax(-1).tolist()):
-            is_silent = heard in self._silent
-            self._outputs += 1
-            self._quiet = self._quiet + 1 if is_silent else 0
-            self._parted = is_silent and (self._parted or heard == self._silent[-1])
-            length_s = self._outputs * self._frame_s
-            is_pause = self._parted and self._quiet * self._frame_s >= PAUSE_S
-            if length_s >= LONGEST_SEGMENT_S or (length_s > SEGMENT_S and is_pause):
-                self._outputs = self._quiet = 0
-                self._parted = False
-                return t + 1
-        return None
 
 
 def silent_outputs(alphabet: Alphabet) -> tuple[int, ...]:

@@ -2,19 +2,25 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, tones
 
 from asr import audio, lm, load
+from asr.decoding import BeamDecoder
+from asr.decoding.stream import BeamStream, GreedyStream
 from asr.encoder import EncoderConfig
 from asr.errors import AudioError, ConfigError, DecodingError
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer
+from asr.segmentation import ENDPOINT_S, Segments
 from asr.streaming import OutputStream
 from asr.text import Alphabet
 from asr.transcript import Partial
@@ -104,10 +110,11 @@ def listen(model: Recognizer, samples: np.ndarray, *sizes: int, **settings: obje
 
 
 @pytest.mark.parametrize("sizes", [(61,), (800,), (1111, 3), (10**6,)])
-def test_the_last_is_the_transcript_of_the_whole(sizes: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("pause_s", [0.6, 4.0])
+def test_the_last_is_the_transcript_of_the_whole(sizes: tuple[int, ...], pause_s: float) -> None:
     model = tone_model(bidirectional=False)
     for seed, text in enumerate(["abc dab c", "d", "cab dad bac ba", ""]):
-        samples = spoken(text, seed=seed)
+        samples = spoken(text, seed=seed, pause_s=pause_s)
         *_, last = listen(model, samples, *sizes)
         offline = model.transcribe(samples)
         said = last.transcript
@@ -176,6 +183,56 @@ def test_words_are_stable_soon_after_they_were_said() -> None:
         assert said_s - word.end_s < 1.0
 
 
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+def test_a_pause_makes_all_that_was_said_certain(decoder: str) -> None:
+    silence = 0.003 * np.random.default_rng(1).standard_normal(3 * RATE_HZ)
+    samples = np.concatenate([spoken("abc dab", seed=3), silence, spoken("cab", seed=4)]).astype(np.float32)
+    partials = listen(tone_model(bidirectional=False), samples, 400, decoder=decoder)
+    first, second, third = partials[-1].words
+    certain_s = next(now.heard_s for now in partials if now.stable_words == 2)
+    assert (first.text, second.text, third.text) == ("abc", "dab", "cab")
+    assert certain_s - second.end_s < ENDPOINT_S + 0.2
+    assert [s.text for s in partials[-1].transcript.segments] == ["abc dab", "cab"]
+
+
+@given(st.lists(st.integers(0, 3), max_size=60), st.data())
+def test_segments_do_not_depend_on_blocks_and_keep_every_output(
+    heard: list[int], data: st.DataObject
+) -> None:
+    log_probs_TV = torch.eye(4)[heard].clamp(0.01, 0.97).log()
+    whole = [(part, ends) for part, ends in Segments((0, 1), 0.2).cut(log_probs_TV)]
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(heard)), max_size=5)))
+    by_blocks, open_parts, segments = [], [], Segments((0, 1), 0.2)
+    for a, b in itertools.pairwise([0, *cuts, len(heard)]):
+        for part, ends in segments.cut(log_probs_TV[a:b]):
+            open_parts.append(part)
+            if ends:
+                by_blocks.append((torch.cat(open_parts), True))
+                open_parts = []
+    if open_parts:
+        by_blocks.append((torch.cat(open_parts), False))
+    assert [(p.tolist(), e) for p, e in by_blocks] == [(p.tolist(), e) for p, e in whole]
+    assert sum(len(part) for part, _ in whole) == len(heard)
+    for part, ends in whole:
+        torch.testing.assert_close(part.exp().sum(1), log_probs_TV[: len(part)].exp().sum(1))
+        loud = [t for t, best in enumerate(part.argmax(1)) if best > 1]
+        assert not ends or len(part) - 1 - loud[-1] == ENDPOINT_S / 0.2
+
+
+def test_a_space_that_comes_after_the_pause_begins_no_word() -> None:
+    model = tone_model(bidirectional=False)
+    late = [2, *[0] * 60, 1, 3, 0]  # a, a pause, the space, b
+    log_probs_TV = torch.eye(6)[late].clamp(0.001, 0.995).log()
+    decoders = [BeamDecoder(model.alphabet), BeamDecoder(model.alphabet, lexicon=["a", "b"])]
+    for stream_of in [GreedyStream, *(partial(BeamStream, decoder) for decoder in decoders)]:
+        texts = []
+        for part_TV, _ in Segments((0, 1), model.frame_s).cut(log_probs_TV):
+            stream = stream_of()
+            stream.feed(part_TV)
+            texts.append(stream.finish().text(model.alphabet))
+        assert texts == ["a", "b"]
+
+
 @pytest.mark.parametrize("rate_hz", [8000, 11_025, 16_000, 44_100])
 def test_any_rate_gives_what_the_recording_gives(rate_hz: int) -> None:
     model = tone_model(bidirectional=False)
@@ -201,7 +258,9 @@ def minutes() -> np.ndarray:
 def test_long_sound_is_in_segments_that_blocks_do_not_move(minutes: np.ndarray) -> None:
     model = tone_model(bidirectional=False)
     offline = model.transcribe(minutes)
-    assert 2 <= len(offline.segments) <= 3
+    words = offline.words
+    gaps = sum(after.start_s - before.end_s > ENDPOINT_S + 0.2 for before, after in itertools.pairwise(words))
+    assert len(offline.segments) >= gaps > 20
     assert offline.duration_s == 180
     for sizes in [(4000,), (7777, 1234)]:
         partials = listen(model, minutes, *sizes)
