@@ -249,7 +249,10 @@ def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, 
     opened: BinaryIO = sys.stdin.buffer if stdin else source  # type: ignore[assignment]
     name = "standard input" if stdin else str(getattr(source, "name", "the given stream"))
     if not hasattr(opened, "read") or isinstance(opened, io.TextIOBase):
-        raise AudioError(f"{source!r}: expected a path, bytes or a file opened in binary mode")
+        raise AudioError(
+            f"a {type(source).__name__}: expected a path, bytes, a file opened in binary mode, or float "
+            "samples as a one-dimensional numpy array"
+        )
     if not stdin and opened.seekable():
         return name, opened
     copy: BinaryIO = io.BytesIO()

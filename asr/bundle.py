@@ -6,9 +6,7 @@ the alphabet, and the fingerprint of the corpus it was trained on. The same trai
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,6 +22,7 @@ from asr.decoding.choice import DecoderConfig
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import BundleError
 from asr.features import Features, FeaturesConfig
+from asr.files import whole_file
 from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
@@ -98,7 +97,8 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     """The bundle on the disk, whole or not at all.
 
     Raises:
-        BundleError: there are no numbers in the tensors, because the model was exported; or as `write_bytes`.
+        BundleError: there are no numbers in the tensors, because the model was exported; or the disk is
+            full, or the folder cannot be written to.
     """
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
@@ -106,30 +106,8 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
         {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
         metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)},
     )
-    write_bytes(file, data)
-
-
-def write_bytes(file: Path, data: bytes) -> None:
-    """The file on the disk, whole or not at all.
-
-    Raises:
-        BundleError: the disk is full, or the folder cannot be written to; an older file is untouched.
-    """
-    partial = file.with_name(f".{file.name}.partial")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as out:
-            out.write(data)
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise BundleError(
-            f"{file} cannot be written ({error.strerror or error}); free some space and run again, what was "
-            "there is untouched"
-        ) from error
+    with whole_file(file, "wb", error=BundleError) as out:
+        out.write(data)
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

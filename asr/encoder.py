@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import lstm
-from asr.errors import ConfigError
+from asr.errors import ConfigError, check_demands
 from asr.regularisation import Dropout, MaskedBatchNorm
 from asr.spans import inside
 from asr.subsampling import Convolution, Stack, State
@@ -310,6 +310,4 @@ def _check(config: EncoderConfig, inputs: int, outputs: int) -> None:
             f"a layer before the last",
         ),
     ]
-    for holds, message in demands:
-        if not holds:
-            raise ConfigError(message)
+    check_demands(demands)

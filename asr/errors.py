@@ -20,6 +20,8 @@ A message says what was given and where, what was expected, and what to do. The 
 without a traceback; `--debug` shows one.
 """
 
+from collections.abc import Iterable
+
 
 class AsrError(Exception):
     """Base of all errors that `asr` raises on purpose."""
@@ -79,3 +81,10 @@ class TrainingError(AsrError):
 
 class ServingError(AsrError):
     """A request that the service must refuse."""
+
+
+def check_demands(demands: Iterable[tuple[bool, str]]) -> None:
+    """Raises ConfigError with the message of the first demand that does not hold."""
+    for holds, message in demands:
+        if not holds:
+            raise ConfigError(message)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, check_demands
 from asr.spans import greatest_in_spans, inside, moments_of_spans
 
 _FRAMES_IN_CACHE = 1024  # 2 MB of samples and as much of spectrum
@@ -333,6 +333,4 @@ def _check(config: FeaturesConfig) -> None:
         (config.floor_db > 0, f"floor_db={config.floor_db}: expected more than 0"),
         (0 <= config.preemphasis < 1, f"preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]
-    for holds, message in demands:
-        if not holds:
-            raise ConfigError(message)
+    check_demands(demands)

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from asr.errors import CorpusError
+from asr.errors import AsrError, CorpusError
 
 try:
     import fcntl
@@ -16,17 +16,18 @@ except ImportError:  # Windows: nobody is kept out there
 
 
 @contextmanager
-def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+def whole_file(path: Path, mode: str = "w", *, error: type[AsrError] = CorpusError) -> Iterator[IO[Any]]:
     """A file to write to that takes the place of `path` when the block ends, and never if it fails.
 
-    Raises:
-        CorpusError: the disk is full, or the folder cannot be written to.
+    Args:
+        path: whose folder is made if it is missing.
+        mode: "w" for text in UTF-8, in which the stray byte of a file name becomes its escape; or "wb".
+        error: what is raised if the disk is full, or the folder cannot be written to.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    # In JSON, which is all that is written, the escape of a stray byte of a file name is right as it stands.
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
     try:
-        with explained(path):
+        with explained(path, error):
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open(mode, **text) as file:  # type: ignore[call-overload]
                 yield file
@@ -34,7 +35,8 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is none
+            part.unlink()
 
 
 @contextmanager
@@ -54,17 +56,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explained(path: Path, error: type[AsrError] = CorpusError) -> Iterator[None]:
     """Turn what the system says about a file that cannot be written into an error that says what to do.
 
     Raises:
-        CorpusError: the disk is full, the folder is read-only, or the like.
+        AsrError: of the type that is given: the disk is full, the folder is read-only, or the like.
     """
     try:
         yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    except OSError as why:
+        full = why.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = (
             "free some space and run again, it goes on where it stopped" if full else "choose another folder"
         )
-        raise CorpusError(f"{path} cannot be written: {error.strerror or error}; {hint}") from error
+        raise error(f"{path} cannot be written: {why.strerror or why}; {hint}") from why

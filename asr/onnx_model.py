@@ -28,6 +28,7 @@ from asr import bundle, committee
 from asr.encoder import Encoder
 from asr.errors import AlphabetError, BundleError, ConfigError
 from asr.features import Features
+from asr.files import whole_file
 from asr.pipeline import stretches
 from asr.streaming import obstacles
 from asr.subsampling import State
@@ -99,7 +100,8 @@ def write(model: Model, file: Path) -> None:
     onnx.checker.check_model(exported)
     if model.lm is not None:
         bundle.write(lm_file(file), bundle.pack_lm(model.lm), described)
-    bundle.write_bytes(file, exported.SerializeToString())
+    with whole_file(file, "wb", error=BundleError) as out:
+        out.write(exported.SerializeToString())
 
 
 def _graph(module: Whole) -> bytes:
@@ -181,7 +183,8 @@ def _session(file: Path) -> Any:
 def _language_model(file: Path) -> "NGramModel | None":
     if not file.is_file():
         raise BundleError(
-            f"{file}: the language model of {file.name.split('.')[0]}.onnx belongs here: copy both"
+            f"{file}: the language model of {file.name.removesuffix('.lm.safetensors')}.onnx belongs here: "
+            "copy both"
         )
     return bundle.unpack_lm(bundle.read(file)[1])
 

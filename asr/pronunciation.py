@@ -9,6 +9,7 @@ stand on several lines. Stress digits (`AH0`) and variant marks (`word(2)`) of C
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
@@ -124,10 +125,10 @@ class Lexicon:
             TextError: a line without phones, quoted with its number; or no words at all.
         """
         words: dict[str, list[list[str]]] = {}
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip() or line.startswith(";;;"):
+        for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), 1):
+            if line.startswith(";;;") or not (fields := line.partition(" #")[0].split()):  # CMUdict's remarks
                 continue
-            word, *phones = line.partition(" #")[0].split()  # CMUdict's remarks
+            word, *phones = fields
             if not phones:
                 raise TextError(f"{name}, line {number}: {line!r}; expected a word and its phones")
             word = _VARIANT.sub("", word) if word.endswith(")") else word
@@ -144,7 +145,12 @@ class Lexicon:
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{path}: not a readable lexicon ({error})") from error
         found = cls.from_text(text, name=str(path))
-        return cls({word.lower(): p for word, p in found.words.items()}) if lower else found
+        if not lower:
+            return found
+        words: dict[str, list[Pronunciation]] = {}
+        for word, pronunciations in found.words.items():
+            words.setdefault(word.lower(), []).extend(pronunciations)
+        return cls(words)
 
 
 def pronounce(words: Iterable[str], language: str) -> Lexicon:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asr import bundle, committee
 from asr.decoding import greedy
-from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName
+from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
@@ -148,11 +148,13 @@ class Recognizer:
         Raises:
             DecodingError: an unknown decoder, or settings that make no sense.
         """
-        name = decoder or self.decoder.name
-        if name == "greedy":
+        choice = self._choice(decoder, settings)
+        if choice.name == "greedy":
             return greedy(log_probs_BTV, lengths_B)
-        chosen = self._chooser.decoder(Choice(name, self.alphabet, self.decoder, self.lm, settings))
-        return list(chosen.decode(log_probs_BTV, lengths_B))
+        return list(self._chooser.decoder(choice).decode(log_probs_BTV, lengths_B))
+
+    def _choice(self, decoder: DecoderName | None, settings: dict[str, Any]) -> Choice:
+        return choose(decoder, settings, self.alphabet, self.decoder, self.lm, style=self.style)
 
     @torch.no_grad()
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -170,9 +172,7 @@ class Recognizer:
         self, rate_hz: int | None = None, *, decoder: DecoderName | None = None, **settings: Any
     ) -> TranscriptStream:
         """A transcript of sound that is fed block by block; see `stream`."""
-        name = decoder or self.decoder.name
-        choice = Choice(name, self.alphabet, self.decoder, self.lm, settings)
-        make = partial(self._chooser.stream_decoder, choice)
+        make = partial(self._chooser.stream_decoder, self._choice(decoder, settings))
         return TranscriptStream(self, make, rate_hz=rate_hz)
 
     def stream(
@@ -242,7 +242,7 @@ class Recognizer:
         Arguments and errors as for `transcribe`; the decoder is the beam, which hears all of it at once.
         """
         samples = samples_of(source, self.rate_hz)
-        decoder = self._chooser.decoder(Choice("beam", self.alphabet, self.decoder, self.lm, settings))
+        decoder = self._chooser.decoder(self._choice("beam", settings))
         [found] = decoder.decode(*self.log_probs([samples]), n_best=2 if count == 1 else count)
         return [self.transcript(h, len(samples) / self.rate_hz) for h in found[:count]]
 
@@ -258,17 +258,18 @@ class Recognizer:
     ) -> Iterator[Transcript | AudioError]:
         """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
 
-        `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds the
-        pauses that recordings beyond 40 s are cut at (`asr.voice`); `silero` also skips noise.
+        `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds pauses
+        to cut recordings beyond 40 s at (`asr.voice`); `silero` also skips noise.
         """
-        needs_pieces = not self.streams or (decoder or self.decoder.name) == "pyctcdecode" or vad == "silero"
+        how: dict[str, Any] = {"decoder": decoder, **settings}
+        is_whole = vad == "silero" or self._choice(decoder, settings).name == "pyctcdecode"
         return Pipeline(
             self,
-            partial(self.decode, decoder=decoder, **settings),
+            partial(self.decode, **how),
             partial(blocks_of, rate_hz=self.rate_hz),
             joint=joint(self.alphabet),
             silent=silent_outputs(self.alphabet),
-            stream=None if needs_pieces else partial(self.stream, decoder=decoder, **settings),
+            stream=None if is_whole or not self.streams else partial(self.stream, **how),
             batch_s=batch_s,
             on_segment=on_segment,
             pause=pause_finder(vad),
@@ -310,7 +311,6 @@ class Recognizer:
         """
         path = Path(path)
         file = path if path.suffix == ".safetensors" else path / FILE
-        file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))

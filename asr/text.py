@@ -147,16 +147,20 @@ class Alphabet:
         return self._encode_long_symbols(text)
 
     def _encode_long_symbols(self, text: str) -> list[int]:
-        """Greedy longest match, for alphabets with symbols of several characters."""
+        """The longest symbol at each place after which the rest can still be spelled."""
+        spelled = {len(text)}  # places from which symbols lead to the end
+        for at in range(len(text) - 1, -1, -1):
+            ends = (end for end in range(at + 1, at + self._longest + 1) if end in spelled)
+            if any(text[at:end] in self._index for end in ends):
+                spelled.add(at)
+        if 0 not in spelled:
+            raise AlphabetError(f"no symbols of the alphabet spell {text[:60]!r}")
         out, at = [], 0
         while at < len(text):
-            for n in range(min(self._longest, len(text) - at), 0, -1):
-                if (found := self._index.get(text[at : at + n])) is not None:
-                    out.append(found)
-                    at += n
-                    break
-            else:
-                raise AlphabetError(f"no symbol of the alphabet spells {text[at:][:20]!r} (in {text[:60]!r})")
+            ends = (end for end in range(at + self._longest, at, -1) if end in spelled)
+            end = next(end for end in ends if text[at:end] in self._index)
+            out.append(self._index[text[at:end]])
+            at = end
         return out
 
     @cached_property

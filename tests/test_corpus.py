@@ -79,6 +79,7 @@ WRONG = {
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": 2.5}': "cut them",
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "speaker": [1]}': "speaker must be",
     '{"audio_filepath": "a.wav", "text": "\\ud800", "duration": 1}': "UTF-8",
+    '{"audio_filepath": "a.wav", "text": "\\uD83D", "duration": 1}': "UTF-8",
     "[" * 100_000: "not JSON",
 }
 

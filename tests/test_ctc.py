@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.ctc import ctc_loss, ctc_loss_from_logits, forward_backward, required_frames
+from asr.ctc import ctc_loss, forward_backward, required_frames
 from asr.ctc.loss import _Compiled, _Native, _Portable
 from asr.errors import CtcError
 
@@ -139,13 +139,10 @@ def test_two_hundred_mixed_batches_agree_with_torch() -> None:
         torch.testing.assert_close(softmax_minus_gamma * inside_BT[:, :, None], truth, rtol=0, atol=1e-9)
         for dtype, exact in ((torch.float64, 1e-9), (torch.float32, 1e-5)):
             x = logits_BTV.detach().to(dtype).requires_grad_()
-            for nll_B in (
-                ctc_loss(x.log_softmax(-1), targets_BS, frames_B, labels_B),
-                ctc_loss_from_logits(x, targets_BS, frames_B, labels_B),
-            ):
-                torch.testing.assert_close(nll_B.double(), theirs_B, rtol=exact, atol=exact)
-                (grad,) = torch.autograd.grad(nll_B.sum(), x)
-                torch.testing.assert_close(grad.double(), truth, rtol=0, atol=exact)
+            nll_B = ctc_loss(x.log_softmax(-1), targets_BS, frames_B, labels_B)
+            torch.testing.assert_close(nll_B.double(), theirs_B, rtol=exact, atol=exact)
+            (grad,) = torch.autograd.grad(nll_B.sum(), x)
+            torch.testing.assert_close(grad.double(), truth, rtol=0, atol=exact)
     assert infeasible > 50
 
 
@@ -162,16 +159,30 @@ def test_gradcheck_holds(door: str) -> None:
     )
 
 
-def test_gradcheck_holds_by_the_logits() -> None:
-    targets_BS, frames_B, labels_B = (
-        torch.tensor([[1, 1, 2], [2, 1, 1]]),
-        torch.tensor([6, 4]),
-        torch.tensor([3, 1]),
+def test_the_occupancy_of_long_peaky_utterances_is_a_distribution_in_float32_too() -> None:
+    log_probs_BTV = random_log_probs(2, 1500, 30, dtype=torch.float32) * 5
+    log_probs_BTV = log_probs_BTV.log_softmax(-1)
+    targets_BS = torch.arange(400).reshape(2, 200) % 29 + 1
+    lengths = torch.tensor([1500, 1400]), torch.tensor([200, 150])
+    single = forward_backward(log_probs_BTV, targets_BS, *lengths)
+    exact = forward_backward(log_probs_BTV.double(), targets_BS, *lengths)
+    assert single.occupancy_BTV.dtype == single.nll_B.dtype == torch.float32
+    torch.testing.assert_close(single.occupancy_BTV.double(), exact.occupancy_BTV, rtol=1e-6, atol=1e-7)
+    assert float(single.occupancy_BTV.max()) <= 1
+    torch.testing.assert_close(single.occupancy_BTV[0].sum(1), torch.ones(1500), rtol=0, atol=1e-5)
+
+
+def test_arrays_and_lists_are_taken_as_well() -> None:
+    log_probs_BTV = random_log_probs(2, 5, 4)
+    lattice = forward_backward(log_probs_BTV.numpy(), [[1, 2], [3, 0]], [5, 4], [2, 1])  # type: ignore[arg-type]
+    by_tensors = forward_backward(
+        log_probs_BTV, torch.tensor([[1, 2], [3, 0]]), torch.tensor([5, 4]), torch.tensor([2, 1])
     )
-    logits_BTV = random_log_probs(2, 6, 3).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: ctc_loss_from_logits(x, targets_BS, frames_B, labels_B), logits_BTV
-    )
+    assert torch.equal(lattice.nll_B, by_tensors.nll_B)
+    silent_B = ctc_loss(log_probs_BTV, [[], []], [5, 4], [0, 0])  # type: ignore[arg-type]
+    torch.testing.assert_close(silent_B, -log_probs_BTV[..., 0].cumsum(1)[[0, 1], [4, 3]])
+    with pytest.raises(CtcError, match="as tensors"):
+        forward_backward(log_probs_BTV, [[1, 2], [3]], [5, 4], [2, 1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -235,12 +246,11 @@ def test_what_stands_in_the_padding_does_not_matter(garbage: float) -> None:
     labels_B = torch.full_like(frames_B, min(2, targets_BS.shape[1]))
     clean, dirty = log_probs_BTV.clone(), log_probs_BTV.clone()
     dirty[:, int(frames_B[0]) :] = garbage
-    for loss in (ctc_loss, ctc_loss_from_logits):
-        grads = []
-        for x in (clean.requires_grad_(), dirty.requires_grad_()):
-            nll_B = loss(x, targets_BS, frames_B, labels_B)
-            grads.append(torch.autograd.grad(nll_B.sum(), x)[0])
-        assert torch.equal(*grads)
+    grads = []
+    for x in (clean.requires_grad_(), dirty.requires_grad_()):
+        nll_B = ctc_loss(x, targets_BS, frames_B, labels_B)
+        grads.append(torch.autograd.grad(nll_B.sum(), x)[0])
+    assert torch.equal(*grads)
     occupancy = forward_backward(dirty, targets_BS, frames_B, labels_B).occupancy_BTV
     assert torch.equal(occupancy, forward_backward(clean, targets_BS, frames_B, labels_B).occupancy_BTV)
 
@@ -276,13 +286,12 @@ def test_a_target_fits_exactly_when_there_are_enough_frames() -> None:
 
 def test_an_infeasible_target_is_infinite_and_leaves_its_neighbours_alone() -> None:
     log_probs_BTV = random_log_probs(2, 3, 3).requires_grad_()
-    for loss in (ctc_loss, ctc_loss_from_logits):
-        nll_B = loss(
-            log_probs_BTV, torch.tensor([[1, 1], [1, 2]]), torch.tensor([2, 3]), torch.tensor([2, 2])
-        )
-        (grad_BTV,) = torch.autograd.grad(nll_B.sum(), log_probs_BTV)
-        assert nll_B[0] == math.inf and grad_BTV[0].abs().sum() == 0
-        assert nll_B[1] < math.inf and grad_BTV[1].abs().sum() > 0
+    nll_B = ctc_loss(
+        log_probs_BTV, torch.tensor([[1, 1], [1, 2]]), torch.tensor([2, 3]), torch.tensor([2, 2])
+    )
+    (grad_BTV,) = torch.autograd.grad(nll_B.sum(), log_probs_BTV)
+    assert nll_B[0] == math.inf and grad_BTV[0].abs().sum() == 0
+    assert nll_B[1] < math.inf and grad_BTV[1].abs().sum() > 0
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -362,7 +371,7 @@ GOOD = {
 def test_what_does_not_belong_together_is_refused_with_the_numbers(
     wrong: dict[str, Tensor], message: str
 ) -> None:
-    for door in (ctc_loss, ctc_loss_from_logits, forward_backward):
+    for door in (ctc_loss, forward_backward):
         with pytest.raises(CtcError, match=message):
             door(*{**GOOD, **wrong}.values())
 

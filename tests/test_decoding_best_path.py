@@ -118,3 +118,18 @@ def test_what_is_no_log_probabilities_is_refused(
 def test_greedy_does_without_the_compiler() -> None:
     code = "import sys, asr.decoding; asr.decoding.greedy; sys.exit('numba' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_lengths_may_be_any_integers():
+    log_probs_BTV = torch.eye(3)[[0, 1, 2]].clamp(0.01, 0.98).log()[None]
+    for lengths in (
+        [3],
+        torch.tensor([3], dtype=torch.int16),
+        [torch.tensor(3)],
+        np.array([3]),
+        (np.int32(3),),
+    ):
+        assert greedy(log_probs_BTV, lengths)[0].tokens == (1, 2)
+    for wrong in ([3.0], [torch.tensor(3.0)], None, [[3]], 3):
+        with pytest.raises(DecodingError, match="expected one integer"):
+            greedy(log_probs_BTV, wrong)

@@ -77,7 +77,7 @@ def test_a_bundle_that_does_not_fit_leaves_the_last_one(corpus, tmp_path):  # no
     model = trainer(corpus(4), tmp_path / "exp").recognizer
     model.save(tmp_path / "model")
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
-    with largest_file(2048), pytest.raises(BundleError, match=r"cannot be written .*; free some space and"):
+    with largest_file(2048), pytest.raises(BundleError, match=r"cannot be written: .*; free some space and"):
         model.save(tmp_path / "model")
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 

@@ -320,3 +320,12 @@ def test_the_shade_of_the_lattice_is_the_share_of_all_paths_in_each_state() -> N
             p = math.exp(sum(log_probs_TV[t, s % 2].item() for t, s in enumerate(path)))
             share[range(3), path] += p
     np.testing.assert_allclose(state_occupancy(log_probs_TV, [1]), share / share[0].sum(), atol=1e-12)
+
+
+def test_no_lags_and_pieces_of_no_frames_are_refused() -> None:
+    x_TI = np.zeros((5, 3))
+    with pytest.raises(AsrError, match="truncate=-1"):
+        lab.bptt(random_net(), x_TI, lab.SquaredError(np.zeros((5, 4))), truncate=-1)
+    for lag in (0, 5):
+        with pytest.raises(AsrError, match=f"lags from 1 to 4, not {lag}"):
+            lab.gradient_flow(nn.RNNCell(3, 4), torch.zeros(5, 3), max_lag=lag)

@@ -76,9 +76,15 @@ def test_a_model_that_cannot_be_written_leaves_nothing_behind(
     (tmp_path / "taken").mkdir()
     with pytest.raises(LanguageModelError, match="taken"):
         model.save(tmp_path / "taken")
-    with pytest.raises(LanguageModelError, match="absent"):
-        model.save(tmp_path / "absent" / "x.arpa")
-    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+    (tmp_path / "file").touch()
+    with pytest.raises(LanguageModelError, match="cannot be written"):
+        model.save(tmp_path / "file" / "x.arpa")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken"]
+
+
+def test_a_suffix_in_capitals_compresses_too(model: asr.lm.NGramModel, tmp_path: Path) -> None:
+    model.save(tmp_path / "new folder" / "X.ARPA.GZ")
+    assert gzip.decompress((tmp_path / "new folder" / "X.ARPA.GZ").read_bytes()).startswith(b"\\data\\")
 
 
 @pytest.mark.parametrize(("order", "cutoffs"), [(2, (0,)), (3, (0,)), (5, (0, 0, 1)), (6, (0,))])
@@ -142,7 +148,6 @@ def test_words_of_all_scripts_pass_through(tmp_path: Path) -> None:
         ("-0.3\ta b\t0.05", "-0.3 b a", 19, "2-gram stands in the file for the second time"),
         ("-0.11 a b c", "-0.11 a c c", 23, "the first 2 words are no 2-gram"),
         ("-0.11 a b c", "-0.11 a b c -0.1", 23, "expected log10 probability, 3 words"),
-        ("<UNK>", "unk", 26, "lack <unk>"),
         ("</s>", "d", 26, "lack </s>"),
         ("\\end\\\n", "", 25, "expected \\end\\"),
     ],
@@ -155,6 +160,19 @@ def test_damage_is_named_with_its_line(tmp_path: Path, old: str, new: str, line:
         asr.lm.load(path)
     assert str(caught.value).startswith(f"{path}, line {line}: ")
     assert complaint in str(caught.value)
+
+
+def test_a_model_without_unknown_words_gives_them_next_to_nothing(tmp_path: Path, caplog) -> None:
+    (tmp_path / "with.arpa").write_text(FOREIGN)
+    (tmp_path / "without.arpa").write_text(
+        re.sub(r"(?m)^.*<UNK>.*\n", "", FOREIGN).replace("ngram 1=6", "ngram 1=5")
+    )
+    known, closed = asr.lm.load(tmp_path / "with.arpa"), asr.lm.load(tmp_path / "without.arpa")
+    assert "has no <unk>" in caplog.text
+    assert closed.score("a b c") == known.score("a b c")
+    assert closed.score("strange") < -99
+    closed.save(tmp_path / "again.arpa")
+    assert asr.lm.load(tmp_path / "again.arpa").score("b strange a") == closed.score("b strange a")
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -102,3 +102,13 @@ def test_a_lexicon_and_symbols_that_differ_are_refused():
         Alphabet([" ", "t"], lexicon=Lexicon({"two": [("t", "uː")]}))
     with pytest.raises(AlphabetError, match="no word of the transcripts"):
         Alphabet.from_texts(["one"], lexicon=Lexicon({"two": [("t", "uː")]}))
+
+
+def test_words_that_differ_in_case_or_form_alone_keep_all_their_pronunciations(tmp_path):
+    (tmp_path / "l.txt").write_text(
+        "POLISH P OW\n  # a remark\npolish P AA\ncafe\u0301 K AE\n", encoding="utf-8"
+    )
+    assert Lexicon.read(tmp_path / "l.txt", lower=True).words == {
+        "polish": (("P", "OW"), ("P", "AA")),
+        "café": (("K", "AE"),),
+    }

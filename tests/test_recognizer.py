@@ -178,3 +178,15 @@ def test_a_model_of_phones_writes_words_and_travels_with_its_lexicon(tmp_path):
         assert [w.text for w in found.words(alphabet)] == text.split()
     with pytest.raises(DecodingError, match="takes alphabets of characters"):
         again.decode(log_probs_BTV, lengths_B, decoder="pyctcdecode")
+
+
+def test_settings_of_the_beam_ask_for_the_beam(model):
+    samples = tones("abc dab", seed=1)
+    assert model.decoder.name == "greedy"
+    by_beam = model.transcribe(samples, decoder="beam", beam_width=8, hotwords=["dab"])
+    assert model.transcribe(samples, beam_width=8, hotwords=["DAB!"]).log_prob == by_beam.log_prob
+    with pytest.raises(DecodingError, match="decoder=greedy has no hotwords"):
+        model.transcribe(samples, decoder="greedy", hotwords=["dab"])
+    for decoder in ("beam", "pyctcdecode", None):
+        with pytest.raises(DecodingError, match="has no magic; it has lm, "):
+            model.transcribe(samples, decoder=decoder, magic=1)

@@ -329,3 +329,10 @@ def test_numbers_travel_as_json() -> None:
 
     found = json.loads(json.dumps(score(["a b", ""], ["a", ""]).to_json()))
     assert (found["wer"], found["words"], found["correct"], found["deletions"]) == (0.5, 2, 1, 1)
+
+
+def test_texts_come_in_an_order() -> None:
+    assert score((t for t in ["a b"]), iter(["a c"])).wer == 0.5  # type: ignore[arg-type]
+    for wrong in ({"u": "a"}, {"a"}, 3):
+        with pytest.raises(ScoringError, match="expected a list of them"):
+            score(wrong, ["a"])  # type: ignore[arg-type]

@@ -116,6 +116,7 @@ def test_texts_of_scripts_without_spaces_stay_without(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("b.ctm", "u1 1 0.0 0.5 the\n", "b.ctm, line 1: a word without a confidence"),
+        ("b.ctm", "u1 A 0 1 the 1\nu1 B 0 1 cat 1\n", "b.ctm, line 2: channel B is another one of u1"),
         ("b.jsonl", '{"id": "u1", "text": "the cat"}\n', "0 words for the text 'the cat'"),
         ("b.jsonl", line("u2", "the", 0.5), "a.jsonl lacks recordings that others have: 'u2'"),
         ("b.jsonl", '{"id": "u1", "text": "a", "words": [["a", 0]]}\n', "expected words with start, end"),

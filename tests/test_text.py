@@ -126,3 +126,16 @@ def test_any_text_over_its_own_alphabet_round_trips(texts):
 )  # fmt: skip
 def test_words_can_be_told_apart_though_each_transcript_has_but_one(texts, separates):
     assert (Alphabet.from_texts(texts).space is not None) == separates
+
+
+def test_a_longest_symbol_that_leads_nowhere_is_not_taken():
+    alphabet = Alphabet(["ab", "a", "bc", "abcd"])
+    assert [alphabet.symbols[i - 1] for i in alphabet.encode("abcabababcd")] == [
+        "a",
+        "bc",
+        "ab",
+        "ab",
+        "abcd",
+    ]
+    with pytest.raises(AlphabetError, match="no symbols of the alphabet spell 'abb'"):
+        alphabet.encode("abb")

@@ -19,7 +19,7 @@ from asr.augmentation import AugmentationConfig
 from asr.corpus.manifest import read_manifest
 from asr.corpus.packed import PackedCorpus, pack
 from asr.encoder import EncoderConfig
-from asr.errors import CorpusError, TrainingError
+from asr.errors import ConfigError, CorpusError, TrainingError
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer, load
 from asr.text import Alphabet
@@ -307,3 +307,14 @@ def test_bf16_trains(corpus, tmp_path):
     lines = [h for h in history.read(tmp_path / "exp" / history.FILE) if h["kind"] == "epoch"]
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert json.loads(json.dumps(lines))  # every value is plain
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"log_every": 0}, {"accumulate": 0}, {"beta2": 2.0}, {"learning_rate": -1.0}, {"join": 0},
+     {"give_up_after": 0}, {"seconds_per_batch": 0.0}, {"final_share": 1.5}, {"denominator": -0.1}],
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_refused_by_name(wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(ConfigError, match=f"training.{name}={value}: expected"):
+        TrainingConfig(**wrong)

@@ -216,3 +216,13 @@ def test_what_is_no_sound_is_a_clear_error_beside_the_rest(data):
     assert isinstance(bad, AudioError)
     assert len(str(bad)) > 20
     assert good.text
+
+
+def test_recordings_that_would_be_written_to_one_file_are_refused(folder, tmp_path):
+    (tmp_path / "other" / "day 1").mkdir(parents=True)
+    soundfile.write(tmp_path / "other" / "day 1" / "0.wav", spoken(TEXT, seed=1), RATE_HZ)
+    soundfile.write(folder / "0.wav", spoken(TEXT, seed=2), RATE_HZ)
+    places = [str(folder / "0.wav"), str(tmp_path / "other" / "day 1" / "0.wav")]
+    with pytest.raises(ConfigError, match=r"2 recordings would be written to .*0\.wav\.txt"):
+        transcribe(tone_model(), places, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import asr.lm
 from asr.corpus.manifest import Utterance
 from asr.decoding import BeamDecoder
 from asr.decoding.choice import Choice, Chooser, DecoderConfig
-from asr.errors import DecodingError
+from asr.errors import ConfigError, DecodingError
 from asr.jobs import tune as jobs
 from asr.recognizer import Recognizer
 from asr.scoring import Score
@@ -165,3 +165,13 @@ def test_a_decoder_is_made_once_and_weighed_anew_when_weights_or_prior_change():
     assert found == [fresh.decode(noise(seed), [30]) for seed in range(8)]
     assert found != [first.decode(noise(seed), [30]) for seed in range(8)]
     assert choose(hotwords=["ab"])._vocabulary is not first._vocabulary
+
+
+def test_what_cannot_be_read_is_named_and_left_out(hazy_model, utterances, tmp_path, capsys):
+    (tmp_path / "empty.wav").touch()
+    bad = Utterance(audio_filepath=str(tmp_path / "empty.wav"), duration_s=0.5, text="a", id="bad")
+    emissions = jobs.Emissions(hazy_model, [*utterances, bad])
+    assert len(emissions.texts) == len(utterances)
+    assert "bad is not tuned on" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="none of the 1 utterances can be read"):
+        jobs.Emissions(hazy_model, [bad])

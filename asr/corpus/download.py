@@ -19,8 +19,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asr.corpus.archive import unpack
-from asr.corpus.files import explained, locked, whole_file
 from asr.errors import DownloadError
+from asr.files import explained, locked, whole_file
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all); 0 in all if that is not known."""

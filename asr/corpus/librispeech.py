@@ -14,6 +14,7 @@ from asr.corpus.download import download as fetch
 from asr.corpus.manifest import Utterance
 from asr.corpus.split import as_splits
 from asr.errors import CorpusError
+from asr.files import locked
 
 MIRRORS = (
     "https://www.openslr.org/resources",
@@ -92,9 +93,9 @@ def language_model(name: str, folder: Path, *, progress: Progress | None = None)
         DownloadError: it cannot be fetched.
     """
     file, checksum = LANGUAGE_MODELS[name]
-    folder.mkdir(parents=True, exist_ok=True)
     urls = [f"{mirror}/11/{file}" for mirror in MIRRORS]
-    return fetch(urls, folder / file, checksum=checksum, progress=progress)
+    with locked(folder / f".{file}.lock"):
+        return fetch(urls, folder / file, checksum=checksum, progress=progress)
 
 
 def _read_part(folder: Path) -> list[Utterance]:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from asr import audio
-from asr.corpus.files import whole_file
 from asr.errors import AudioError, ManifestError
+from asr.files import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
 def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
     try:
         fields = json.loads(line)
-        if b"\\ud" in line and isinstance(fields, dict):  # half of a surrogate pair is no text
+        if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is no text
             str(fields.get("text")).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error

@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from asr.corpus.decode import Decoded, available_cores, decode_all
-from asr.corpus.files import explained, locked, whole_file
 from asr.corpus.journal import Entry, Journal, beside
 from asr.corpus.manifest import Problem, Utterance, find_problem, read_manifest, write_manifest
 from asr.errors import CorpusError
+from asr.files import explained, locked, whole_file
 
 FORMAT = 1
 SMALL = 256

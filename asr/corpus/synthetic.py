@@ -22,10 +22,10 @@ import soundfile
 
 from asr import audio
 from asr.corpus.decode import available_cores, start_worker
-from asr.corpus.files import whole_file
 from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError, CorpusError
 from asr.espeak import Espeak, Manner
+from asr.files import whole_file
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = tuple("en en-us en-us-nyc en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp".split())  # noqa: SIM905

@@ -3,7 +3,7 @@
 from asr.ctc.alignment import Span, WordSpan, align, group_words
 from asr.ctc.denominator import log_denominator, log_prior
 from asr.ctc.lattice import Lattice, forward_backward, required_frames
-from asr.ctc.loss import ctc_loss, ctc_loss_from_logits
+from asr.ctc.loss import ctc_loss
 
 __all__ = [
     "Lattice",
@@ -11,7 +11,6 @@ __all__ = [
     "WordSpan",
     "align",
     "ctc_loss",
-    "ctc_loss_from_logits",
     "forward_backward",
     "group_words",
     "log_denominator",

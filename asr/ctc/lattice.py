@@ -50,12 +50,14 @@ class Lattice:
 def forward_backward(
     log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
 ) -> Lattice:
-    """The exact lattice of every utterance: −ln p(l | x), α, β and the occupancy. Not differentiable itself.
+    """The exact lattice of every utterance: −ln p(l | x), α, β, occupancy. `ctc_loss` has a gradient.
 
     Args:
-        log_probs_BTV: natural log-probabilities, blank at 0; float64, or less that becomes float32.
+        log_probs_BTV: natural log-probabilities, blank at 0. The lattice is computed in float64, and given in
+            their precision, but at least in float32.
         targets_BS: labels 1 … V−1; what stands beyond a target's length is ignored.
-        input_lengths_B, target_lengths_B: frames and labels, integers.
+        input_lengths_B, target_lengths_B: frames and labels, integers. All four may be tensors or anything
+            that torch makes tensors of.
 
     Raises:
         CtcError: shapes, lengths or labels that do not belong together.
@@ -67,10 +69,12 @@ def forward_backward(
     >>> lattice.nll_B.neg().exp()                      # "1 –", "– 1", "1 1" spell it, "– –" does not
     tensor([0.7500])
     """
-    check_batch(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+    log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B = check_batch(
+        log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B
+    )
     with torch.no_grad(), torch.autocast(log_probs_BTV.device.type, enabled=False):
-        log_probs_BTV = at_least_float32(log_probs_BTV)
-        device = log_probs_BTV.device
+        dtype, device = at_least_float32(log_probs_BTV).dtype, log_probs_BTV.device
+        log_probs_BTV = log_probs_BTV.double()  # α + β + nll is a small difference of large numbers
         frames_B, labels_B = input_lengths_B.to(device), target_lengths_B.to(device)
         states_BL = interleave_blanks(targets_BS.to(device), labels_B)
         barrier_BL = _barriers(states_BL).to(log_probs_BTV.dtype)
@@ -82,7 +86,7 @@ def forward_backward(
         paths_BTL = (log_alpha + log_beta + nll_B[:, None, None]).exp()
         paths_BTL = torch.where((nll_B != INFINITY)[:, None, None], paths_BTL, 0.0)  # not −∞ + ∞
         occupancy_BTV = torch.zeros_like(log_probs_BTV).scatter_add_(2, index_BTL, paths_BTL)  # (5)
-    return Lattice(nll_B, log_alpha, log_beta, occupancy_BTV)
+    return Lattice(*(part.to(dtype) for part in (nll_B, log_alpha, log_beta, occupancy_BTV)))
 
 
 def _forward(
@@ -168,12 +172,19 @@ def at_least_float32(log_probs: Tensor) -> Tensor:
 
 def check_batch(
     log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
-) -> None:
-    """Nothing, if the four belong together.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four as tensors, if they belong together; lengths in int64.
 
     Raises:
         CtcError: otherwise, with what was given and what fits.
     """
+    try:
+        log_probs_BTV, targets_BS = torch.as_tensor(log_probs_BTV), torch.as_tensor(targets_BS)
+        input_lengths_B, target_lengths_B = map(torch.as_tensor, (input_lengths_B, target_lengths_B))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CtcError(f"expected log-probabilities, targets and two lengths as tensors: {error}") from error
+    if not targets_BS.numel():
+        targets_BS = targets_BS.long()  # torch takes an empty list for floats
     if log_probs_BTV.dim() != 3 or not log_probs_BTV.is_floating_point():
         raise CtcError(
             f"log-probabilities have shape {tuple(log_probs_BTV.shape)} and type {log_probs_BTV.dtype}; "
@@ -198,6 +209,7 @@ def check_batch(
         if batch and (int(lengths_B.min()) < 0 or int(lengths_B.max()) > most):
             raise CtcError(f"{name} lengths {lengths_B.tolist()[:20]}: expected integers from 0 to {most}")
     check_labels(targets_BS[~_padding(target_lengths_B.to(targets_BS.device), targets_BS.shape[1])], outputs)
+    return log_probs_BTV, targets_BS, input_lengths_B.long(), target_lengths_B.long()
 
 
 def check_labels(labels: Tensor, outputs: int) -> None:

@@ -28,27 +28,12 @@ def ctc_loss(
     >>> ctc_loss(half, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])).neg().exp()
     tensor([0.7500])
     """
-    check_batch(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+    log_probs_BTV, *others = check_batch(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
     log_probs_BTV = at_least_float32(log_probs_BTV)
-    door = _door(log_probs_BTV.device.type)
-    return door.apply(log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B)
+    return _implementation(log_probs_BTV.device.type).apply(log_probs_BTV, *others)
 
 
-def ctc_loss_from_logits(
-    logits_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
-) -> Tensor:
-    """`ctc_loss` of log-softmax(logits) with the gradient softmax − γ in one go: faster with many outputs."""
-    check_batch(logits_BTV, targets_BS, input_lengths_B, target_lengths_B)
-    logits_BTV = at_least_float32(logits_BTV)
-    if logits_BTV.device.type != "cpu":
-        log_probs_BTV = logits_BTV.log_softmax(-1)
-        return _door(logits_BTV.device.type).apply(
-            log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B
-        )
-    return _CompiledFromLogits.apply(logits_BTV, targets_BS, input_lengths_B, target_lengths_B)
-
-
-def _door(device: str) -> Any:
+def _implementation(device: str) -> Any:
     if device == "cpu":
         return _Compiled
     return _Native if device == "cuda" and not torch.are_deterministic_algorithms_enabled() else _Portable
@@ -73,33 +58,6 @@ class _Compiled(Function):
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
         gamma_BTD, columns_BD, frames_B = ctx.saved_tensors
         grad_BTV = gamma_BTD.new_zeros(ctx.shape)
-        _spread(grad_BTV, -grad_B, gamma_BTD, columns_BD, frames_B)
-        return grad_BTV, None, None, None
-
-
-class _CompiledFromLogits(Function):
-    """CPU: log-softmax and lattice together; the gradient is written once instead of three times."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, logits_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
-    ) -> Tensor:
-        log_probs_BTV = logits_BTV.log_softmax(-1)
-        nll_B, *parts = _run(
-            log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B, ctx.needs_input_grad[0]
-        )
-        ctx.save_for_backward(log_probs_BTV, nll_B, *parts)
-        return nll_B
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
-        log_probs_BTV, nll_B, gamma_BTD, columns_BD, frames_B = ctx.saved_tensors
-        grad_BTV = torch.empty_like(log_probs_BTV)
-        frames = torch.where(nll_B == INFINITY, 0, frames_B).tolist()
-        for grad_TV, log_probs_TV, n, weight in zip(grad_BTV, log_probs_BTV, frames, grad_B, strict=True):
-            torch.exp(log_probs_TV[:n], out=grad_TV[:n]).mul_(weight)
-            grad_TV[n:] = 0.0
         _spread(grad_BTV, -grad_B, gamma_BTD, columns_BD, frames_B)
         return grad_BTV, None, None, None
 

@@ -42,13 +42,15 @@ class BeamDecoder:
         beta: bonus of every word in nats; only with a language model.
         hotwords: words or phrases to prefer, as they are written, or a mapping of each to its bonus in nats.
         hotword_weight: bonus of each where none is given.
-        lexicon: the only words that may be written; None allows any. Or a mapping from each word to its
-            pronunciations, for an alphabet of phones with " " between words: each pronunciation a sequence of
-            the alphabet's symbols. Words may share one. While the search goes on, it follows only the one of
-            several homophones that is best after what it takes to be said before; of what it finds in the
-            end the homophones are chosen anew, exactly. Hypotheses then carry the words in their orthography.
+        lexicon: the only words that may be written, beside those of hotwords; None allows any. Or a mapping
+            from each word to its pronunciations, for an alphabet of phones with " " between words: each a
+            sequence of the alphabet's symbols. Words may share one. While the search goes on, it follows only
+            the one of several homophones that is best after what it takes to be said before; of what it finds
+            in the end the homophones are chosen anew, exactly. Hypotheses then carry the words in their
+            orthography.
         unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
-            it nor lexicon or hotwords know.
+            it nor lexicon or hotwords know, once for the word and once more for every symbol with which its
+            spelling has left theirs.
         token_lm: n-grams over the alphabet's outputs, as `asr.lm.train` makes of spaced symbols.
         token_alpha: its weight.
         beam_threshold: prefixes this many nats below the best are dropped.
@@ -83,7 +85,7 @@ class BeamDecoder:
         beam_width: int = 64,
         alpha: float = 0.5,
         beta: float = 1.0,
-        hotwords: Iterable[str] | Mapping[str, float] = (),
+        hotwords: Iterable[str] | Mapping[str, float] | None = (),
         hotword_weight: float = 4.0,
         lexicon: Iterable[str] | Pronunciations | None = None,
         unknown_penalty: float = 10.0,
@@ -98,7 +100,7 @@ class BeamDecoder:
     ) -> None:
         _check_pruning(beam_width, beam_threshold, token_threshold)
         self.alphabet = alphabet
-        self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords)
+        self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords or ())
         phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)
         self._vocabulary = build_vocabulary(
             alphabet, lm=lm, lexicon=lexicon, hotwords=phrases, token_lm=token_lm

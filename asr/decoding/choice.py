@@ -1,12 +1,14 @@
 """A decoder by its name and settings."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from asr.decoding.hotwords import normalise_hotwords
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError
-from asr.text import Alphabet
+from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
     from asr.lm import NGramModel
@@ -18,7 +20,7 @@ DecoderName = Literal["greedy", "beam", "pyctcdecode"]
 class DecoderConfig:
     """How log-probabilities become words, unless a call says otherwise."""
 
-    name: Literal["greedy", "beam", "pyctcdecode"] = "greedy"
+    name: DecoderName = "greedy"
     beam_width: int = 64
     alpha: float = 0.5
     """Weight of the language model's natural log-probability."""
@@ -54,6 +56,38 @@ class Choice:
     settings: Mapping[str, Any]
 
 
+def choose(
+    asked: DecoderName | None,
+    settings: Mapping[str, Any],
+    alphabet: Alphabet,
+    config: DecoderConfig,
+    lm: "NGramModel | None",
+    *,
+    style: Style,
+) -> Choice:
+    """The decoder that is asked for, or the bundle's, but the beam if there are settings that greedy has not.
+
+    Args:
+        asked: its name; None leaves it to the bundle.
+        settings: of the call; hotwords are brought to the style of the texts.
+        alphabet, config, lm, style: of the bundle.
+
+    Raises:
+        DecodingError: greedy is asked for together with such settings.
+
+    >>> choose(None, {"hotwords": ["Zürich!"]}, Alphabet(["z"]), DecoderConfig(name="greedy"), None, style="basic").name
+    'beam'
+    """  # noqa: E501
+    settings = dict(settings) | {"hotwords": normalise_hotwords(settings.get("hotwords"), style)}
+    for_beam = sorted(name for name, value in settings.items() if value)
+    if asked == "greedy" and for_beam:
+        raise DecodingError(
+            f"decoder=greedy has no {', '.join(for_beam)}: take decoder=beam, or leave that out"
+        )
+    name = asked or ("beam" if for_beam and config.name == "greedy" else config.name)
+    return Choice(name, alphabet, config, lm, settings)
+
+
 class Chooser:
     """Makes decoders, and keeps the one that was asked for last; with other weights it is made of that."""
 
@@ -84,6 +118,7 @@ class Chooser:
             if choice.name == "beam" and (lexicon := _lexicon(alphabet, choice.config, others["lm"])):
                 others.setdefault("lexicon", lexicon)
             make = decoding.BeamDecoder if choice.name == "beam" else decoding.PyctcDecoder
+            _check_names(weights | others, make, choice.name)
             made = make(alphabet, **weights, **others)
         self._kept = key, weights, made
         return made
@@ -99,6 +134,12 @@ class Chooser:
         if choice.name == "pyctcdecode":
             raise DecodingError("decoder=pyctcdecode needs the whole recording: stream with greedy or beam")
         return BeamStream(self.decoder(choice))
+
+
+def _check_names(settings: Mapping[str, Any], make: type, name: str) -> None:
+    known = [key for key in inspect.signature(make).parameters if key != "alphabet"]
+    if strange := sorted(settings.keys() - set(known)):
+        raise DecodingError(f"decoder={name} has no {', '.join(strange)}; it has {', '.join(known)}")
 
 
 def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What decoders take: log-probabilities and lengths, checked before any work."""
 
+import operator
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -44,10 +45,9 @@ def check(
             f"alphabet's {outputs - 1} symbols and the blank at 0{hint}"
         )
     if frames is None or len(frames) != shape[0]:
-        given = torch.as_tensor(lengths_B)
         raise DecodingError(
-            f"{given.dtype} lengths of shape {tuple(given.shape)} for log-probabilities of shape "
-            f"{shape}: expected one integer number of frames for each of the {shape[0]} utterances"
+            f"lengths {lengths_B!s:.100} for log-probabilities of shape {shape}: expected one integer "
+            f"number of frames for each of the {shape[0]} utterances"
         )
     for i, n in enumerate(frames):
         if not 0 <= n <= shape[1]:
@@ -60,9 +60,10 @@ def check(
 
 def _integers(lengths_B: Tensor | Sequence[int]) -> list[int] | None:
     """The lengths as a list, or None if they are no list of integers."""
-    lengths = lengths_B.tolist() if hasattr(lengths_B, "tolist") else list(lengths_B)
-    good = isinstance(lengths, list) and all(isinstance(n, int | np.integer) for n in lengths)
-    return lengths if good else None
+    try:
+        return [operator.index(n) for n in lengths_B]
+    except TypeError:
+        return None
 
 
 def check_normalised(log_probs_BTV: Tensor, lengths: list[int]) -> None:

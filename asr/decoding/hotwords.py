@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asr.errors import DecodingError
-from asr.text import Alphabet
+from asr.text import Alphabet, Style, normalise
 
 
 class Automaton(NamedTuple):
@@ -80,6 +80,21 @@ def bonuses(hotwords: Mapping[tuple[str, ...], float]) -> dict[str, float]:
         for word in words:
             shares[word] = max(shares.get(word, 0.0), weight / len(words))
     return shares
+
+
+def normalise_hotwords(
+    hotwords: Iterable[str] | Mapping[str, float] | None, style: Style
+) -> Iterable[str] | Mapping[str, float] | None:
+    """The hotwords as the texts of a model are written, `style` being its own.
+
+    >>> normalise_hotwords(["Zürich!"], "basic"), normalise_hotwords({"St. Gallen": 5.0}, "basic")
+    (('zürich',), {'st gallen': 5.0})
+    """
+    if isinstance(hotwords, Mapping):
+        return {normalise(word, style): weight for word, weight in hotwords.items()}
+    if hotwords is None or isinstance(hotwords, str):
+        return hotwords
+    return tuple(normalise(word, style) for word in hotwords)
 
 
 def check_hotwords(

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from asr import audio
-from asr.corpus.files import whole_file
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import WordSpan, align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError
+from asr.files import whole_file
+from asr.jobs import formats
 from asr.jobs.console import counting, say, warn
 from asr.recognizer import Recognizer
 from asr.text import normalise
-from asr.transcript import Word
+from asr.transcript import Transcript, Word
 
 MANIFESTS = (".jsonl", ".json")
 BEFORE_S, AFTER_S = 0.07, 0.1
@@ -232,9 +233,7 @@ def to_ctm(words: Sequence[Word], *, name: str, duration_s: float) -> str:
     >>> print(to_ctm([Word("one", 0.5, 0.8, 0.9)], name="a", duration_s=1.0))
     a 1 0.500 0.300 one 0.9000
     """
-    return "\n".join(
-        f"{name} 1 {w.start_s:.3f} {w.end_s - w.start_s:.3f} {w.text} {w.confidence:.4f}" for w in words
-    )
+    return formats.to_ctm(Transcript("", tuple(words)), name=name).rstrip("\n")
 
 
 def to_json(words: Sequence[Word], *, name: str, duration_s: float) -> str:

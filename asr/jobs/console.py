@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,12 +24,12 @@ output = Console(highlight=False, soft_wrap=True)
 
 def say(text: str) -> None:
     """A message to the person at the terminal."""
-    console.print(text)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Something that went on, but that the person should know."""
-    console.print(f"[yellow]warning:[/] {text}")
+    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 @contextmanager

@@ -23,6 +23,9 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "multipart", "websockets"),
     "vad": ("silero_vad",),
     "export": ("onnx", "onnxruntime"),
+    "microphone": ("sounddevice",),
+    "english": ("whisper_normalizer",),
+    "search": ("hydra_plugins.hydra_optuna_sweeper",),
     "slurm": ("hydra_plugins.hydra_submitit_launcher",),
 }
 """Optional parts: extra of the installation → modules that it brings."""

@@ -11,6 +11,7 @@ import numpy as np
 from asr import audio, scoring
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.errors import AudioError, ScoringError
+from asr.files import whole_file
 from asr.jobs.console import counting, output, say, warn
 from asr.recognizer import Recognizer
 from asr.text import normalise
@@ -21,7 +22,7 @@ from asr.transcript import Transcript
 class Evaluation:
     """Scores of a manifest, the transcripts behind them, and the utterances that could not be read."""
 
-    score: Any
+    score: scoring.Score
     utterances: list[Utterance]
     transcripts: list[Transcript]
     failed: dict[str, str]
@@ -56,7 +57,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
 
         def samples() -> Any:
             for i in order:
-                loaded = _read(utterances[i], model.rate_hz)
+                loaded = read_samples(utterances[i], model.rate_hz)
                 if isinstance(loaded, str):
                     failed[utterances[i].id] = loaded
                     continue
@@ -87,7 +88,8 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
     return Evaluation(score, chosen, transcripts, failed, seconds)
 
 
-def _read(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
+def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
+    """Its samples, or why they cannot be read."""
     try:
         return audio.read(utterance.audio_filepath, rate_hz)
     except AudioError as error:
@@ -109,20 +111,20 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The scores with the number of utterances that could not be read and the real-time factor."""
-    facts = {"failed": len(evaluation.failed), "rtf": evaluation.seconds / max(evaluation.audio_s, 1e-9)}
-    return {**evaluation.score.to_json(), **facts}
+    """The scores with the number of utterances that could not be read."""
+    return {**evaluation.score.to_json(), "failed": len(evaluation.failed)}
 
 
 def write_hypotheses(evaluation: Evaluation, path: Path) -> None:
     """One JSON line an utterance: id, reference, hypothesis, duration and words with times and confidence."""
-    with path.open("w", encoding="utf-8") as file:
+    with whole_file(path) as file:
         for u, t in zip(evaluation.utterances, evaluation.transcripts, strict=True):
             words = [[w.text, w.start_s, w.end_s, w.confidence] for w in t.words]
             line = {
                 "id": u.id,
                 "audio_filepath": str(u.audio_filepath),
                 "duration": t.duration_s,
+                **({"speaker": u.speaker} if u.speaker else {}),
                 "text": u.text,
                 "pred_text": t.text,
                 "words": words,

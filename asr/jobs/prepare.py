@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from asr import corpus
-from asr.corpus.files import locked, whole_file
 from asr.corpus.manifest import Utterance
 from asr.corpus.packed import PackedCorpus, PackReport, pack
-from asr.errors import CorpusError
+from asr.errors import ConfigError, CorpusError
+from asr.files import locked, whole_file
 from asr.jobs.console import counting, say, warn
 from asr.jobs.recipe import DataConfig, Recipe
 from asr.text import normalise
@@ -45,7 +45,8 @@ def prepare(recipe: Recipe) -> Prepared:
     """
     folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
     with locked(folder / ".lock"):  # the ranks of a training, or the jobs of a sweep, want the same corpus
-        if (folder / DONE).is_file() and recipe.data.source != "folder":  # one's own recordings may change
+        may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # one's own recordings
+        if (folder / DONE).is_file() and not may_change:
             splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
             return Prepared(folder, splits)
         return _prepare(recipe, folder)
@@ -57,8 +58,11 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     for source, options in recipe.data.extra.items():
         wanted = dict(options or {})
         place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
-        added = _find(source, place, wanted)["train"]
-        found["train"] = [*found["train"], *added]
+        added = _find(source, place, wanted)
+        for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
+            if "train" not in splits:
+                raise ConfigError(f"{whose} has the splits {', '.join(splits)}: expected train among them")
+        found["train"] = [*found["train"], *added["train"]]
     summary: dict[str, Any] = {}
     for split, utterances in found.items():
         if not utterances:
@@ -113,7 +117,7 @@ def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfi
     if "train" not in splits:
         return
     known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}
-    for split in splits:
+    for split in (s for s in splits if s != "train"):
         for line, u in enumerate(PackedCorpus(folder / split).utterances, 1):
             if strange := set(normalise(u.text, data.style)) - known - {" "}:
                 shown = ", ".join(map(repr, sorted(strange)))

@@ -233,7 +233,9 @@ def build(cls: type, fields: dict[str, Any], *, place: str = "") -> Any:
     values = {}
     for key, value in fields.items():
         if key not in known:
-            raise ConfigError(f"{place}{key} does not exist; {place or 'the recipe '}has {sorted(known)}")
+            raise ConfigError(
+                f"{place}{key} does not exist; {place.rstrip('.') or 'the recipe'} has {sorted(known)}"
+            )
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
             value = build(typing.cast(type, hint), value, place=f"{place}{key}.")

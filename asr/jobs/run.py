@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from asr import recognizer, scoring
-from asr.corpus.files import whole_file
+from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.language_model import model_of_recipe
@@ -19,6 +19,7 @@ from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
 from asr.jobs.train import TUNED, development_split
 from asr.jobs.tune import calibrate, plot, tell, tune
+from asr.recognizer import Recognizer
 from asr.training import history
 from asr.training.distributed import Ranks
 
@@ -34,12 +35,14 @@ def run(recipe: Recipe) -> Path:
         return folder
     if _tuned_for(folder) != _decoding(recipe):
         _tune(recipe, prepared, bundle, folder)
-    results = _known_results(folder, bundle)
-    for split in (s for s in prepared.splits if s != "train"):
-        if split not in results:
-            results[split] = _evaluate(prepared, split, bundle, folder)
-            text = json.dumps({"bundle": _stamp(bundle), "splits": results}, indent=2)
-            (folder / RESULTS).write_text(text + "\n", encoding="utf-8")
+    stamp = _stamp(bundle)
+    results = _known_results(folder, stamp)
+    if missing := [split for split in prepared.splits if split != "train" and split not in results]:
+        model = recognizer.load(bundle)
+        for split in missing:
+            results[split] = _evaluate(prepared, split, model, folder)
+            with whole_file(folder / RESULTS) as file:
+                file.write(json.dumps({"bundle": stamp, "splits": results}, indent=2) + "\n")
     _print(results, recipe.name)
     say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {folder / 'report.html'}")
     return folder
@@ -82,21 +85,22 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
 
 
 def _stamp(bundle: Path) -> str:
-    return hashlib.sha256((bundle / recognizer.FILE).read_bytes()).hexdigest()
+    with (bundle / recognizer.FILE).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _known_results(folder: Path, bundle: Path) -> dict[str, dict[str, Any]]:
+def _known_results(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
     """Scores already computed with this very bundle."""
     file = folder / RESULTS
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))
-        if saved["bundle"] == _stamp(bundle):
+        if saved["bundle"] == stamp:
             return dict(saved["splits"])
     return {}
 
 
-def _evaluate(prepared: Prepared, split: str, bundle: Path, folder: Path) -> dict[str, Any]:
-    done = evaluate(recognizer.load(bundle), prepared.open(split).utterances)
+def _evaluate(prepared: Prepared, split: str, model: Recognizer, folder: Path) -> dict[str, Any]:
+    done = evaluate(model, prepared.open(split).utterances)
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
     page = folder / ("report.html" if split == "test" else f"report-{split}.html")
     audio = {u.id: u.audio_filepath for u in done.utterances}

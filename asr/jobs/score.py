@@ -131,6 +131,6 @@ def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...]
 def tell(paired: pairing.Paired) -> None:
     """Say how the files were read, and what was left out."""
     how = "line by line" if paired.ids is None else "by id"
-    say(f"[dim]read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}[/]")
+    say(f"read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}")
     for note in paired.notes:
         warn(note)

@@ -45,7 +45,7 @@ class _Job:
 
     def __call__(self, config: Any) -> float:
         folder = str(config.exp)
-        say(f"\n[bold]{folder}[/]")
+        say(f"\n{folder}")
         try:
             result = _job(self.stage)(recipes.from_hydra(config))
         except AsrError as error:
@@ -66,6 +66,8 @@ def _development_wer(folder: Path) -> float:
 def sweep(stage: str, words: Sequence[str]) -> None:
     """Hydra's multirun over values given with commas; each job has its own folder below the experiment's.
 
+    That is `exp=…`, or `exp/` and the name of the recipe.
+
     Raises:
         ConfigError: the overrides are wrong.
         AsrError: jobs failed, after all of them have been tried.
@@ -74,12 +76,12 @@ def sweep(stage: str, words: Sequence[str]) -> None:
 
     overrides = recipes.hydra_overrides(words)
     keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
-    name = next(o.partition("=")[2] for o in overrides if o.startswith("name="))
+    folder = _folder(overrides)
     constant = [k for k, o in zip(keys, overrides, strict=True) if not _is_swept(o)]
     overrides += [
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
-        f"hydra.sweep.dir=exp/{name}",
+        f"hydra.sweep.dir={json.dumps(folder)}",
         "hydra.sweep.subdir=${hydra.job.override_dirname}",
         f"hydra.job.config.override_dirname.exclude_keys={json.dumps([*constant, 'exp'])}",
         "exp=${hydra:sweep.dir}/${hydra:sweep.subdir}",
@@ -96,9 +98,16 @@ def sweep(stage: str, words: Sequence[str]) -> None:
             raise ConfigError("the sweep stopped, see above") from error
     finally:
         sys.argv = arguments
-    _rank(Path("exp") / name)
+    _rank(Path(folder))
     if job.failed:
         raise AsrError(f"{len(job.failed)} of the jobs failed: {', '.join(job.failed)}")
+
+
+def _folder(overrides: Sequence[str]) -> str:
+    """Where the jobs of a sweep have their folders."""
+    given = {key: value.strip("'\"") for key, _, value in (o.partition("=") for o in overrides)}
+    name = given.get("name") or given["recipes"].removesuffix("/default")
+    return given.get("exp") or f"exp/{name}"
 
 
 def _is_swept(override: str) -> bool:

@@ -12,7 +12,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from asr import audio
 from asr.errors import AudioError, ConfigError
-from asr.jobs.console import console
+from asr.files import whole_file
+from asr.jobs.console import console, say
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
 from asr.transcript import Segment, Transcript
@@ -97,7 +98,7 @@ def transcribe(
         sink = Files(output_dir, recordings, formats, word_timestamps)
         names = [name for name in recordings if overwrite or not sink.has(name)]
         if skipped := len(recordings) - len(names):
-            _say(f"{skipped} of {len(recordings)} recordings are done already; --overwrite does them again")
+            say(f"{skipped} of {len(recordings)} recordings are done already; --overwrite does them again")
     failed = _work(model, names, sink, settings)
     _list(failed, len(names))
     return failed
@@ -177,6 +178,12 @@ class Files:
             name: [folder / path.with_name(f"{path.name}.{form}") for form in formats]
             for name, path in paths.items()
         }
+        count = Counter(path for written in self._paths.values() for path in written)
+        if twice := [path for path, times in count.items() if times > 1]:
+            raise ConfigError(
+                f"{count[twice[0]]} recordings would be written to {twice[0]}: give each folder an "
+                "--output_dir of its own"
+            )
         self._formats, self._words = formats, words
 
     def has(self, name: str) -> bool:
@@ -194,16 +201,8 @@ class Files:
         """Write the files of a recording."""
         shown = STDIN if name == "-" else Path(name).stem
         for form, path in zip(self._formats, self._paths[name], strict=True):
-            partial = path.with_name(f".{path.name}.partial")
-            text = FORMATS[form](transcript, name=shown, words=self._words)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                partial.write_text(text, encoding="utf-8", newline="\n")
-                partial.replace(path)
-            except OSError as error:
-                raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-            finally:
-                partial.unlink(missing_ok=True)  # there is one still if writing was interrupted
+            with whole_file(path, error=ConfigError) as file:
+                file.write(FORMATS[form](transcript, name=shown, words=self._words))
 
     def failed(self, name: str) -> None:
         """Nothing: no file tells that there is no transcript."""
@@ -249,13 +248,9 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
-
-
 def _list(failed: dict[str, str], total: int) -> None:
     if not failed:
         return
-    _say(f"{len(failed)} of {total} recordings could not be transcribed:")
+    say(f"{len(failed)} of {total} recordings could not be transcribed:")
     for why in failed.values():
-        _say(f"  {why}")
+        say(f"  {why}")

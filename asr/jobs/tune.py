@@ -12,12 +12,12 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
-from asr import audio, scoring
+from asr import scoring
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.decoding import greedy
 from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
-from asr.jobs.evaluate import evaluate
+from asr.jobs.evaluate import evaluate, read_samples
 from asr.lm import load as load_lm
 from asr.recognizer import DecoderConfig, Recognizer, load
 from asr.scoring import Score
@@ -93,14 +93,27 @@ class Emissions:
 
     def __init__(self, model: Recognizer, utterances: Sequence[Utterance]) -> None:
         self.model = model
-        order = sorted(range(len(utterances)), key=lambda i: utterances[i].duration_s)
-        self.texts = [normalise(utterances[i].text, model.style) for i in order]
+        self.texts: list[str] = []
         self.batches: list[tuple[Tensor, Tensor]] = []
+        sorted_by_length = sorted(utterances, key=lambda u: u.duration_s)
         with counting("listening", "utterances") as progress:
-            for at in range(0, len(order), 16):
-                waves = [audio.read(utterances[i].audio_filepath, model.rate_hz) for i in order[at : at + 16]]
-                self.batches.append(model.log_probs(waves))
-                progress(min(at + 16, len(order)), len(order))
+            for at in range(0, len(utterances), 16):
+                self._hear(sorted_by_length[at : at + 16])
+                progress(min(at + 16, len(utterances)), len(utterances))
+        if not self.batches:
+            raise ConfigError(f"none of the {len(utterances)} utterances can be read: tuning needs some")
+
+    def _hear(self, utterances: Sequence[Utterance]) -> None:
+        waves = []
+        for utterance in utterances:
+            wave = read_samples(utterance, self.model.rate_hz)
+            if isinstance(wave, str):
+                warn(f"{utterance.id} is not tuned on: {wave}")
+                continue
+            waves.append(wave)
+            self.texts.append(normalise(utterance.text, self.model.style))
+        if waves:
+            self.batches.append(self.model.log_probs(waves))
 
     def prior(self) -> tuple[float, ...]:
         """(V,) the probability of each output on average over all frames."""
@@ -290,6 +303,10 @@ def tune_bundle(
         picture: PNG of the surface.
     """
     model = load(bundle)
+    if model.runtime is not None:
+        raise ConfigError(
+            f"{bundle}: an exported model keeps its settings; tune the bundle and export it anew"
+        )
     if lm is not None:
         model.lm = load_lm(lm)
         model.alphabet = model.alphabet.with_words(model.lm.known_words)

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from asr.corpus.files import whole_file
 from asr.errors import ScoringError
+from asr.files import whole_file
 from asr.jobs.console import say
 from asr.jobs.formats import to_ctm
 from asr.scoring import transcripts
@@ -51,24 +51,28 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
 def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
     """For each recording its words, and what else JSON says of it."""
     lines = transcripts.read_lines(path)
+    found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
     if path.suffix == ".ctm":
         words = transcripts.parse(path, lines, "ctm", is_hypothesis=True)
-        return {
-            name: ([_of_ctm(e) for e in spoken], {}) for (name, _), spoken in transcripts.group_words(words)
-        }
+        for (name, channel), spoken in transcripts.group_words(words):
+            if name in found:
+                raise ScoringError(
+                    f"{spoken[0].place}: channel {channel} is another one of {name}; a vote is on one channel"
+                )
+            found[name] = [_of_ctm(e) for e in spoken], {}
+        return found
     if path.suffix not in SUFFIXES:
         raise ScoringError(f"{path}: expected transcripts as {', '.join(SUFFIXES)}")
     if path.suffix == ".json":
         lines = [" ".join(lines)]
-    found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
     for entry, line in zip(
         transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
     ):
         facts = json.loads(line)
-        name = entry.id or facts.get("audio") or (path.stem if path.suffix == ".json" else None)
-        if name is None or name in found:
+        id_ = entry.id or facts.get("audio") or (path.stem if path.suffix == ".json" else None)
+        if id_ is None or id_ in found:
             raise ScoringError(f"{entry.place}: expected an id, or the audio, of a recording of its own")
-        found[str(name)] = list(_of_json(facts, entry)), facts
+        found[str(id_)] = list(_of_json(facts, entry)), facts
     return found
 
 

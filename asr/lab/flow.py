@@ -103,10 +103,10 @@ def gradient_flow(
     the sequence. Frames before the lags only settle the state.
 
     Raises:
-        AsrError: a sequence that is not longer than the lags.
+        AsrError: no lag, or a sequence that is not longer than the lags.
     """
-    if len(x_TI) <= max_lag:
-        raise AsrError(f"a sequence of {len(x_TI)} frames has no lag of {max_lag}; give more frames")
+    if not 1 <= max_lag < len(x_TI):
+        raise AsrError(f"a sequence of {len(x_TI)} frames has lags from 1 to {len(x_TI) - 1}, not {max_lag}")
     width, parts = cell.hidden_size, 2 if isinstance(cell, nn.LSTMCell) else 1
     state: tuple[Tensor, ...] = tuple(x_TI.new_zeros(1, width) for _ in range(parts))
     with torch.no_grad():

@@ -31,6 +31,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from asr.errors import AsrError
 from asr.lab.costs import FrameCost, SequenceCost
 
 Array = np.ndarray
@@ -100,6 +101,8 @@ def bptt(
     layer is handed on from piece to piece but no δ crosses a cut. Memory is then O(k H), and longer
     dependencies are lost.
     """
+    if truncate is not None and truncate < 1:
+        raise AsrError(f"truncate={truncate}: expected at least 1 frame, or None for the exact gradient")
     output_error = _output_errors(net, x_TI, cost)
     step = truncate or max(1, len(x_TI))
     total, gradient, z = 0.0, net.zeros(), np.zeros(len(net.W))

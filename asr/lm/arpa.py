@@ -7,9 +7,11 @@ and is read: tabs or spaces, back-off weights left out, `<UNK>` in capitals, not
 
 import bz2
 import gzip
+import logging
 import lzma
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -17,10 +19,13 @@ from typing import IO, Any, NoReturn
 import numpy as np
 
 from asr.errors import LanguageModelError
+from asr.files import whole_file
 from asr.lm.ngram import END, START, UNKNOWN, NGramModel
 from asr.lm.texts import UNREADABLE, open_bytes
 
+_log = logging.getLogger(__name__)
 _LINES_AT_ONCE = 1 << 16
+_IMPOSSIBLE = -100.0  # log10 probability of <unk> in a model that has none, as KenLM takes it
 _UNKNOWN_SPELLINGS = (UNKNOWN.encode(), b"<UNK>")
 
 
@@ -29,7 +34,7 @@ def load(path: str | Path) -> NGramModel:
 
     Raises:
         LanguageModelError: a file that is absent, cut, or breaks the format: counts that do not agree, a
-            section or <unk>, <s>, </s> missing, a probability above 1 or not a number, an n-gram that stands
+            section or <s>, </s> missing, a probability above 1 or not a number, an n-gram that stands
             twice, or one whose context is no n-gram. The message has path, line number and line.
     """
     lines = _Lines(path)
@@ -118,6 +123,13 @@ class _Trie:
             for done in range(0, max(count, 1), _LINES_AT_ONCE)
         ]
         probs, ids, backoffs = (np.concatenate(columns) for columns in zip(*chunks, strict=True))
+        if n == 1 and UNKNOWN.encode() not in self.ids:
+            what = self.lines.path, UNKNOWN, _IMPOSSIBLE
+            _log.warning("%s has no %s; its log10 probability is taken to be %g", *what)
+            ids = np.append(ids, np.array([[len(self.vocabulary)]], np.int32), axis=0)
+            probs, backoffs = np.append(probs, np.float32(_IMPOSSIBLE)), np.append(backoffs, np.float32(0))
+            self.ids[UNKNOWN.encode()] = len(self.vocabulary)
+            self.vocabulary.append(UNKNOWN.encode())
         parents = self._contexts(ids, first_line)
         keys = parents.astype(np.int64) * len(self.vocabulary) + ids[:, -1]
         by_key = np.argsort(keys, kind="stable")
@@ -128,7 +140,7 @@ class _Trie:
             self.lines.fail(
                 f"the {n}-gram stands in the file for the second time", words, number=first_line + row
             )
-        self.counts.append(count)
+        self.counts.append(len(keys))
         self.keys.append(keys)
         columns = {"parents": parents, "words": ids[:, -1], "log10_probs": probs, "backoffs": backoffs}
         self.parts.append({name: column[by_key] for name, column in columns.items()})
@@ -220,7 +232,7 @@ class _Trie:
 
     def model(self) -> NGramModel:
         words = self._decoded_vocabulary()
-        for special in (UNKNOWN, START, END):
+        for special in (START, END):
             if special.encode() not in self.ids:
                 self.lines.fail(f"the 1-grams lack {special}; add it with a log10 probability (say -100)")
         bases = np.cumsum([0, 1, *self.counts])
@@ -265,16 +277,12 @@ def write(model: NGramModel, path: str | Path) -> None:
         LanguageModelError: a path that cannot be written.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("wb") as raw, _compressor(raw, path.suffix) as file:
-            for block in _blocks(model):
-                file.write(block.encode())
-        partial.replace(path)
-    except OSError as error:
-        raise LanguageModelError(f"{path}: the language model cannot be written ({error})") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        whole_file(path, "wb", error=LanguageModelError) as raw,
+        _compressor(raw, path.suffix.lower()) as file,
+    ):
+        for block in _blocks(model):
+            file.write(block.encode())
 
 
 def _compressor(raw: IO[bytes], suffix: str) -> Any:
@@ -283,7 +291,7 @@ def _compressor(raw: IO[bytes], suffix: str) -> Any:
         return gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0)
     if suffix == ".bz2":
         return bz2.BZ2File(raw, "wb")
-    return lzma.LZMAFile(raw, "wb") if suffix == ".xz" else raw
+    return lzma.LZMAFile(raw, "wb") if suffix == ".xz" else nullcontext(raw)
 
 
 def _blocks(model: NGramModel) -> Iterator[str]:

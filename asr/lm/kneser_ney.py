@@ -103,8 +103,10 @@ def _read(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
         known[special]
     ids, lengths = array("i"), array("q")
     for number, sentence in enumerate(sentences, start=1):
+        if not isinstance(sentence, str):
+            raise LanguageModelError(f"sentence {number} is {sentence!r:.80}: expected one string a sentence")
         words = sentence.split()
-        for special in (UNKNOWN, START, END):
+        for special in (UNKNOWN, UNKNOWN.upper(), START, END):
             if special in words:
                 raise LanguageModelError(
                     f"sentence {number} has {special} as a word: {sentence[:80]!r}; leave it out"

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from asr.errors import ScoringError
+from asr.files import whole_file
 from asr.scoring import breakdown, charts
 from asr.scoring.alignment import AlignedUtterance
 from asr.scoring.breakdown import Recall
@@ -74,12 +75,8 @@ def write_report(
         js=parts["js"],
         data=_data(score, audio or {}, Path(path).parent),
     )
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ScoringError(f"{path}: {error.strerror}; the report cannot be written there") from error
+    with whole_file(Path(path), error=ScoringError) as file:
+        file.write(text)
 
 
 def _facts(score: Score, facts: Mapping[str, str]) -> str:

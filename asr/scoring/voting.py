@@ -49,15 +49,14 @@ def _merge(slots: list[Slot], text: Sequence[Word], *, before: int) -> list[Slot
     A word costs nothing in a slot that has it, and no word nothing in one that some text has no word in.
     """
     known = [{word.text if word else None for word in slot} for slot in slots]
-    costs = np.zeros((len(slots) + 1, len(text) + 1), np.int64)
     skips = [None not in words for words in known]
-    costs[1:, 0] = np.cumsum(skips)
-    costs[0, 1:] = np.arange(1, len(text) + 1)
+    gaps = np.arange(len(text) + 1)
+    costs = np.zeros((len(slots) + 1, len(text) + 1), np.int32)
+    costs[0] = gaps
     for i, words in enumerate(known):
-        for j, word in enumerate(text):
-            costs[i + 1, j + 1] = min(
-                costs[i, j] + (word.text not in words), costs[i, j + 1] + skips[i], costs[i + 1, j] + 1
-            )
+        row = costs[i] + skips[i]
+        row[1:] = np.minimum(row[1:], costs[i, :-1] + [word.text not in words for word in text])
+        costs[i + 1] = np.minimum.accumulate(row - gaps) + gaps
     merged: list[Slot] = []
     i, j = len(slots), len(text)
     while i or j:

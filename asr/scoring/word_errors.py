@@ -16,7 +16,7 @@ Conventions.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -211,8 +211,7 @@ def score(
     >>> s.substitutions, s.deletions, s.insertions, s.wer
     (0, 1, 1, 0.5)
     """
-    references = [references] if isinstance(references, str) else references
-    hypotheses = [hypotheses] if isinstance(hypotheses, str) else hypotheses
+    references, hypotheses = _texts(references), _texts(hypotheses)
     given = {"ids": ids, "speakers": speakers, "durations_s": durations_s, "confidences": confidences}
     _check_lengths(len(references), hypotheses=hypotheses, **given)
     names = _unique([str(n + 1) for n in range(len(references))] if ids is None else ids)
@@ -239,6 +238,14 @@ def score(
             )
         )
     return Score(tuple(utterances), style, alignment, processing_s)
+
+
+def _texts(texts: object) -> Sequence[str]:
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, Mapping | Set) or not isinstance(texts, Iterable):
+        raise ScoringError(f"texts in a {type(texts).__name__}: expected a list of them, in their order")
+    return list(texts)
 
 
 def _check_texts(name: str, reference: object, hypothesis: object) -> None:

@@ -59,7 +59,7 @@ class Feed:
             world_size=self.ranks.size,
             ascending=self.config.ascending_first_epoch and epoch == 0,
             join=self.config.join,
-            groups=[self.split.corpus.utterances[i].speaker or "" for i in kept],
+            groups=[self.split.corpus.utterances[i].speaker for i in kept],
         )
         return [[tuple(kept[i] for i in item) for item in batch] for batch in plan]
 

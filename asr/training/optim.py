@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.encoder import Encoder
-from asr.errors import ConfigError
+from asr.errors import ConfigError, check_demands
 from asr.training.distributed import Ranks
 
 
@@ -62,6 +62,25 @@ class TrainingConfig:
     """Steps between two lines of the history."""
     give_up_after: int = 20
     """Consecutive non-finite steps after which training stops with an error."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError at the first setting that cannot work."""
+        least = {"epochs": 1, "accumulate": 1, "join": 1, "log_every": 1, "give_up_after": 1}
+        least |= dict.fromkeys(("average", "patience", "pause_s", "warmup_epochs", "weight_decay"), 0)
+        least |= dict.fromkeys(("clip_norm", "consistency", "denominator", "denominator_epochs"), 0)
+        values = {name: getattr(self, name) for name in least}
+        over_zero = {name: getattr(self, name) for name in ("seconds_per_batch", "learning_rate")}
+        check_demands(
+            [
+                *(
+                    (values[k] >= n, f"training.{k}={values[k]}: expected at least {n}")
+                    for k, n in least.items()
+                ),
+                *((v > 0, f"training.{k}={v}: expected more than 0") for k, v in over_zero.items()),
+                (0 <= self.beta2 < 1, f"training.beta2={self.beta2}: expected 0 to below 1"),
+                (0 <= self.final_share <= 1, f"training.final_share={self.final_share}: expected 0 to 1"),
+            ]
+        )
 
 
 def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
