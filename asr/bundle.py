@@ -16,10 +16,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from asr import __version__, committee
-from asr.committee import Committee
+from asr import __version__, ensemble
 from asr.decoding.choice import DecoderConfig
 from asr.encoder import Encoder, EncoderConfig
+from asr.ensemble import Ensemble
 from asr.errors import BundleError
 from asr.features import Features, FeaturesConfig
 from asr.files import whole_file
@@ -46,10 +46,10 @@ class Model(Protocol):
 def describe(model: Model) -> dict[str, Any]:
     """All of a recogniser but its numbers, fit for JSON."""
     return {
-        "format": FORMAT if isinstance(model.encoder, Committee) else 1,
+        "format": FORMAT if isinstance(model.encoder, Ensemble) else 1,
         "version": __version__,
         "features": dataclasses.asdict(model.features.config),
-        "encoder": committee.describe(model.encoder),
+        "encoder": ensemble.describe(model.encoder),
         "decoder": dataclasses.asdict(model.decoder),
         "style": model.style,
         "alphabet": json.loads(model.alphabet.to_json()),

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr import bundle, committee
+from asr import bundle, ensemble
 from asr.encoder import Encoder
 from asr.errors import AlphabetError, BundleError, ConfigError
 from asr.features import Features
@@ -156,7 +156,7 @@ def read(file: Path) -> dict[str, Any]:
         parts, with_lm = bundle.parts(header), header["lm"]
         features = Features(parts["features"])
         with torch.device("meta"):  # sizes without weights
-            encoder = committee.build(parts["encoder"], features.outputs, parts["alphabet"].size)
+            encoder = ensemble.build(parts["encoder"], features.outputs, parts["alphabet"].size)
     except (ValueError, KeyError, TypeError, AlphabetError) as error:
         raise BundleError(f"{file}: its description is damaged ({error})") from error
     runtime = OnnxModel(session, features, encoder)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr import bundle, committee
+from asr import bundle, ensemble
 from asr.decoding import greedy
 from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
 from asr.encoder import Encoder, EncoderConfig
@@ -61,11 +61,11 @@ class Recognizer:
         seed: int = 1,
         **rest: Any,
     ) -> "Recognizer":
-        """An untrained recogniser whose weights depend on the seed alone; of several encoders a committee."""
+        """An untrained recogniser whose weights depend on the seed alone; of several encoders an ensemble."""
         front = Features(features or FeaturesConfig())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            back = committee.build(encoder or EncoderConfig(), front.outputs, alphabet.size)
+            back = ensemble.build(encoder or EncoderConfig(), front.outputs, alphabet.size)
         return cls(front, back, alphabet, **rest)
 
     @property

@@ -30,7 +30,7 @@ ROOMS = (
     "lstm",
     "regularisation",
     "encoder",
-    "committee",
+    "ensemble",
     "precision",
     "ctc",
     "lm",

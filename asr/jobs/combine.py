@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from asr.committee import Committee
+from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.jobs.console import say
 from asr.recognizer import Recognizer, load
@@ -46,7 +46,7 @@ def _difference(one: Recognizer, other: Recognizer) -> str:
     """Why two models cannot be heard as one, or nothing."""
     if one.runtime is not None or other.runtime is not None:
         return "an exported one is among them, give the bundles"
-    if any(isinstance(model.encoder, Committee) for model in (one, other)):
+    if any(isinstance(model.encoder, Ensemble) for model in (one, other)):
         return "a combined one is among them, give its members"
     if one.alphabet.symbols != other.alphabet.symbols or one.style != other.style:
         return "their outputs differ"

@@ -79,7 +79,7 @@ class Recipe:
     """Folder of the experiment; the bundle is `<exp>/model`."""
     seed: int = 1
     members: int = 1
-    """Models that are trained from different seeds and heard as one, see `asr.committee`."""
+    """Models that are trained from different seeds and heard as one, see `asr.ensemble`."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from asr.committee import Committee
 from asr.encoder import Encoder
+from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.recognizer import Recognizer, load
 
@@ -25,7 +25,7 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
         ConfigError: features or encoder of another shape, with the settings to give.
     """
     base = load(bundle)
-    if isinstance(base.encoder, Committee):
+    if isinstance(base.encoder, Ensemble):
         raise ConfigError(f"training.start_from={bundle}: several models heard as one; give a member of it")
     _check_same("features", recognizer.features.config, base.features.config, ())
     _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)

@@ -14,8 +14,8 @@ from tone_model import spoken, tone_model
 from tones import tones
 
 from asr import cli, load
-from asr.committee import Committee, build, describe
 from asr.encoder import Encoder, EncoderConfig
+from asr.ensemble import Ensemble, build, describe
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.jobs.combine import combine
@@ -59,15 +59,15 @@ def test_a_frame_is_the_geometric_mean_of_the_members_brought_to_a_sum_of_one():
 
 
 def test_block_by_block_it_hears_what_it_hears_at_once():
-    committee = combine(three())
-    whole_BTV, _ = committee.log_probs([WAVES[0]])
-    stream = OutputStream(committee)
+    ensemble = combine(three())
+    whole_BTV, _ = ensemble.log_probs([WAVES[0]])
+    stream = OutputStream(ensemble)
     parts = [stream.feed(block) for block in np.split(WAVES[0], [700, 701, 3000])]
     heard_TV = torch.cat([*parts, stream.finish()])
     torch.testing.assert_close(heard_TV, whole_BTV[0], atol=2e-5, rtol=0)
 
 
-def test_a_committee_of_equals_hears_what_each_hears():
+def test_a_ensemble_of_equals_hears_what_each_hears():
     one = tone_model()
     both = combine([one, one])
     wave = spoken("ab cad")
@@ -77,11 +77,11 @@ def test_a_committee_of_equals_hears_what_each_hears():
 
 def test_it_is_one_bundle_that_older_versions_refuse(tmp_path, monkeypatch):
     members = three()
-    committee = combine(members)
-    committee.save(tmp_path)
+    ensemble = combine(members)
+    ensemble.save(tmp_path)
     again = load(tmp_path)
     assert describe(again.encoder) == [describe(member.encoder) for member in members]
-    assert torch.equal(again.log_probs(WAVES)[0], committee.log_probs(WAVES)[0])
+    assert torch.equal(again.log_probs(WAVES)[0], ensemble.log_probs(WAVES)[0])
     assert again.trained_on["members"] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
     assert members[0].save(tmp_path / "single").is_file()
     monkeypatch.setattr("asr.bundle.FORMAT", 1)
@@ -95,10 +95,10 @@ def test_it_is_exported(tmp_path):
     pytest.importorskip("onnxruntime", reason="exporting needs asr[export]")
     from asr.onnx_model import write
 
-    committee = combine(three())
-    write(committee, tmp_path / "all.onnx")
+    ensemble = combine(three())
+    write(ensemble, tmp_path / "all.onnx")
     exported = load(tmp_path / "all.onnx")
-    expected_BTV, lengths_B = committee.log_probs(WAVES)
+    expected_BTV, lengths_B = ensemble.log_probs(WAVES)
     found_BTV, _ = exported.log_probs(WAVES)
     for expected_TV, found_TV, n in zip(expected_BTV, found_BTV, lengths_B.tolist(), strict=True):
         torch.testing.assert_close(found_TV[:n], expected_TV[:n], atol=1e-4, rtol=0)
@@ -134,10 +134,10 @@ def test_one_is_not_several_and_several_are_not_trained_further(tmp_path):
     combine([model(), model(seed=2)]).save(tmp_path)
     with pytest.raises(ConfigError, match="give a member"):
         start_from(model(), str(tmp_path))
-    committee = build([SMALL, SMALL], 24, 6)
-    assert isinstance(committee, Committee) and isinstance(build(SMALL, 24, 6), Encoder)
+    ensemble = build([SMALL, SMALL], 24, 6)
+    assert isinstance(ensemble, Ensemble) and isinstance(build(SMALL, 24, 6), Encoder)
     with pytest.raises(ConfigError, match="one of its members"):
-        list(committee.hidden(torch.zeros(1, 6, 24), torch.tensor([6])))
+        list(ensemble.hidden(torch.zeros(1, 6, 24), torch.tensor([6])))
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

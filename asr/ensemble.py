@@ -12,7 +12,7 @@ from asr.errors import ConfigError
 from asr.subsampling import State
 
 
-class Committee(Encoder):
+class Ensemble(Encoder):
     """Encoders of the same outputs at the same frames; for recognition, each is trained by itself.
 
     A frame's probabilities are the geometric mean of the members', brought to a sum of one.
@@ -30,7 +30,7 @@ class Committee(Encoder):
         shapes = {(config.factor, config.bidirectional) for config in configs}
         if len(shapes) != 1:
             found = ", ".join(f"factor={f} bidirectional={b}" for f, b in sorted(shapes)) or "none"
-            raise ConfigError(f"members of a committee: expected one factor and direction, found {found}")
+            raise ConfigError(f"members of an ensemble: expected one factor and direction, found {found}")
         self.config = configs[0]
         self.members = nn.ModuleList(Encoder(config, inputs, outputs) for config in configs)
 
@@ -78,18 +78,18 @@ def mean(heard: Sequence[Tensor]) -> Tensor:
 
 
 def build(configs: EncoderConfig | Sequence[EncoderConfig], inputs: int, outputs: int) -> Encoder:
-    """An encoder of one shape, or a committee of several.
+    """An encoder of one shape, or an ensemble of several.
 
     Raises:
         ConfigError: a setting that cannot work.
     """
     if isinstance(configs, EncoderConfig):
         return Encoder(configs, inputs, outputs)
-    return Committee(configs, inputs, outputs)
+    return Ensemble(configs, inputs, outputs)
 
 
 def describe(encoder: Encoder) -> Any:
     """The settings that `build` makes such an encoder of, as plain values: a mapping, or a list of them."""
-    if isinstance(encoder, Committee):
+    if isinstance(encoder, Ensemble):
         return [dataclasses.asdict(cast(Encoder, member).config) for member in encoder.members]
     return dataclasses.asdict(encoder.config)
