@@ -130,7 +130,7 @@ def _formats(
         path = paths[open_files[codes.index(True)]]
         raise ScoringError(
             f"the lines of {path} seem to begin with ids, those of the other file do not; "
-            "give both ids, or say that both are plain text (format plain)"
+            "give both ids, or neither"
         )
     return [kind if guess is None else guess for guess in guessed]
 
