@@ -128,8 +128,7 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
     fixed = 16 + EQUALISER_POINTS
     count = fixed + 2 * masks
     uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, count) for i in utterance_ids]))
-    # Of a hash of its own: the numbers above are all in use.
-    tempo_B = torch.tensor([_uniform(seed, epoch, f"{i}\0tempo", 1)[0] for i in utterance_ids])
+    tempo_B = torch.from_numpy(_tempo(config, seed, epoch, utterance_ids))
     u = iter(uniform_BN[:, :16].unbind(1))
 
     def between(low: float, high: float) -> Tensor:
@@ -156,11 +155,40 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
         equaliser_db_BK=(2 * uniform_BN[:, 16:fixed].float() - 1) * config.equaliser_db,
         gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
         warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
-        tempo_B=((2 * tempo_B - 1) * math.log1p(config.tempo)).exp().float(),
+        tempo_B=tempo_B.float(),
         silent_B=uniform_BN[:, 15] < config.silence,
         time_masks_BM2=mask_BM2[:, : config.time_masks],
         frequency_masks_BM2=mask_BM2[:, config.time_masks :],
     )
+
+
+def heard_s(
+    config: AugmentationConfig,
+    *,
+    seed: int,
+    epoch: int,
+    utterance_ids: Sequence[str],
+    lengths_s: np.ndarray,
+) -> np.ndarray:
+    """The duration of each utterance after `draw`'s speed, edges and tempo, to within a frame.
+
+    >>> config = AugmentationConfig(speed=(0.5,), pad_s=0.0)
+    >>> heard_s(config, seed=1, epoch=0, utterance_ids=["a", "b"], lengths_s=np.array([1.0, 3.0]))
+    array([2., 6.])
+    """
+    uniform_B3 = np.array([_uniform(seed, epoch, i, 3) for i in utterance_ids]).reshape(-1, 3)
+    speeds = np.array(config.speed or (1.0,))
+    edges_s = -2 * config.trim_s + (config.pad_s + config.trim_s) * uniform_B3[:, 1:].sum(1)
+    after_s = lengths_s / speeds[(uniform_B3[:, 0] * len(speeds)).astype(int)] + edges_s
+    return np.asarray(after_s.clip(min=0.0) / _tempo(config, seed, epoch, utterance_ids))
+
+
+def _tempo(config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Sequence[str]) -> np.ndarray:
+    """The tempo of each utterance; of a hash of its own, as the numbers of the other are all in use."""
+    if not config.tempo:
+        return np.ones(len(utterance_ids))
+    uniform_B = np.array([_uniform(seed, epoch, f"{i}\0tempo", 1)[0] for i in utterance_ids])
+    return np.exp((2 * uniform_B - 1) * math.log1p(config.tempo))
 
 
 def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:

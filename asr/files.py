@@ -24,8 +24,13 @@ def whole_file(path: Path, mode: str = "w", *, error: type[AsrError] = CorpusErr
         mode: "w" for text in UTF-8, in which the stray byte of a file name becomes its escape; or "wb".
         error: what is raised if the disk is full, or the folder cannot be written to.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
+    path = Path(os.path.realpath(path))  # a link stays one
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe
+        with explained(path, error), path.open(mode, **text) as file:  # type: ignore[call-overload]
+            yield file
+        return
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with explained(path, error):
             path.parent.mkdir(parents=True, exist_ok=True)

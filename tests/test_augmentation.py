@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from asr.augmentation import Augmentation, AugmentationConfig, Draws, draw
+from asr.draws import heard_s
 from asr.errors import ConfigError
 
 RATE_HZ = 16_000
@@ -313,6 +314,18 @@ def test_at_another_tempo_the_same_frames_take_another_time() -> None:
     assert changed_BTF[0, :80, 1].tolist() == [min(i / 2, 39) for i in range(80)]
     assert changed_BTF[1, :11, 0].tolist() == [2.0 * i for i in range(11)]
     assert changed_BTF[2, 0].tolist() == [0, 0]
+
+
+def test_how_long_an_utterance_will_be_heard_is_known_before() -> None:
+    config = replace(OFF, speed=(0.8, 1.0, 1.25), pad_s=0.3, trim_s=0.05, tempo=0.5)
+    samples_BT, lengths_B = recordings(*(5_000 + 1_777 * i for i in range(12)))
+    draws = draw(config, seed=5, epoch=2, utterance_ids=IDS)
+    _, after_B = Augmentation(config, RATE_HZ).waveforms(samples_BT, lengths_B, draws)
+    how = {"seed": 5, "epoch": 2, "utterance_ids": IDS}
+    known_B = heard_s(config, **how, lengths_s=lengths_B.numpy() / RATE_HZ)
+    np.testing.assert_allclose(known_B * draws.tempo_B.numpy() * RATE_HZ, after_B.numpy(), atol=3)
+    assert len(set(known_B)) == 12
+    assert heard_s(OFF, **how, lengths_s=np.arange(12.0)).tolist() == list(range(12))
 
 
 @pytest.mark.parametrize("frames", [1, 7, 40, 200])

@@ -81,7 +81,7 @@ def assert_both_finish(ranks: list[subprocess.Popen[str]]) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_two_ranks_train_as_one_process_that_accumulates_two_batches(corpus, tmp_path, dropout):  # noqa: F811
-    train = corpus(24)
+    train = corpus(28)
     encoder = dataclasses.replace(ENCODER, dropout=dropout)
     ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2)
     alone = trainer(train, tmp_path / "one", config=dataclasses.replace(FEW, accumulate=2), encoder=encoder)

@@ -1,13 +1,14 @@
 """The batch plan of an epoch: a pure function of lengths, seed and epoch.
 
-Utterances of similar length share a batch. Lengths are sorted after a random change of up to 3 %, so that
-batches differ from epoch to epoch while little is padded, cut where `items × longest` would exceed the
-bound, and the batches are shuffled. With several ranks, batch k of the plan goes to rank k mod world_size;
-the last batches are split so that every rank has the same number, and nothing is left out or repeated. One
-process that accumulates `world_size` batches therefore sees the same utterances at every update.
+Utterances of similar length share a batch: similar after augmentation, where there is any. Lengths are
+sorted after a random change of up to 3 %, so that batches differ from epoch to epoch while little is
+padded, cut where `items × longest` would exceed the bound, and the batches are shuffled. With several
+ranks, batch k of the plan goes to rank k mod world_size; the last batches are split so that every rank has
+the same number, and nothing is left out or repeated. One process that accumulates `world_size` batches
+therefore sees the same utterances at every update.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +33,7 @@ def plan(
     shuffle: bool = True,
     join: int = 1,
     groups: Sequence[Hashable | None] | None = None,
+    heard: Callable[[Sequence[Item]], np.ndarray] | None = None,
 ) -> list[list[Item]]:
     """The batches of one rank: lists of items; an item is a tuple of indices of utterances to be joined.
 
@@ -48,6 +50,7 @@ def plan(
         shuffle: False leaves nothing to chance: in order of length.
         join: utterances of one group are joined into strings of 1 to `join`, drawn with equal chance.
         groups: the group (speaker) of each utterance; utterances of group None stay single.
+        heard: lengths in samples of items after augmentation; None: the sum of their utterances' lengths.
 
     Raises:
         CorpusError: arguments that contradict each other, or fewer utterances than ranks.
@@ -61,26 +64,29 @@ def plan(
     items: list[Item] = [(i,) for i in range(len(lengths))]
     if join > 1 and groups is not None:
         items = _join(lengths, groups, join, budget, rng if shuffle else None)
-    totals = np.array([sum(int(lengths[i]) for i in item) for item in items], np.int64)
+    totals = _sums(lengths, items) if heard is None else heard(items)
     keys = totals * rng.uniform(1 - JITTER, 1 + JITTER, len(items)) if shuffle and not ascending else totals
-    batches = _cut([items[k] for k in np.argsort(keys, kind="stable")], lengths, budget)
+    batches = _cut(items, totals, np.argsort(keys, kind="stable"), budget)
     if shuffle and not ascending:
         batches = [batches[k] for k in np.argsort(rng.random(len(batches)), kind="stable")]
     return _even(batches, lengths, world_size)[rank::world_size]
 
 
-def padding_share(lengths_samples: Sequence[int] | np.ndarray, batches: Sequence[Sequence[Item]]) -> float:
-    """The share, 0 to 1, of the batches' samples that is padding.
+def padding_share(batches: Iterable[np.ndarray]) -> float:
+    """The share, 0 to 1, of the batches' samples that is padding; each batch is the lengths of its items.
 
-    >>> padding_share([10, 5], [[(0,), (1,)]])
+    >>> padding_share([np.array([10, 5])])
     0.25
     """
-    real = padded = 0
-    for batch in batches:
-        totals = [sum(int(lengths_samples[i]) for i in item) for item in batch]
-        real += sum(totals)
-        padded += len(totals) * max(totals, default=0)
-    return 1 - real / padded if padded else 0.0
+    real = padded = 0.0
+    for totals in batches:
+        real += totals.sum()
+        padded += len(totals) * totals.max(initial=0)
+    return float(1 - real / padded) if padded else 0.0
+
+
+def _sums(lengths: np.ndarray, items: Sequence[Item]) -> np.ndarray:
+    return np.array([sum(int(lengths[i]) for i in item) for item in items], np.int64)
 
 
 def _checked_budget(
@@ -135,16 +141,16 @@ def _join(
     return items + [tuple(string) for string, _ in open_strings.values()]
 
 
-def _cut(items: list[Item], lengths: np.ndarray, budget: float) -> list[list[Item]]:
+def _cut(items: list[Item], totals: np.ndarray, order: np.ndarray, budget: float) -> list[list[Item]]:
     batches: list[list[Item]] = []
     batch: list[Item] = []
-    longest = 0
-    for item in items:
-        total = sum(int(lengths[i]) for i in item)
+    longest = 0.0
+    for k in order:
+        total = float(totals[k])
         if batch and (len(batch) + 1) * max(longest, total) > budget:
             batches.append(batch)
-            batch, longest = [], 0
-        batch.append(item)
+            batch, longest = [], 0.0
+        batch.append(items[k])
         longest = max(longest, total)
     return [*batches, batch] if batch else batches
 

@@ -4,14 +4,16 @@ import hashlib
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 
 import numpy as np
 
 from asr.augmentation import AugmentationConfig, draw
 from asr.corpus import batches
+from asr.draws import heard_s
 from asr.recognizer import Recognizer
 from asr.training.distributed import Ranks
-from asr.training.loader import Batch, Item, collate, prefetch
+from asr.training.loader import Batch, Item, collate, name_of, prefetch
 from asr.training.optim import TrainingConfig
 from asr.training.samples import open_samples
 from asr.training.validation import Split
@@ -60,12 +62,37 @@ class Feed:
             ascending=self.config.ascending_first_epoch and epoch == 0,
             join=self.config.join,
             groups=[self.split.corpus.utterances[i].speaker for i in kept],
+            heard=lambda items: self._heard(epoch, [tuple(kept[i] for i in item) for item in items]),
         )
         return [[tuple(kept[i] for i in item) for item in batch] for batch in plan]
 
-    def padding_share(self, plan: Sequence[Sequence[Item]]) -> float:
-        """The share of the batches' samples that is padding, 0 to 1."""
-        return batches.padding_share(self.split.corpus.lengths_samples, plan)
+    def padding_share(self, epoch: int, plan: Sequence[Sequence[Item]]) -> float:
+        """The share of the batches that is padding, 0 to 1."""
+        return batches.padding_share(self._heard(epoch, batch) for batch in plan)
+
+    def _heard(self, epoch: int, items: Sequence[Item]) -> np.ndarray:
+        """Samples of the items after the augmentation of this epoch, with the pauses between joined ones."""
+        corpus, lengths = self.split.corpus, []
+        names = [name_of(corpus, item) for item in items]
+        for name, item in zip(names, items, strict=True):
+            spoken = sum(int(corpus.lengths_samples[i]) for i in item)
+            lengths.append((spoken + sum(self._pauses(epoch, name, len(item) - 1))) / self.rate_hz)
+        seconds = heard_s(
+            self.augmentation,
+            seed=self.seed,
+            epoch=epoch,
+            utterance_ids=names,
+            lengths_s=np.array(lengths),
+        )
+        return np.rint(seconds * self.rate_hz).astype(np.int64)  # whole, so that all ranks agree
+
+    def _pauses(self, epoch: int, name: str, gaps: int) -> list[int]:
+        """Samples of silence in the gaps of an item of this name."""
+        if not gaps:
+            return []
+        rng = np.random.default_rng(mix(self.seed, epoch, "pause", name))
+        longest = int(self.config.pause_s * self.rate_hz)
+        return [int(n) for n in rng.integers(0, longest + 1, gaps)]
 
     def audio_s(self, group: Sequence[Sequence[Item]]) -> float:
         """Seconds of audio in some batches, without padding."""
@@ -75,11 +102,6 @@ class Feed:
     def batches(self, epoch: int, plan: Iterable[list[Item]]) -> Generator[Batch, None, None]:
         """The batches of a part of the plan, augmented as the epoch wants them."""
 
-        def pauses(name: str, gaps: int) -> list[int]:
-            rng = np.random.default_rng(mix(self.seed, epoch, "pause", name))
-            longest = int(self.config.pause_s * self.rate_hz)
-            return [int(n) for n in rng.integers(0, longest + 1, gaps)]
-
         def make(items: list[Item]) -> Batch:
             batch = collate(
                 self.split.corpus,
@@ -87,7 +109,7 @@ class Feed:
                 items,
                 samples=self.samples,
                 space=self.space,
-                pauses=pauses,
+                pauses=partial(self._pauses, epoch),
             )
             batch.draws = draw(self.augmentation, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
             batch.target_lengths_B[batch.draws.silent_B] = 0

@@ -57,6 +57,11 @@ class Batch:
         )
 
 
+def name_of(corpus: PackedCorpus, item: Item) -> str:
+    """What an item is called: all that is random about it depends on this."""
+    return "+".join(corpus.utterances[i].id for i in item)
+
+
 def collate(
     corpus: PackedCorpus,
     targets: Sequence[Sequence[int]],
@@ -78,7 +83,7 @@ def collate(
     """
     names, spelled, lengths, starts = [], [], [], []
     for item in items:
-        names.append("+".join(corpus.utterances[i].id for i in item))
+        names.append(name_of(corpus, item))
         gaps = pauses(names[-1], len(item) - 1) if pauses and len(item) > 1 else [0] * (len(item) - 1)
         length, text = 0, list[int]()
         for i, gap in zip(item, [0, *gaps], strict=True):

@@ -215,7 +215,7 @@ class Trainer:
                     saved = time.monotonic()
         seconds = time.monotonic() - began
         self._end_epoch(
-            padding=round(self.feed.padding_share(plan), 4),
+            padding=round(self.feed.padding_share(p.epoch, plan), 4),
             seconds=round(seconds, 2),
             waited=round(self.feed.waited_s / max(seconds, 1e-9), 4),
             audio_s_per_s=round(audio_s / max(seconds, 1e-9), 1),

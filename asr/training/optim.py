@@ -67,7 +67,7 @@ class TrainingConfig:
         """Raises ConfigError at the first setting that cannot work."""
         least = {"epochs": 1, "accumulate": 1, "join": 1, "log_every": 1, "give_up_after": 1}
         least |= dict.fromkeys(("average", "patience", "pause_s", "warmup_epochs", "weight_decay"), 0)
-        least |= dict.fromkeys(("clip_norm", "consistency", "denominator", "denominator_epochs"), 0)
+        least |= dict.fromkeys(("clip_norm", "denominator_epochs"), 0)
         values = {name: getattr(self, name) for name in least}
         over_zero = {name: getattr(self, name) for name in ("seconds_per_batch", "learning_rate")}
         check_demands(
