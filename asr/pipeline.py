@@ -1,8 +1,8 @@
 """Recordings of any number and length → transcripts, in full batches and constant memory.
 
 Pieces of all recordings (see `asr.segmentation`) are pooled, sorted by length and recognised in batches. The
-log-probabilities of pieces that overlap are joined frame by frame into a stretch, which is decoded as one; a
-stretch that nothing ends is cut where the model itself hears nothing.
+log-probabilities of overlapping pieces are joined frame by frame into a stretch, which is decoded as one; a
+stretch that grows too long is cut where the model itself outputs silence.
 """
 
 from collections import deque
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from asr.decoding import Hypothesis
 
 POOL_BATCHES = 4
-"""Batches that pieces are sorted over: similar lengths meet, and memory stays small."""
+"""Batches in a pool of sorted pieces: lengths in a batch are similar, and memory stays small."""
 LONG_STRETCH_S = 60.0
-"""From here on a stretch without an end is decoded up to the longest silence between two words."""
+"""A longer stretch is decoded up to the longest silence between two words, without waiting for its end."""
 LONGEST_STRETCH_S = 600.0
-"""From here on it is decoded even if the model has heard no space since."""
+"""A longer one is decoded even if there is no such silence."""
 
 IMPOSSIBLE = -50.0
-"""The log-probability of sounds where nobody speaks."""
+"""The log-probability of all outputs except the blank where nobody speaks."""
 
 Surroundings = tuple[np.ndarray, np.ndarray]
-"""The samples of a recording before and behind a piece of it."""
+"""The samples of a recording before and after a piece of it."""
 NOTHING: Surroundings = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 T = TypeVar("T")
@@ -64,14 +64,14 @@ class Stretch:
 
 @dataclass
 class Recording:
-    """What is known so far of one recording."""
+    """The state of one recording in the pipeline."""
 
     name: int
     samples: int = 0
     segments: list[Segment] = field(default_factory=list)
     log_prob: float = 0.0
     open_start: int = 0
-    """Output of the recording where the open stretch starts."""
+    """The recording's output at which the open stretch starts."""
     open_parts: list[Tensor] = field(default_factory=list)
     read: bool = False
     waiting: int = 0
@@ -86,14 +86,14 @@ class Pipeline(Generic[T]):
     Args:
         model: gives log-probabilities and transcripts.
         decode: log_probs_BTV, lengths_B → hypotheses.
-        joint: what stands between the texts of two segments; a space, but nothing in a script without spaces.
-        silent: outputs that are no sound: the blank and the space.
-        stream: recognises blocks one after the other, if the model hears the past alone; it then keeps its
-            state through long recordings, and nothing is cut or heard twice.
-        pause: finds where long recordings are cut; no words are written where it knows that nobody speaks.
-        context_s: of a long recording around a piece, for the scale of its features.
-        batch_s: seconds of sound, padding included, in a batch.
-        on_segment: told (number of the source, segment) as soon as a segment is known.
+        joint: separates the texts of two segments; a space, but nothing in a script without spaces.
+        silent: outputs without sound: the blank and the space.
+        stream: recognises blocks one after the other, if the model can stream; it then keeps its state
+            through long recordings, and nothing is cut or recognised twice.
+        pause: finds where to cut long recordings; if it detects speech, no words are written elsewhere.
+        context_s: seconds of a long recording around a piece, for normalising its features.
+        batch_s: seconds of audio, padding included, in a batch.
+        on_segment: called with (number of the source, segment) as soon as a segment is known.
     """
 
     model: Model
@@ -108,7 +108,7 @@ class Pipeline(Generic[T]):
     on_segment: Callable[[int, Segment], None] | None = None
 
     def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:
-        """For each source, in order, its transcript, or why it cannot be read."""
+        """For each source, in order, its transcript, or the error why it cannot be read."""
         queue: deque[Recording] = deque()
         pool: list[tuple[Recording, Piece]] = []
         # the first batch is small, so that the first words come soon
@@ -159,7 +159,7 @@ class Pipeline(Generic[T]):
         return taken, left < 0
 
     def _listen(self, blocks: Iterable[np.ndarray], recording: Recording) -> None:
-        """Recognise a long recording from its beginning to its end."""
+        """Recognise a long recording as a stream, from its beginning to its end."""
         assert self.stream is not None
         for now in self.stream(blocks):
             for segment in now.segments[len(recording.segments) :]:
@@ -205,7 +205,7 @@ class Pipeline(Generic[T]):
         self._decode(stretches)
 
     def _without_noise(self, log_probs_TV: Tensor, piece: Piece) -> Tensor:
-        """The outputs as they are, but blank where a finder of speech hears nobody."""
+        """The log-probabilities, forced to blank where a speech finder detects no speech."""
         if not isinstance(self.pause, SpeechFinder):
             return log_probs_TV
         spoken_T = self.pause.is_speech(piece.samples, self.model.rate_hz, self._step_samples)
@@ -215,7 +215,7 @@ class Pipeline(Generic[T]):
         return torch.where(spoken_T1, log_probs_TV, blank_V)
 
     def _stretches(self, recording: Recording, piece: Piece, log_probs_TV: Tensor) -> Iterator[Stretch]:
-        """The stretches that a piece ends, or that are long enough to be cut."""
+        """What a piece completes: a stretch that it closes, or the first part of one that is too long."""
         recording.waiting -= 1
         if not recording.open_parts:
             recording.open_start = piece.start_samples // self._step_samples + piece.skip_outputs
@@ -235,7 +235,7 @@ class Pipeline(Generic[T]):
             recording.open_start += cut
 
     def _segments(self, recording: Recording, whole_TV: Tensor) -> Iterator[Stretch]:
-        """A whole stretch; of a model that streams, cut as its stream is."""
+        """A closed stretch; for a streaming model, cut into the segments that its stream would have."""
         start, frame_s = recording.open_start, self.model.frame_s
         parts = [whole_TV]
         if self.stream is not None:
@@ -266,7 +266,7 @@ class Pipeline(Generic[T]):
         return self.model.transcript(hypothesis, left_s).segment(stretch.start_s)
 
     def _batches(self, order: list[int], seconds: Callable[[int], float]) -> Iterator[list[int]]:
-        """Items that come shortest first, in batches of up to `batch_s` seconds with padding."""
+        """Batches of items, given shortest first, of up to `batch_s` seconds including padding."""
         batch: list[int] = []
         for i in order:
             if batch and seconds(i) * (len(batch) + 1) > self.batch_s:
@@ -278,7 +278,7 @@ class Pipeline(Generic[T]):
 
 
 def padded(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Recordings side by side with zeros behind them, float32 samples_BT, and their lengths_B."""
+    """Recordings as a zero-padded batch, float32 samples_BT, and their lengths_B."""
     lengths_B = torch.tensor([len(wave) for wave in waves])
     samples_BT = torch.zeros(len(waves), int(lengths_B.max()))
     for row, wave in zip(samples_BT, waves, strict=True):
@@ -287,7 +287,7 @@ def padded(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
 
 
 def stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """Of each row so many frames from its first one on, zero behind."""
+    """`lengths_B` frames of each row from frame `first_B` on, zero-padded."""
     if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
         return x_BTF
     places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
@@ -298,7 +298,7 @@ def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
     """The mono float32 samples of a recording, or those that are given, checked.
 
     Raises:
-        AudioError: no readable audio, or samples that are no sound.
+        AudioError: no readable audio, or invalid samples.
     """
     if not isinstance(source, np.ndarray):
         return audio.read(source, rate_hz)
@@ -308,7 +308,7 @@ def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
 
 
 def blocks_of(source: audio.Source | np.ndarray, rate_hz: int) -> Iterable[np.ndarray]:
-    """The same block by block, ten seconds at a time."""
+    """The samples of a recording in blocks of ten seconds; errors as `samples_of`."""
     if not isinstance(source, np.ndarray):
         return audio.stream(source, rate_hz)
     samples, step = samples_of(source, rate_hz), 10 * rate_hz

@@ -2,10 +2,10 @@
 
 Conventions. Energies are those of frames of 10 ms, in dB relative to full scale. A pause is a quarter of a
 second or more below a threshold between the noise and the speech around it, so it needs no absolute level.
-Pieces start on multiples of the encoder's step, so that the outputs of pieces that overlap fall onto one grid
-and can be put together frame by frame. Nothing is left out: every sample is in a piece. Each comes with the
-samples before and behind it that its features are scaled by, so that they are those of the whole recording.
-Where the model itself hears a pause is found in its outputs, which cuts no word.
+Pieces start on multiples of the encoder's step, so that the outputs of overlapping pieces fall onto one grid
+and can be joined frame by frame. Nothing is left out: every sample is in a piece. Each comes with the samples
+around it by which its features are normalised, so that they are those of the whole recording. Pauses that the
+model itself recognises are found in its outputs; cutting there splits no word.
 """
 
 import math
@@ -22,21 +22,21 @@ from asr.voice import PauseFinder, find_pause
 LONGEST_S = 40.0
 """A recording up to this long is one piece, as are utterances of the usual corpora; no piece is longer."""
 OVERLAP_S = 6.0
-"""What two pieces share where no pause parts them: half of it is context that is thrown away."""
+"""Overlap of two pieces without a pause between them; each discards half of it, which is context only."""
 
 ENDPOINT_S = 1.0
-"""Silence behind speech that ends a segment."""
+"""Silence after speech that ends a segment."""
 SEGMENT_S = 60.0
-"""From here on a segment ends at the next shorter pause."""
+"""A longer segment ends at the next pause of at least `PAUSE_S`."""
 PAUSE_S = 0.5
-"""How short."""
+"""See `SEGMENT_S`."""
 LONGEST_SEGMENT_S = 600.0
-"""Here it ends even within a word."""
+"""At this length a segment ends even inside a word."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Samples to recognise at once, and which of the outputs for them count."""
+    """Samples to recognise at once, and which of their outputs count."""
 
     start_samples: int
     """Where it starts in the recording."""
@@ -49,9 +49,9 @@ class Piece:
     closes: bool = True
     """Whether a pause, or the end of the recording, follows; if not, the next piece overlaps this one."""
     before: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """Samples of the recording up to its start, for the scale of its features alone."""
+    """Samples of the recording before its start, only for normalising its features."""
     after: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """The same behind its end."""
+    """The same after its end."""
 
 
 def pieces(
@@ -64,15 +64,15 @@ def pieces(
     context_s: float = 0.0,
     pause: PauseFinder = find_pause,
 ) -> Iterator[Piece]:
-    """The pieces of a recording that comes block by block, in order; memory is that of one piece and block.
+    """The pieces of a recording that comes block by block, in order; one piece and block are in memory.
 
     Args:
         blocks: mono float32 samples, of any lengths.
         rate_hz: their rate.
         step_samples: samples from one output of the encoder to the next.
         longest_s: no piece is longer.
-        overlap_s: shared by two pieces that no pause parts, at most half of `longest_s`.
-        context_s: of the recording around each piece, for the scale of its features.
+        overlap_s: shared by two pieces without a pause between them, at most half of `longest_s`.
+        context_s: seconds of the recording around each piece, for normalising its features.
         pause: finds the pause to cut at; see `asr.voice`.
     """
     longest = longest_samples(rate_hz, step_samples, longest_s)
@@ -103,10 +103,10 @@ def longest_samples(rate_hz: int, step_samples: int, longest_s: float = LONGEST_
 
 
 class Segments:
-    """Tells where segments end, one output after the other, so that blocks make no difference.
+    """Finds where segments end, output by output, so that the division into blocks makes no difference.
 
     Args:
-        silent: the blank and, if the alphabet has one, the space that parts two words.
+        silent: the blank and, if the alphabet has one, the space between words.
         frame_s: from one output to the next.
     """
 
@@ -120,10 +120,10 @@ class Segments:
         self._awaits_space = not is_parted
 
     def cut(self, log_probs_TV: Tensor) -> Iterator[tuple[Tensor, bool]]:
-        """The next outputs in parts that belong to one segment each, and whether it ends behind them.
+        """The next outputs in parts that each belong to one segment, and whether it ends after the part.
 
-        If a pause ended a segment before a space was heard, the one that comes later parts nothing any more:
-        up to the next sound its probability counts as the blank's.
+        If a pause ends a segment before a space is output, a later space has nothing left to separate: until
+        the next sound its probability is added to the blank's.
 
         >>> segments = Segments((0, 1), frame_s=0.25)
         >>> heard = [2, 0, 0, 0, 0, 0, 1, 2, 2]
@@ -144,7 +144,7 @@ class Segments:
             yield torch.cat([*parts, log_probs_TV[begin:]]), False
 
     def _ends_with(self, heard: int) -> bool:
-        """Whether the segment ends with the output that is the best of the next frame."""
+        """Whether the segment ends with the next frame, whose best output is `heard`."""
         is_silent = heard in self._silent
         self._outputs += 1
         self._quiet = self._quiet + 1 if is_silent else 0
@@ -175,7 +175,7 @@ def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int
 
     Args:
         log_probs_TV: natural logs.
-        silent: the blank and, if the alphabet has one, the space, without which no silence parts two words.
+        silent: the blank and, if the alphabet has one, the space, which a silence between words must contain.
 
     >>> heard = torch.tensor([1, 0, 0, 1, 2, 0, 0, 0, 1, 2])
     >>> quietest_output(torch.eye(3)[heard].log())

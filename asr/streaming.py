@@ -1,8 +1,8 @@
-"""Sound that is still coming → text: a part that stays, and a guess at what follows.
+"""Streaming recognition: live audio → text, a stable part and a provisional rest.
 
-Conventions. A model that streams hears the past alone and keeps its state from block to block, so its
+Conventions. A streaming model depends only on past audio and keeps its state from block to block, so its
 outputs are those for the whole recording, whatever the blocks. They are decoded in segments, which end where
-the model itself hears a pause: what was said before is certain then. Blocks may have any length and any rate.
+the model itself outputs a pause: the text before it is then final. Blocks may have any length and any rate.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class Model(Protocol):
 
 
 def obstacles(features: Features, encoder: Encoder) -> list[str]:
-    """Why a model needs the whole recording before its first output; none if it hears the past alone."""
+    """Why a model needs the whole recording before its first output; empty if it can stream."""
     found = []
     if encoder.config.bidirectional:
         found.append("it reads from the end as well (encoder.bidirectional=true)")
@@ -67,7 +67,7 @@ class OutputStream:
         self._model = model
         self._state: State | None = None
         self._window, self._hop = model.features.fft_samples, model.features.hop_samples
-        # the samples from the first window on that has not been computed yet
+        # samples from the start of the first window that is not computed yet
         self._held = np.zeros(self._window // 2, np.float32)
         self._is_empty = True
 
@@ -79,7 +79,7 @@ class OutputStream:
         return self._compute(frames // self._model.encoder.frames_per_output, len(self._held))
 
     def finish(self) -> Tensor:
-        """The last outputs (T, V); nothing may be fed any more."""
+        """The last outputs (T, V); nothing may be fed afterwards."""
         ends = 0 if self._is_empty else len(self._held)
         frames = (ends - self._window // 2) // self._hop + 1
         outputs = -(-frames // self._model.encoder.frames_per_output)
@@ -96,15 +96,15 @@ class OutputStream:
         return log_probs_1TV[0]
 
     def _samples(self, outputs: int) -> int:
-        """Samples that the windows of so many outputs span."""
+        """The number of samples that the windows of `outputs` outputs span."""
         return self._window + (outputs * self._model.encoder.frames_per_output - 1) * self._hop
 
 
 class TranscriptStream:
-    """Blocks of sound → what was said so far.
+    """Blocks of samples → the transcript so far.
 
     Args:
-        model: a recogniser that hears the past alone.
+        model: a recogniser that can stream.
         new_decoder: makes a decoder for a segment.
         rate_hz: of the sound; None is the model's own.
 
@@ -129,19 +129,19 @@ class TranscriptStream:
         self._progress: Progress | None = None  # of the segment that has not
 
     def feed(self, samples: np.ndarray) -> Partial:
-        """What was said up to here.
+        """The result up to here.
 
         Args:
             samples: float (n,) in [-1, 1], mono, of any length.
 
         Raises:
-            AudioError: other than that, or values that are not numbers.
+            AudioError: samples of another type or shape, NaN or infinite values.
         """
         self._hear(self._resampler.feed(audio.check_samples(samples)))
         return self._partial()
 
     def finish(self) -> Partial:
-        """What was said in all, and the transcript; nothing may be fed any more."""
+        """The final result, with the transcript; nothing may be fed afterwards."""
         self._hear(self._resampler.finish())
         self._decode(self._outputs.finish())
         self._end_segment()
@@ -193,7 +193,7 @@ class TranscriptStream:
 
 
 def silent_outputs(alphabet: Alphabet) -> tuple[int, ...]:
-    """The outputs that are no sound: the blank and, if the alphabet has one, the space.
+    """The outputs without sound: the blank and, if the alphabet has one, the space.
 
     >>> silent_outputs(Alphabet(["a", " "])), silent_outputs(Alphabet(["a"]))
     ((0, 2), (0,))
@@ -202,5 +202,5 @@ def silent_outputs(alphabet: Alphabet) -> tuple[int, ...]:
 
 
 def joint(alphabet: Alphabet) -> str:
-    """What stands between the texts of two segments: a space, but nothing in a script without spaces."""
+    """The separator of the texts of two segments: a space, but nothing in a script without spaces."""
     return "" if alphabet.space is None and not alphabet.is_subword else " "

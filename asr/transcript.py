@@ -1,4 +1,4 @@
-"""What a recogniser hands over: text, words with times and confidence, segments. Times are in seconds."""
+"""The result of recognition: text, words with times and confidence, segments. Times are in seconds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Word:
-    """A recognised word, when it was said, and the probability that it is right."""
+    """A recognised word, when it was said, and the probability that it is correct."""
 
     text: str
     start_s: float
@@ -42,7 +42,7 @@ class Transcript:
     """Natural log of the probability of the text under the acoustic model, as the decoder found it."""
 
     def segment(self, start_s: float) -> Segment | None:
-        """All of it as a segment of a recording in which it starts at `start_s`; None if nothing was said."""
+        """The whole as one segment of a recording in which it starts at `start_s`; None without words."""
         if not self.words:
             return None
         words = tuple(
@@ -60,7 +60,7 @@ def transcript_of(
     duration_s: float,
     calibration: Callable[[float], SupportsFloat],
 ) -> Transcript:
-    """The hypothesis of a recording of `duration_s`, in seconds and with calibrated confidences."""
+    """The transcript of a hypothesis: times in seconds up to `duration_s`, confidences calibrated."""
     words = tuple(
         Word(
             w.text,
@@ -77,19 +77,19 @@ def transcript_of(
 
 @dataclass(frozen=True)
 class Partial:
-    """What a stream has said so far."""
+    """The result of a stream so far."""
 
     stable: str
     """Text that never changes: the whole transcript will begin with it."""
     unstable: str
-    """What seems to follow it, to be written right behind it."""
+    """The provisional rest, to be appended to it directly."""
     words: tuple[Word, ...]
     """All words so far."""
     stable_words: int
-    """So many of them, from the first, are complete and part of the stable text."""
+    """How many of them, from the first, are complete and part of the stable text."""
     segments: tuple[Segment, ...]
-    """Those that have ended."""
+    """The segments that have ended."""
     heard_s: float
-    """Seconds of sound taken in."""
+    """Seconds of audio received."""
     transcript: Transcript | None = None
-    """The whole, when the stream has ended."""
+    """The final transcript, once the stream has ended."""

@@ -1,10 +1,10 @@
-"""Where in a stretch of sound nobody speaks: by its energy, or by the network of silero-vad.
+"""Voice activity detection: finds pauses by their energy, or by the silero-vad network.
 
 Conventions. A pause is at least a quarter of a second long. Energies are those of frames of 10 ms, in dB
 relative to full scale; a pause by energy lies below a threshold between the noise and the speech around it,
-so it needs no absolute level. Steady noise hides it, but not from a network that knows voices: silero-vad 6.2
+so it needs no absolute level. Steady noise masks it, but not for a network trained on voices: silero-vad 6.2
 reads 16 kHz in frames of 32 ms and gives the probability of speech in each. Its files come with its package,
-nothing is fetched, and it runs by onnxruntime beside any torch.
+nothing is downloaded, and it runs on onnxruntime, independently of the version of torch.
 """
 
 import warnings
@@ -25,23 +25,23 @@ SILERO_FRAME_SAMPLES = 512
 
 _SMALLEST_RANGE_DB = 10.0  # between the quiet and the loud frames of sound that has pauses at all
 _THRESHOLD = 0.3  # of that range, above the quiet frames
-_MARGIN_S = 0.5  # around what silero hears: models tell of a word up to 0.3 s before it is said
-_QUIETEST_DB = -80.0  # digital silence is no deeper than this, or the threshold would follow it down
+_MARGIN_S = 0.5  # around speech found by silero: models output a word up to 0.3 s before it is said
+_QUIETEST_DB = -80.0  # floor for digital silence, which would pull the threshold down with it
 
 
 class PauseFinder(Protocol):
     """Finds where to cut."""
 
     def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
-        """The sample in the middle of the longest pause behind `after_samples`, or None if there is none."""
+        """The sample in the middle of the longest pause after `after_samples`, or None if there is none."""
 
 
 @runtime_checkable
 class SpeechFinder(PauseFinder, Protocol):
-    """Also knows where nobody speaks, so that no words are written there."""
+    """Also detects speech, so that no words are written where nobody speaks."""
 
     def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
-        """For the moment of every output, whether somebody speaks near it; bool (1 + n // step_samples,)."""
+        """Whether somebody speaks near the time of each output; bool (1 + n // step_samples,)."""
 
 
 @cache
@@ -59,7 +59,7 @@ def pause_finder(name: VoiceDetector) -> PauseFinder:
 
 
 def find_pause(samples: np.ndarray, rate_hz: int, *, after_samples: int = 0) -> int | None:
-    """The sample in the middle of the longest pause behind `after_samples`, or None if there is none.
+    """The sample in the middle of the longest pause after `after_samples`, or None if there is none.
 
     >>> noise = np.random.default_rng(0).standard_normal(16000)
     >>> noise[8000:12000] *= 0.01
@@ -119,7 +119,7 @@ class Silero:
             torch.set_num_threads(threads)  # importing it sets one thread for the whole program
 
     def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
-        """The sample in the middle of the longest stretch without speech behind `after_samples`, or None."""
+        """The sample in the middle of the longest stretch without speech after `after_samples`, or None."""
         frame = rate_hz * SILERO_FRAME_SAMPLES / audio.RATE_HZ
         middle = _longest_run(
             self.speech(samples, rate_hz) < 0.5,
@@ -129,7 +129,7 @@ class Silero:
         return None if middle is None else min(len(samples) - 1, int(middle * frame))
 
     def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
-        """For the moment of every output, whether somebody speaks within half a second of it; bool (N,).
+        """Whether somebody speaks within half a second of the time of each output; bool (N,).
 
         Args:
             samples: mono float32 (n,), n at least 1.
@@ -152,7 +152,7 @@ class Silero:
 
 
 def _longest_run(is_quiet_N: np.ndarray, *, after: int, shortest: float) -> float | None:
-    """The middle of the longest run of true frames behind `after`, or None if none has `shortest` frames.
+    """The middle of the longest run of true frames from `after` on; None if none has `shortest` frames.
 
     >>> _longest_run(np.array([1, 1, 1, 0, 1, 1, 0], bool), after=0, shortest=2)
     1.5

@@ -1,4 +1,4 @@
-"""The CTC lattice: one room for the loss, the alignment, the word times and the confidences."""
+"""The CTC lattice: training loss, alignment, word times and confidences."""
 
 from asr.ctc.alignment import Span, WordSpan, align, group_words
 from asr.ctc.denominator import log_denominator, log_prior

@@ -1,4 +1,4 @@
-"""When each label is spoken: the Viterbi path through the lattice, as spans of tokens and of words."""
+"""Forced alignment: the Viterbi path through the lattice, as spans of tokens and of words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class Span:
     """One token and the frames that emit it on the best path, end exclusive.
 
     confidence: the occupancy of the token's state in the lattice, averaged over the frames of the span, in
-    [0, 1]. One means that all paths that spell the text agree on these frames. It judges the time, not the
-    text: how well the text fits the audio is what `ctc_loss` says.
+    [0, 1]. One means that all paths that spell the text agree on these frames. It rates the timing, not the
+    text: `ctc_loss` says how well the text fits the audio.
     """
 
     token: int
@@ -76,8 +76,8 @@ def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor |
 def group_words(spans: Sequence[Span], alphabet: Alphabet) -> list[WordSpan]:
     """The words that the spans spell, each from its first token's start to its last token's end.
 
-    Words are what stands between the alphabet's space symbols; with subwords, what a word-opening unit
-    begins; in a script without spaces, every symbol by itself.
+    Words lie between the alphabet's space symbols; with subwords, a word-opening unit begins one; in a script
+    without spaces every symbol is one.
 
     >>> alphabet = Alphabet([" ", "a", "b"])
     >>> spans = [Span(2, 0, 1, 1.0), Span(3, 2, 4, 0.5), Span(1, 5, 6, 1.0), Span(2, 7, 9, 1.0)]
@@ -105,7 +105,7 @@ def group_words(spans: Sequence[Span], alphabet: Alphabet) -> list[WordSpan]:
 def _check(
     log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both as contiguous arrays, if one can be aligned with the other."""
+    """Both as contiguous arrays, checked for whether they can be aligned."""
     log_probs = torch.as_tensor(log_probs_TV).detach().cpu()
     labels = torch.as_tensor(targets_S).cpu() if len(targets_S) else torch.zeros(0, dtype=torch.int64)
     if log_probs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():

@@ -1,16 +1,16 @@
-"""All labellings at once: ln Σ_l P(l) p(l | x), with P a trigram over labels and p that of CTC.
+"""The sum over all labellings: ln Σ_l P(l) p(l | x), with P a trigram over labels and p that of CTC.
 
-The denominator of discriminative training. CTC raises the probability of what was said; taking this off the
-objective lowers that of all that could have been said instead, each labelling as far as P believes in it.
+The denominator of discriminative training. CTC raises the probability of the reference; subtracting this from
+the objective lowers that of all competing labellings, weighted by P.
 
-A state of the sum is the last two labels (a, b) and whether the last frame wrote b or a blank after it. Only
-these matter for what follows:
+A state of the sum is the last two labels (a, b) and whether the last frame emitted b (L) or a blank after it
+(B). The future depends on nothing else:
 
     L_t(b, c) = y_t(c) (L_{t−1}(b, c) + Σ_a P(c | a, b) (B_{t−1}(a, b) + [b ≠ c] L_{t−1}(a, b)))
     B_t(a, b) = y_t(blank) (B_{t−1}(a, b) + L_{t−1}(a, b))
 
-with y the outputs' probabilities. All numbers of a frame are divided by their sum, whose logarithm is kept:
-no cell needs one of its own. On a CPU the recursion is compiled (asr/ctc/denominator_kernels.py).
+with y the outputs' probabilities. The values of each frame are divided by their sum, whose logarithm is
+accumulated: no cell needs its own. On a CPU the recursion is compiled (asr/ctc/denominator_kernels.py).
 
 Source: Xiang & Ou 2019, "CRF-based single-stage acoustic modeling with CTC topology"; Povey et al. 2016,
 "Purely sequence-trained neural networks for ASR based on lattice-free MMI".
@@ -29,16 +29,15 @@ from asr.errors import CtcError
 
 
 def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
-    """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable by the log-probabilities.
+    """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable in the log-probabilities.
 
-    The gradient is the occupancy: how much of the sum passes through each output at each frame. On a CPU both
-    are computed in single precision.
+    The gradient is the occupancy: the share of the sum that passes through each output at each frame. On a
+    CPU both are computed in single precision.
 
     Args:
         log_probs_BTV: of the outputs, 0 being the blank.
         input_lengths_B: frames of each utterance.
-        trigram_VVV: P(c | a, b) at [a, b, c]. In the places of a and b, 0 stands for the start; in that of
-            c, for the end.
+        trigram_VVV: P(c | a, b) at [a, b, c]. Index 0 stands for the start at a and b, for the end at c.
 
     Raises:
         CtcError: shapes that do not fit.
@@ -61,7 +60,7 @@ def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV:
 
 
 def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
-    """ln P(targets) of each utterance by the trigram, its end included, (B,)."""
+    """ln P(targets) of each utterance under the trigram, end included, (B,)."""
     targets_BS, lengths_B = targets_BS.to(trigram_VVV.device).long(), target_lengths_B.to(trigram_VVV.device)
     place_S = torch.arange(targets_BS.shape[1], device=trigram_VVV.device)
     labels_BS = torch.where(place_S < lengths_B[:, None], targets_BS, 0)
@@ -72,7 +71,7 @@ def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor)
 
 
 class _Sum(Function):
-    """The value, with the occupancy that came with it as its gradient."""
+    """The value; its gradient is the occupancy that is computed with it."""
 
     @staticmethod
     def forward(
@@ -107,10 +106,10 @@ def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
 
 
 def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
-    """The trigram for the compiled loop: shared_VL, row_VV, own_KL, with zeros behind the outputs.
+    """The trigram for the compiled loop: shared_VL, row_VV, own_KL, zero-padded along the outputs.
 
-    P(· | a, b) is own[row[b, a]], or shared[b] where row[b, a] is −1: contexts never seen in training all
-    fall back on the bigram, and most contexts were never seen.
+    P(· | a, b) is own[row[b, a]], or shared[b] where row[b, a] is −1: most contexts do not occur in training
+    and all fall back on the bigram.
     """
     from asr.ctc.denominator_kernels import LANES
 

@@ -1,7 +1,7 @@
-"""The denominator of one utterance, compiled by numba: `asr.ctc.denominator` says what is computed.
+"""The denominator of one utterance, compiled by numba; `asr.ctc.denominator` has the formulas.
 
-Cells lie at [b, a] or [c, b], the last label first: one context of the trigram is then one row. Rows of the
-trigram are padded with zeros to a multiple of `LANES`, so that no loop over them ends in single steps.
+Cells are indexed [b, a] or [c, b], the last label first: one context of the trigram is then one row. Rows of
+the trigram are zero-padded to a multiple of `LANES`, so that loops over them vectorise without a remainder.
 """
 
 import math
@@ -54,7 +54,7 @@ def _forward_step(new: Any, old: Any, y: Any, shared: Any, row: Any, own: Any, m
 
 @njit(nogil=True, fastmath=_FAST)
 def _backward_step(beta: Any, y: Any, shared: Any, row: Any, own: Any, ahead: Any, old: Any) -> None:
-    """beta of the frame before, from beta of the frame that y belongs to, up to a factor."""
+    """Turn beta of the frame that y belongs to into beta of the frame before, up to a factor."""
     outputs = y.shape[0]
     old[:] = beta
     largest = np.float32(0.0)
@@ -87,7 +87,7 @@ def _backward_step(beta: Any, y: Any, shared: Any, row: Any, own: Any, ahead: An
 
 @njit(nogil=True, fastmath=_FAST)
 def _shares(alpha: Any, beta: Any, shares: Any) -> None:
-    """How much of the sum passes through each output at a frame."""
+    """Fill `shares` with the share of the sum that passes through each output at a frame."""
     outputs = shares.shape[0]
     blanks, total = np.float32(0.0), np.float32(0.0)
     for b in range(outputs):

@@ -13,7 +13,7 @@ is integer and float arithmetic that LLVM turns into vector instructions. Relati
 The states 0 … 2S of the lattice are kept in two rows, because they behave differently: blank[u] is the blank
 before label u (u = 0 … S; state 2u) and label[u] is label u (u = 0 … S−1; state 2u + 1). In memory both rows
 carry one cell of padding on either side, so u lies at u + 1. Only cells that the start can reach by frame t,
-and that can still reach the end, are computed; around them stands zero.
+and that can still reach the end, are computed; their neighbours hold zero.
 """
 
 import math
@@ -26,11 +26,11 @@ from asr.machine.instructions import reinterpretation
 
 POINT = 40  # binary digits after the point
 SHIFT = 52 - POINT  # a double has 52 of them
-HALF = 1 << (SHIFT - 1)  # added before the surplus digits are cut off: rounds
+HALF = 1 << (SHIFT - 1)  # added before the surplus digits are cut off, to round
 ONE = 1023 << POINT  # the bias of a double's exponent, in our units
 EXPONENT = ~((1 << POINT) - 1)  # mask of the integer part e
-ZERO = -(1 << 61)  # stands for p = 0; two of them added still fit
-NOTHING = ZERO >> 1  # all below is zero
+ZERO = -(1 << 61)  # stands for p = 0; the sum of two does not overflow
+NOTHING = ZERO >> 1  # all values below count as zero
 LOG2_E = 1.0 / math.log(2.0)
 LN_2 = math.log(2.0)
 ROUND = 6755399441055744.0  # 1.5 · 2^52: a double plus this has the rounded integer in its low bits
@@ -44,13 +44,13 @@ _double = reinterpretation(types.int64, types.float64)
 
 @njit(nogil=True)
 def _over(x: int, e: int) -> float:
-    """x / 2^e as a double, e being an exponent in place; what is far smaller becomes 0."""
+    """x / 2^e as a double, e being an exponent in our format; far smaller values become 0."""
     return _double(max(x - e + ONE, 0) << SHIFT)
 
 
 @njit(nogil=True)
 def _pack(d: float) -> int:
-    """A positive double in our form."""
+    """A positive double in our format."""
     return ((_bits(d) + HALF) >> SHIFT) - ONE
 
 
@@ -128,7 +128,7 @@ def _bounds(t: int, frames: int, labels: int) -> tuple[int, int, int, int]:
 
 @njit(nogil=True)
 def _emissions(log_probs_TV: Any, columns: Row) -> Any:
-    """y_t of every column that the labels use, (T, D) in our form; of no columns if one is not a number."""
+    """y_t of every column in use, (T, D) in our format; (T, 0) if a log-probability is NaN or +∞."""
     frames, count = log_probs_TV.shape[0], columns.shape[0]
     y = np.empty((frames, count), np.int64)
     logs = np.empty(count)
@@ -183,7 +183,7 @@ def _backward_step(beta: Any, beta_y: Any, t: int, y: Any, slots: Row, closed: R
 
 @njit(nogil=True)
 def _before_start(labels: int) -> Any:
-    """α_{−1}: before the first frame the probability of standing before the first blank is one."""
+    """α_{−1}: before the first frame state 0 has probability one."""
     alpha = np.full((2, labels + 3), ZERO)
     alpha[0, 1] = 0
     return alpha
@@ -208,7 +208,7 @@ def _probability(alpha: Any, labels: int) -> int:
 
 @njit(nogil=True)
 def _occupy(gamma: Any, alpha: Any, total: int, y: Any, slots: Row, closed: Row, y_label: Row) -> None:
-    """γ_t(column) = Σ α_t β_t / p over the states that emit it; of β only the present frame is kept."""
+    """γ_t(column) = Σ α_t β_t / p over the states that emit it; of β only the current frame is kept."""
     frames, labels = y.shape[0], slots.shape[0]
     beta, beta_y = _at_end(labels), np.full((2, labels + 3), ZERO)
     part = np.empty(labels + 1)
@@ -224,9 +224,9 @@ def _occupy(gamma: Any, alpha: Any, total: int, y: Any, slots: Row, closed: Row,
 
 @njit(nogil=True)
 def _use(labels_S: Row, columns: Row, outputs: int) -> tuple[Row, Row, int]:
-    """The place of each label among the columns, where a label may not follow at once, the number of columns.
+    """(column of each label, ZERO where a label needs a blank before it, else 0, number of columns).
 
-    Fills `columns` with the outputs in use: the blank, then the labels in the order of their first sight.
+    Fills `columns` with the outputs in use: the blank, then the labels in order of first occurrence.
     """
     labels = labels_S.shape[0]
     place = np.full(outputs, -1)
@@ -251,7 +251,7 @@ def utterance(log_probs_TV: Any, labels_S: Row, columns: Row, gamma_TD: Any) -> 
 
     log_probs_TV: float32 or float64, contiguous; labels_S: 1 … V−1; columns: at least min(S + 1, V) places;
     gamma_TD: zeros (T, as many), or without columns if only the value is wanted. If no path fits: +∞ and
-    zeros. If an output in use is not a number: not a number everywhere.
+    zeros. If an output in use is NaN: NaN everywhere.
     """
     frames, labels = log_probs_TV.shape[0], labels_S.shape[0]
     if labels > frames:

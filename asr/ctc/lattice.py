@@ -16,7 +16,7 @@ two states up, past a blank, if the two labels around that blank differ.
     γ_t(k) = Σ_{s: l'_s = k} α_t(s) β_t(s) / p(l | x)                                                   (5)
 
 α includes the emission of its frame, β does not. γ, the occupancy, is the share of output k at frame t among
-all paths; it sums to one over k, and −γ is the gradient of −ln p(l | x) by the log-probabilities.
+all paths. It sums to one over k; −γ is the gradient of −ln p(l | x) with respect to the log-probabilities.
 
 Source: Graves, Fernández, Gomez, Schmidhuber, "Connectionist temporal classification", ICML 2006.
 """
@@ -35,7 +35,7 @@ INFINITY = float("inf")
 
 @dataclass(frozen=True)
 class Lattice:
-    """What forward–backward knows about a batch; natural logarithms, −∞ for what no path passes.
+    """The result of forward–backward for a batch; natural logarithms, −∞ where no path passes.
 
     nll_B: −ln p(l | x), +∞ if no path fits. log_alpha, log_beta: (B, T, 2S + 1) over the states l'.
     occupancy_BTV: γ in [0, 1], zero in padding and where no path fits.
@@ -50,17 +50,17 @@ class Lattice:
 def forward_backward(
     log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
 ) -> Lattice:
-    """The exact lattice of every utterance: −ln p(l | x), α, β, occupancy. `ctc_loss` has a gradient.
+    """The exact lattice of every utterance: −ln p(l | x), α, β, occupancy; for gradients see `ctc_loss`.
 
     Args:
-        log_probs_BTV: natural log-probabilities, blank at 0. The lattice is computed in float64, and given in
-            their precision, but at least in float32.
-        targets_BS: labels 1 … V−1; what stands beyond a target's length is ignored.
+        log_probs_BTV: natural log-probabilities, blank at 0. The lattice is computed in float64 and returned
+            in their precision, but at least in float32.
+        targets_BS: labels 1 … V−1; values beyond a target's length are ignored.
         input_lengths_B, target_lengths_B: frames and labels, integers. All four may be tensors or anything
-            that torch makes tensors of.
+            that torch can convert to tensors.
 
     Raises:
-        CtcError: shapes, lengths or labels that do not belong together.
+        CtcError: shapes, lengths or labels that do not match.
 
     Source: equations (2) to (5) above.
 
@@ -92,7 +92,7 @@ def forward_backward(
 def _forward(
     emission_BTL: Tensor, barrier_BL: Tensor, frames_B: Tensor, labels_B: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """−ln p(l | x) and ln α, equation (2). Row −1 stands before the first frame: all is at state 0."""
+    """−ln p(l | x) and ln α, equation (2). Row −1, before the first frame, has all mass at state 0."""
     before_BL = torch.full_like(barrier_BL, -INFINITY)
     before_BL[:, 0] = 0.0
     rows = [before_BL]
@@ -136,7 +136,7 @@ def interleave_blanks(targets_BS: Tensor, target_lengths_B: Tensor) -> Tensor:
 
 
 def _barriers(states_BL: Tensor) -> Tensor:
-    """ln skip(s): 0 where state s may follow s − 2 at once, −∞ at blanks and between equal labels."""
+    """ln skip(s): 0 where state s may directly follow s − 2, −∞ at blanks and between equal labels."""
     differs_BL = states_BL != torch.nn.functional.pad(states_BL, (2, 0))[:, : states_BL.shape[1]]
     return torch.zeros(states_BL.shape, device=states_BL.device).masked_fill(
         (states_BL == 0) | ~differs_BL, -INFINITY
@@ -144,7 +144,7 @@ def _barriers(states_BL: Tensor) -> Tensor:
 
 
 def _shift(row_BL: Tensor, by: int) -> Tensor:
-    """The row moved `by` states up (down if negative), −∞ moving in."""
+    """The row shifted `by` states up (down if negative), filled with −∞."""
     moved = torch.full_like(row_BL, -INFINITY)
     if by > 0:
         moved[:, by:] = row_BL[:, :-by]
@@ -166,17 +166,17 @@ def _padding(lengths_B: Tensor, size: int) -> Tensor:
 
 
 def at_least_float32(log_probs: Tensor) -> Tensor:
-    """The same numbers in float32, or in float64 if they came so."""
+    """The same numbers in float32, or unchanged if they are float64."""
     return log_probs if log_probs.dtype in (torch.float32, torch.float64) else log_probs.float()
 
 
 def check_batch(
     log_probs_BTV: Tensor, targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four as tensors, if they belong together; lengths in int64.
+    """The four as tensors, checked for whether they match; lengths in int64.
 
     Raises:
-        CtcError: otherwise, with what was given and what fits.
+        CtcError: they do not match; with what was given and what was expected.
     """
     try:
         log_probs_BTV, targets_BS = torch.as_tensor(log_probs_BTV), torch.as_tensor(targets_BS)
@@ -184,7 +184,7 @@ def check_batch(
     except (TypeError, ValueError, RuntimeError) as error:
         raise CtcError(f"expected log-probabilities, targets and two lengths as tensors: {error}") from error
     if not targets_BS.numel():
-        targets_BS = targets_BS.long()  # torch takes an empty list for floats
+        targets_BS = targets_BS.long()  # torch makes an empty list a float tensor
     if log_probs_BTV.dim() != 3 or not log_probs_BTV.is_floating_point():
         raise CtcError(
             f"log-probabilities have shape {tuple(log_probs_BTV.shape)} and type {log_probs_BTV.dtype}; "
@@ -213,10 +213,10 @@ def check_batch(
 
 
 def check_labels(labels: Tensor, outputs: int) -> None:
-    """Nothing, if all labels are outputs other than the blank.
+    """Check that all labels are outputs other than the blank.
 
     Raises:
-        CtcError: otherwise, with the range that was found.
+        CtcError: they are not; with the range that was found.
     """
     if labels.numel() and (int(labels.min()) < 1 or int(labels.max()) >= outputs):
         raise CtcError(
@@ -226,7 +226,7 @@ def check_labels(labels: Tensor, outputs: int) -> None:
 
 
 def required_frames(targets: Sequence[int]) -> int:
-    """The least frames that can spell the labels: one for each, and one more between equal neighbours.
+    """The fewest frames that can spell the labels: one for each, and one more between equal neighbours.
 
     >>> required_frames([1, 2, 2, 3]), required_frames([])
     (5, 0)

@@ -1,4 +1,4 @@
-"""The training loss: −ln p(l | x) by the fastest exact implementation on the device, with γ as its gradient.
+"""The training loss: −ln p(l | x) by the fastest exact implementation on the device, with gradient −γ.
 
 On the CPU that is our own compiled lattice (asr/ctc/kernels.py), utterances spread over threads. On CUDA it
 is torch's own kernel; under `torch.use_deterministic_algorithms`, and on any other device, the plain tensor
@@ -21,8 +21,8 @@ def ctc_loss(
 ) -> Tensor:
     """−ln p(targets | log-probs) of each utterance in nats, (B,); +∞, with zero gradient, if no path fits.
 
-    Differentiable by the log-probabilities: the gradient is minus the occupancy. Half precision is computed,
-    and returned, in float32, under autocast too. Arguments and errors are those of `forward_backward`.
+    The gradient with respect to the log-probabilities is minus the occupancy. Half precision is computed and
+    returned in float32, also under autocast. Arguments and errors are those of `forward_backward`.
 
     >>> half = torch.full((1, 2, 2), 0.5).log()
     >>> ctc_loss(half, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])).neg().exp()
@@ -40,7 +40,7 @@ def _implementation(device: str) -> Any:
 
 
 class _Compiled(Function):
-    """CPU: our numba lattice. It keeps γ of the outputs that occur in the target, not of all V."""
+    """CPU: our numba lattice. It stores γ only of the outputs in use, not of all V."""
 
     @staticmethod
     def forward(
@@ -63,7 +63,7 @@ class _Compiled(Function):
 
 
 class _Native(Function):
-    """CUDA: torch's kernel. Its gradient carries a softmax that is taken off again, so that −γ remains."""
+    """CUDA: torch's kernel. Its gradient is that through a softmax, which is undone so that −γ remains."""
 
     @staticmethod
     def forward(
@@ -142,7 +142,7 @@ def _run(
 def _spread(
     grad_BTV: Tensor, weight_B: Tensor, gamma_BTD: Tensor, columns_BD: Tensor, frames_B: Tensor
 ) -> None:
-    """Adds weight · γ to the gradient, each column of γ where it belongs."""
+    """Add weight · γ to the gradient, each column of γ at its output."""
     from asr.ctc.kernels import spread
 
     grad, gamma, columns = grad_BTV.numpy(), gamma_BTD.numpy(), columns_BD.numpy()

@@ -15,11 +15,11 @@ def best_path(log_probs_TV: Any, labels_S: Any) -> tuple[float, Any]:
     frames, labels = log_probs_TV.shape[0], labels_S.shape[0]
     states = 2 * labels + 1
     move_TL = np.zeros((frames, states), np.int8)
-    score = np.full(states + 2, -np.inf)  # state s lies at s + 2: two cells below 0 that nothing reaches
+    score = np.full(states + 2, -np.inf)  # state s lies at s + 2, after two unreachable cells
     score[2] = 0.0
     for t in range(frames):
         row = log_probs_TV[t]
-        # from high to low, so that the scores below are still those of the frame before
+        # from high to low, so that lower states still hold the scores of the frame before
         for s in range(min(states, 2 * t + 2) - 1, max(0, states - 2 * (frames - t)) - 1, -1):
             label = labels_S[s >> 1] if s & 1 else 0
             best, move = score[s + 2], 0

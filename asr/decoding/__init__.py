@@ -1,4 +1,4 @@
-"""Log-probabilities → words: the best path, an exact prefix beam search, the same over pyctcdecode.
+"""Log-probabilities → words: the best path, a prefix beam search, and pyctcdecode's.
 
 Conventions. Log-probabilities are natural logs with axes (batch, time, outputs) and the blank at output 0; a
 hypothesis counts frames from 0, ends exclusive. Language-model scores are natural logs too.

@@ -1,4 +1,4 @@
-"""How sure the words are, by all that could have been said instead; compiled by numba but for the end."""
+"""Word confidences from competing labellings; compiled by numba except `confidences`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from asr.decoding.tables import Tables
 
 @njit(nogil=True, cache=True)
 def spelled(labellings: Labellings, tables: Tables) -> tuple[Any, Any]:
-    """(the words of all labellings as numbers, equal for those that are spelled alike; where each ends)."""
+    """(word numbers of all labellings, equal for words that are spelled alike; where each labelling ends)."""
     numbers, ends = [np.int64(0)][:0], np.empty(len(labellings.ends), np.int64)
     first = 0
     for i in range(len(ends)):
@@ -32,15 +32,15 @@ def spelled(labellings: Labellings, tables: Tables) -> tuple[Any, Any]:
 
 @njit(nogil=True, cache=True)
 def shares(words: Any, drawn: Any, ends: Any) -> Any:
-    """For each word of a labelling the share of others in which it stands in its place.
+    """(words,) the share of sampled labellings that agree with each word of a labelling.
 
-    Half a labelling is added for and against.
+    Smoothed: half a count for agreement and half against.
 
     Args:
         words: numbers of the words, see `spelled`.
-        drawn, ends: those of labellings, each as often as it is probable.
+        drawn, ends: the same of labellings sampled in proportion to their probability.
 
-    Source: Wessel et al. 2001, by labellings that are drawn in place of a lattice.
+    Source: Wessel et al. 2001, with sampled labellings in place of a lattice.
     """
     counts, first = np.full(len(words), 0.5), 0
     for end in ends:
@@ -51,7 +51,7 @@ def shares(words: Any, drawn: Any, ends: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _count_equal(words: Any, others: Any, counts: Any) -> None:
-    """Count the words that are the same in the others, if these are aligned with the fewest edits."""
+    """Add one to the count of each word that equals its counterpart in a minimum edit alignment."""
     last, other_last = len(words), len(others)
     while last and other_last and words[last - 1] == others[other_last - 1]:
         last, other_last = last - 1, other_last - 1
@@ -80,14 +80,14 @@ def _count_equal(words: Any, others: Any, counts: Any) -> None:
 
 
 def confidences(shares: np.ndarray, peaks: Sequence[float]) -> tuple[float, ...]:
-    """The probability of each word to be right: the mean of two log odds, the first of twice the weight.
+    """The probability that each word is correct: a weighted mean of log-odds, 2/3 `shares`, 1/3 `peaks`.
 
-    Where a language model chooses among many words, the share tells more; where few words are possible and
-    the model is too sure, the outputs do.
+    Shares tell more where a language model chooses among many words; peaks where few words are possible and
+    the model is overconfident.
 
     Args:
-        shares: of each word, see above.
-        peaks: the probability of its least probable output.
+        shares: of each word, from `shares`.
+        peaks: of each word, the peak probability of its least probable output.
 
     >>> [round(c, 2) for c in confidences(np.array([0.5, 0.9, 0.9]), [0.99, 0.9, 1.0])]
     [0.82, 0.9, 1.0]

@@ -1,10 +1,9 @@
-"""What could have been said instead: the labellings that a search dropped on the way; compiled by numba.
+"""Competing labellings, restored from the prefixes that a search dropped; compiled by numba.
 
-A prefix is dropped as soon as another one has the same future and more mass. So a beam ends with few
-different beginnings, though it has seen many. What was dropped is put in again here: the prefix, then
-whatever followed the other one. It is as much less probable than that as it was when it was dropped.
-Alternatives have numbers in the order in which they were noted: at the nodes of a prefix that was put in by
-one of them, only those of lower numbers had been noted when it was still alive.
+The beam drops a prefix once another with the same future has more mass, so it ends with few of the
+beginnings that it has seen. Here dropped prefixes are restored: the dropped prefix, continued as its winner
+was, at the probability ratio they had when it was dropped. Alternatives are numbered in the order in which
+they were noted; inside a restored prefix only lower numbers apply, those noted while it was still alive.
 
 Source: k shortest paths by their deviations, after Eppstein 1998.
 """
@@ -23,7 +22,7 @@ _SWEEPS = 4
 
 
 class Labellings(NamedTuple):
-    """Labellings one after the other.
+    """Several labellings, concatenated.
 
     Attributes:
         tokens: their outputs.
@@ -40,15 +39,14 @@ class Labellings(NamedTuple):
 
 @njit(nogil=True, cache=True)
 def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
-    """At most `count` labellings, probably the best, best first.
+    """At most `count` labellings, approximately the most probable ones, best first.
 
-    A way is a prefix, and what it takes over: the end of another way, from behind one of its nodes on, and
-    the number of the alternative that led there. One deviates from it at the nodes of its prefix. The same
-    labelling may come by several ways: one deviates at each of its nodes once. A prefix that is put in again
-    can be too long for the frames there are.
+    A way is a prefix plus a borrowed tail: another way's tokens after a given node, and the number of the
+    alternative that led there. Deviations are tried at each node of its prefix, once per labelling, as
+    several ways can spell the same. A restored prefix may need more frames than there are.
 
     Args:
-        beam, tree: of a search that has taken all frames.
+        beam, tree: of a search that has processed all frames.
         scores: (entries,) of the prefixes of the beam as whole utterances.
     """
     ways: Any = [(0, 0, 0, 0)]
@@ -86,7 +84,7 @@ def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
 
 @njit(nogil=True, cache=True)
 def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
-    """The last alternative of a node with a lower number, or −1."""
+    """The latest alternative of a node whose number is below `number`, or −1."""
     at = np.int64(tree[node].alternative)
     while at >= number:
         at = np.int64(beam.alternatives[at].next)
@@ -95,7 +93,7 @@ def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
-    """Append the outputs of a way: of its prefix, how many is returned, then of what it takes over."""
+    """Append the outputs of a way, its prefix and then its borrowed tail; returns the prefix's length."""
     node, other, behind, _ = ways[way]
     prefix = trace(tree, node)
     tokens.extend(prefix)
@@ -112,16 +110,16 @@ def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
 
 @njit(nogil=True, cache=True)
 def hashed(key: int, part: int) -> int:
-    """A hash of a sequence whose last part is `part`, `key` being that of the others."""
+    """The hash of a sequence: `part` is its last element, `key` the hash of all before."""
     key = (key ^ (part + 1)) * 0x2545F4914F6CDD1D
     return key ^ (key >> 29)
 
 
 @njit(nogil=True, cache=True)
 def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
-    """`count` labellings, each about as often as it is probable; none if no prefix may be written.
+    """`count` labellings sampled in proportion to their probability; none if no prefix may be written.
 
-    The same search always gives the same. Arguments as for `best`.
+    Deterministic. Arguments as for `best`.
     """
     masses = _masses(beam, tree)
     weights = scores + masses[beam.entries["node"][: len(scores)]]
@@ -155,11 +153,10 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
 
 @njit(nogil=True, cache=True)
 def _masses(beam: Beam, tree: Any) -> Any:
-    """(nodes,) ln of how much more mass each prefix would have if nothing had been dropped.
+    """(nodes,) ln of the factor by which each prefix would have more mass if nothing had been dropped.
 
-    What was dropped for a prefix may have come later than that, may even begin with it, or the two may have
-    been dropped for each other, one after the other. So the nodes are gone through several times, in the
-    order in which they came, which has each behind its parent.
+    Alternatives can refer to later nodes or to each other, so the masses are iterated a few times, parents
+    first.
     """
     masses = np.zeros(beam.counts[NODES])
     for _ in range(_SWEEPS):

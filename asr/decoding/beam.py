@@ -1,4 +1,4 @@
-"""CTC prefix beam search with language model, closed vocabulary and hotwords: the door to `search`.
+"""CTC prefix beam search with language model, closed vocabulary and hotwords: the interface to `search`.
 
 Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word language model at word ends).
 """
@@ -28,46 +28,44 @@ from asr.text import Alphabet
 if TYPE_CHECKING:
     from asr.lm import NGramModel
 
-NODES_PER_FRAME = 32  # of the tree; room for so many is made at first
+NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 
 
 class BeamDecoder:
-    """Finds the labelling that is most probable under the model, the language model and the bonuses together.
+    """Finds the labelling that scores best under acoustic model, language model and bonuses together.
 
     Args:
-        alphabet: of the model whose log-probabilities will come.
-        lm: word n-grams; the last word of an utterance is closed and scored, and so is </s>.
-        beam_width: prefixes that are kept in each frame.
+        alphabet: of the acoustic model.
+        lm: word n-grams; the last word of an utterance and </s> are scored, too.
+        beam_width: prefixes kept in each frame.
         alpha: weight of the language model's natural log-probability.
-        beta: bonus of every word in nats; only with a language model.
-        hotwords: words or phrases to prefer, as they are written, or a mapping of each to its bonus in nats.
-        hotword_weight: bonus of each where none is given.
-        lexicon: the only words that may be written, beside those of hotwords; None allows any. Or a mapping
-            from each word to its pronunciations, for an alphabet of phones with " " between words: each a
-            sequence of the alphabet's symbols. Words may share one. While the search goes on, it follows only
-            the one of several homophones that is best after what it takes to be said before; of what it finds
-            in the end the homophones are chosen anew, exactly. Hypotheses then carry the words in their
-            orthography.
+        beta: word insertion bonus in nats; only with a language model.
+        hotwords: words or phrases to prefer, as written, or a mapping from each to its bonus in nats.
+        hotword_weight: bonus in nats where none is given.
+        lexicon: the only words that may be written, besides those of hotwords; None allows any. Or, for an
+            alphabet of phones with " " between words, a mapping from each word to its pronunciations, each a
+            sequence of the alphabet's symbols. Words may share one. During the search only the homophone that
+            scores best after its prefix is followed; in the final hypotheses homophones are chosen anew,
+            exactly. Hypotheses then carry the words in their orthography.
         unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
-            it nor lexicon or hotwords know, once for the word and once more for every symbol with which its
-            spelling has left theirs.
-        token_lm: n-grams over the alphabet's outputs, as `asr.lm.train` makes of spaced symbols.
+            it nor lexicon or hotwords contain, once for the word and once for every character from where its
+            spelling departs from all known words.
+        token_lm: n-grams over the alphabet's symbols, from `asr.lm.train` on space-separated symbols.
         token_alpha: its weight.
         beam_threshold: prefixes this many nats below the best are dropped.
-        token_threshold: outputs below this natural log-probability extend nothing in a frame, unless they are
-            its best.
-        prior: (V,) shares of the outputs on average, as the model gives them over much speech; None to ignore
-            them. What is searched is then p(output | frame) / prior^`prior_weight`, normalised anew: which
-            outputs are frequent is better left to the language model than learnt from little speech.
+        token_threshold: outputs below this natural log-probability in a frame extend no prefix there, unless
+            they are the frame's best.
+        prior: (V,) the outputs' average probabilities over much speech, according to the model; None for no
+            prior. The search then uses p(output | frame) / prior^`prior_weight`, renormalised: output
+            frequencies are better left to the language model than learnt from little speech.
         prior_weight: from 0 (off) to 1 (Bayes' rule in full).
-        judge: whether words get confidences by all that could have been said in their place, which takes a
-            tenth to a third more time; without, those of their outputs.
+        judge: whether word confidences take competing labellings into account, which takes a tenth to a third
+            more time; otherwise they come from the word's outputs alone.
         threads: over the utterances of a batch; None takes all cores that the process may use. The result
             does not depend on it.
 
     Raises:
-        DecodingError: settings that make no sense, pronunciations that are none, or a hotword that
-            cannot be spelled.
+        DecodingError: invalid settings or pronunciations, or a hotword that cannot be spelled.
         LanguageModelError: a language model of which no word can be spelled.
 
     >>> import torch
@@ -122,7 +120,7 @@ class BeamDecoder:
 
     @property
     def unspellable(self) -> list[str]:
-        """Words that can never be recognised."""
+        """Words that cannot be spelled in the alphabet and are never recognised."""
         return self._vocabulary.unspellable
 
     def reweighed(
@@ -133,15 +131,15 @@ class BeamDecoder:
         prior_weight: float = 0.0,
         **weights: float,
     ) -> "BeamDecoder":
-        """The same decoder with other weights. The tree of its words is shared, so this takes milliseconds.
+        """The same decoder with other weights. The word trie is shared, so this takes milliseconds.
 
         Args:
             beam_width: None keeps it.
-            prior, prior_weight: as when a decoder is made.
+            prior, prior_weight: as for the constructor; by default no prior.
             weights: any of alpha, beta, unknown_penalty, hotword_weight and token_alpha; others are kept.
 
         Raises:
-            DecodingError: a weight of another name, or one that is no finite number.
+            DecodingError: an unknown weight, one that is not finite, or an invalid width or prior.
         """
         new = copy.copy(self)
         if strange := weights.keys() - self._weights.keys():
@@ -156,7 +154,7 @@ class BeamDecoder:
         return new
 
     def _weigh(self) -> Tables:
-        """The tables with the weights as they are."""
+        """The tables for the current weights."""
         if not all(map(math.isfinite, self._weights.values())):
             raise DecodingError(f"weights {self._weights}: expected finite numbers")
         weights = dict(self._weights)
@@ -164,12 +162,12 @@ class BeamDecoder:
         return build_tables(self._vocabulary, hotwords=phrases, **weights)
 
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int], n_best: int = 1) -> Any:
-        """The best hypothesis of each utterance, or with n_best > 1 a list of the best ones, best first.
+        """The best hypothesis of each utterance; with n_best > 1 a list of the best, best first.
 
         Args:
             log_probs_BTV: natural logs, blank at 0.
-            lengths_B: frames of each utterance; what lies behind them is not looked at.
-            n_best: at most so many hypotheses of each utterance, of different texts.
+            lengths_B: frames of each utterance; later frames are ignored.
+            n_best: the most hypotheses per utterance; their texts differ.
 
         Raises:
             DecodingError: wrong shapes or lengths, NaN, or values that are not normalised log-probabilities.
@@ -184,7 +182,7 @@ class BeamDecoder:
             search.take(emissions[i])
             return search.finish(judge=self._judges)
 
-        # the longest first, so that no thread is left with a long one at the end
+        # the longest first, so that no thread starts a long one at the end
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
         threads = min(self.threads, len(order))
         if threads > 1:
@@ -195,7 +193,7 @@ class BeamDecoder:
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
 
     def weighed(self, log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
-        """(T, V) float64: plain probabilities, divided by the prior; errors as `decode`."""
+        """(T, V) float64: probabilities, divided by the prior and renormalised; errors as `decode`."""
         y_TV = probabilities(log_probs_TV, utterance)
         if self._scale_V is not None:
             y_TV *= self._scale_V
@@ -203,22 +201,22 @@ class BeamDecoder:
         return y_TV
 
     def write(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens as a whole utterance; nothing for a last word that no pronunciation ends."""
+        """The text of the tokens as an utterance; with pronunciations an unfinished last word is omitted."""
         entries, _, _ = outcome.read(np.array(tokens, np.int64), self.tables)
         words = spell_out(entries, self.words)
         return write(tokens, self.alphabet) if words is None else " ".join(filter(None, words))
 
     def begin(self, n_best: int = 1) -> "Search":
-        """A search that has heard nothing yet; it will be asked for n_best hypotheses."""
+        """A new search, which will return up to n_best hypotheses."""
         return Search(self, n_best)
 
 
 class Search:
-    """One utterance that is being decoded: feed its frames in blocks of any size, then ask what was said.
+    """Decodes one utterance incrementally: feed its frames in blocks of any size, then ask for hypotheses.
 
-    However the frames are cut into blocks, the result is that of `BeamDecoder.decode`. Tokens are outputs
-    1 … V−1. `agreed` only ever grows, and whatever `finish` finds among the prefixes of the beam begins with
-    it; `leading` may change with every block.
+    The result is that of `BeamDecoder.decode`, whatever the blocks. Tokens are outputs 1 … V−1. `agreed` only
+    ever grows, and every prefix of the beam that `finish` returns begins with it; `leading` may change with
+    every block.
 
     >>> import torch
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
@@ -241,20 +239,20 @@ class Search:
 
     @property
     def frames(self) -> int:
-        """Frames heard so far."""
+        """Frames processed so far."""
         return sum(map(len, self._blocks))
 
     def advance(self, log_probs_TV: Tensor) -> None:
-        """Hear a block of frames: natural logs, (frames, outputs), blank at 0.
+        """Process a block of frames: natural logs, (frames, outputs), blank at 0.
 
         Raises:
-            DecodingError: as `BeamDecoder.decode`; the frame is counted from the start of the block.
+            DecodingError: as `BeamDecoder.decode`; frame numbers count from the start of the block.
         """
         block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size)
         self.take(self._decoder.weighed(block_BTV[0]))
 
     def take(self, y_TV: np.ndarray) -> None:
-        """Hear a block of frames as plain probabilities (float64) that have been checked."""
+        """Process a block of frames: probabilities (float64) that have been checked."""
         self._blocks.append(y_TV)
         done = 0
         while done < len(y_TV):
@@ -264,14 +262,14 @@ class Search:
             )
 
     def _make_room(self, frames: int) -> None:
-        """Make the tree large enough for one frame and probably for all."""
+        """Make the arrays large enough for one more frame, and probably for all `frames`."""
         counts, width = self._beam.counts, self._settings.width
         self._tree = with_room(self._tree, int(counts[NODES]) + width + NODES_PER_FRAME * frames)
         alternatives = with_room(self._beam.alternatives, int(counts[ALTERNATIVES]) + width)
         self._beam = self._beam._replace(alternatives=alternatives)
 
     def leading(self) -> tuple[int, ...]:
-        """The tokens of the prefix that leads at present; its last word may be unfinished."""
+        """The tokens of the prefix with the highest mass so far; its last word may be unfinished."""
         return self._tokens(search.leader(self._beam))
 
     def agreed(self) -> tuple[int, ...]:
@@ -279,11 +277,11 @@ class Search:
         return self._tokens(outcome.shared_node(self._beam, self._tree))
 
     def settled(self) -> tuple[int, ...]:
-        """Of the agreed tokens the first that will be written as they are now, whatever comes.
+        """The tokens that will be written as they are now, whatever follows.
 
-        With a lexicon these are whole words, because an utterance must not end within one, the last perhaps
-        not ended yet, nor even spelled to its end; with pronunciations, words up to the first that may still
-        turn into a homophone.
+        With a lexicon these are whole words, as an utterance cannot end inside one; the last may be settled
+        before it is fully spelled, if every surviving prefix can only become that word. With pronunciations
+        they stop before the first word that may still turn into a homophone.
         """
         tables, alphabet = self._decoder.tables, self._decoder.alphabet
         is_closed = math.isinf(tables.outside)
@@ -298,11 +296,11 @@ class Search:
         return agreed[: starts[certain]] if certain < len(starts) else agreed
 
     def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
-        """The best hypotheses, best first, if the utterance ends here; hearing may go on afterwards.
+        """The best hypotheses, best first, if the utterance ends here; more frames may follow.
 
         Args:
-            begin: tokens of `settled` that were handed out already: every hypothesis begins with them.
-            judge: whether their words are `judged`, too.
+            begin: tokens of `settled` that were already handed out: every hypothesis begins with them.
+            judge: whether to compute word confidences, see `judged`.
         """
         decoder, blocks = self._decoder, self._blocks
         if len(blocks) != 1:
@@ -321,7 +319,7 @@ class Search:
         return self.judged(found) if judge else found
 
     def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-        """What `finish` gave, with the confidences of its words by all that could have been said instead."""
+        """Hypotheses of `finish` with word confidences that take competing labellings into account."""
         decoder = self._decoder
         return judged(self._beam, self._tree, decoder.tables, decoder.alphabet, hypotheses)
 

@@ -1,4 +1,4 @@
-"""The labelling of the most probable path: the best output of every frame, repeats and blanks taken out.
+"""The labelling of the most probable path: the best output of every frame, without repeats and blanks.
 
 Source: Graves et al. 2006, section 3.2 ("best path decoding").
 """
@@ -13,14 +13,14 @@ from asr.decoding.hypothesis import Hypothesis
 
 
 def greedy(log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hypothesis]:
-    """The best path of each utterance, on whatever device the log-probabilities are.
+    """The best path of each utterance; the log-probabilities may be on any device.
 
-    A token's frames are those of its run on the path; its confidence is the highest probability that it
-    has there. `log_prob` and `score` are the log-probability of the path.
+    A token's frames are those of its run on the path; its confidence is its highest probability there.
+    `log_prob` and `score` are the log-probability of the path.
 
     Args:
         log_probs_BTV: natural logs, blank at 0.
-        lengths_B: frames of each utterance; what lies behind them is not looked at.
+        lengths_B: frames of each utterance; later frames are ignored.
 
     Raises:
         DecodingError: wrong shapes or lengths, NaN, or values that are not normalised log-probabilities.
@@ -38,7 +38,7 @@ def greedy(log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hyp
         return [Hypothesis((), (), (), 0.0, 0.0)] * batch
     best = log_probs_BTV.max(-1)
     inside_BT = np.arange(frames) < np.array(lengths)[:, None]
-    # behind each utterance stands one blank, so that no run reaches into the next row
+    # one blank after each utterance, so that no run reaches into the next row
     path_BT = np.zeros((batch, frames + 1), np.int64)
     path_BT[:, :-1] = best.indices.cpu().numpy() * inside_BT
     value_BT = np.zeros((batch, frames + 1))

@@ -1,4 +1,4 @@
-"""A decoder by its name and settings."""
+"""Builds a decoder from its name and settings."""
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ DecoderName = Literal["greedy", "beam", "pyctcdecode"]
 
 @dataclass
 class DecoderConfig:
-    """How log-probabilities become words, unless a call says otherwise."""
+    """Decoder settings of a bundle; those of a call take precedence."""
 
     name: DecoderName = "greedy"
     beam_width: int = 64
@@ -29,11 +29,11 @@ class DecoderConfig:
     hotword_weight: float = 4.0
     """Natural-log bonus of a recognised hotword."""
     prior: tuple[float, ...] = ()
-    """Share of each output on average, measured when the decoder is tuned; () is unknown."""
+    """Average probability of each output, measured when the decoder is tuned; () if unknown."""
     prior_weight: float = 0.0
-    """The beam divides what the model says by `prior` to this power, 0 to 1."""
+    """The beam search divides the output probabilities by `prior` to this power, 0 to 1."""
     lexicon: bool = False
-    """The beam writes only words that the language model knows."""
+    """The beam search writes only words that the language model knows."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
@@ -41,12 +41,12 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which decoder is wanted.
+    """The decoder to build.
 
     Attributes:
         name: greedy, beam or pyctcdecode.
         config: the settings of the bundle.
-        settings: those of the call, which come first; None among them are those of the bundle.
+        settings: those of the call, which take precedence; None stands for the bundle's.
     """
 
     name: str
@@ -65,15 +65,15 @@ def choose(
     *,
     style: Style,
 ) -> Choice:
-    """The decoder that is asked for, or the bundle's, but the beam if there are settings that greedy has not.
+    """The requested decoder, else the bundle's, or beam if that is greedy and settings are given.
 
     Args:
-        asked: its name; None leaves it to the bundle.
-        settings: of the call; hotwords are brought to the style of the texts.
+        asked: its name; None takes the bundle's.
+        settings: of the call; hotwords are normalised to the style of the texts.
         alphabet, config, lm, style: of the bundle.
 
     Raises:
-        DecodingError: greedy is asked for together with such settings.
+        DecodingError: greedy is requested together with settings; it has none.
 
     >>> choose(None, {"hotwords": ["Zürich!"]}, Alphabet(["z"]), DecoderConfig(name="greedy"), None, style="basic").name
     'beam'
@@ -89,7 +89,7 @@ def choose(
 
 
 class Chooser:
-    """Makes decoders, and keeps the one that was asked for last; with other weights it is made of that."""
+    """Builds decoders and caches the last; if only weights changed, the cached one is reweighted."""
 
     def __init__(self) -> None:
         self._kept: tuple[tuple[Any, ...], dict[str, Any], Any] = ((), {}, None)  # threads see all or nothing
@@ -98,7 +98,7 @@ class Chooser:
         """The `BeamDecoder` or `PyctcDecoder`.
 
         Raises:
-            DecodingError: a name that no decoder has, or settings that make no sense.
+            DecodingError: an unknown decoder, or invalid settings.
         """
         from asr import decoding
 
@@ -124,10 +124,10 @@ class Chooser:
         return made
 
     def stream_decoder(self, choice: Choice) -> StreamDecoder:
-        """The same for log-probabilities that come in blocks.
+        """The decoder for log-probabilities that arrive in blocks.
 
         Raises:
-            DecodingError: as above, and for pyctcdecode, which decodes whole recordings only.
+            DecodingError: as `decoder`, and for pyctcdecode, which decodes whole recordings only.
         """
         if choice.name == "greedy":
             return GreedyStream()
@@ -143,7 +143,7 @@ def _check_names(settings: Mapping[str, Any], make: type, name: str) -> None:
 
 
 def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(weights, which may change while the decoder stays; all else it is made of)."""
+    """(weights, which can change without a rebuild; all other arguments of the decoder)."""
     config, given = choice.config, {k: v for k, v in choice.settings.items() if v is not None}
     weights: dict[str, Any] = {
         "beam_width": config.beam_width,
@@ -163,7 +163,7 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
 def _lexicon(
     alphabet: Alphabet, config: DecoderConfig, lm: "NGramModel | None"
 ) -> Iterable[str] | Mapping[str, Sequence[Sequence[str]]] | None:
-    """What may be written: with phones words that have a pronunciation; None if there is no limit."""
+    """The words that may be written, with pronunciations if the alphabet has phones; None allows any."""
     words = lm.known_words if lm is not None else None
     if alphabet.lexicon is None:
         return words if config.lexicon else None

@@ -1,4 +1,4 @@
-"""What decoders take: log-probabilities and lengths, checked before any work."""
+"""The input of decoders: log-probabilities and lengths, checked before any work."""
 
 import operator
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ TOLERANCE = 0.02  # on Σ p of a frame: half-precision outputs are off by a per 
 AXES = "(batch, time, outputs)"
 
 _RAREST = 1e-4
-"""Shares below are taken for this: of what is hardly ever said too little is known."""
+"""Floor of the prior: for rarer outputs the estimate is unreliable."""
 
 
 def check(
@@ -23,9 +23,9 @@ def check(
     """The log-probabilities and the lengths as integers, if their shapes fit together.
 
     Args:
-        log_probs_BTV: natural logs; a frame sums to one; behind an utterance's length anything may stand.
+        log_probs_BTV: natural logs; each frame's probabilities sum to one; padding may hold anything.
         lengths_B: frames of each utterance.
-        outputs: V of the alphabet, if it is known.
+        outputs: V of the alphabet, if known.
 
     Raises:
         DecodingError: wrong axes, size or lengths.
@@ -59,7 +59,7 @@ def check(
 
 
 def _integers(lengths_B: Tensor | Sequence[int]) -> list[int] | None:
-    """The lengths as a list, or None if they are no list of integers."""
+    """The lengths as a list, or None if they are not integers."""
     try:
         return [operator.index(n) for n in lengths_B]
     except TypeError:
@@ -67,7 +67,7 @@ def _integers(lengths_B: Tensor | Sequence[int]) -> list[int] | None:
 
 
 def check_normalised(log_probs_BTV: Tensor, lengths: list[int]) -> None:
-    """Look whether every frame is a distribution, on whatever device; padding is not looked at.
+    """Check that every frame is a probability distribution, on any device; padding is ignored.
 
     Raises:
         DecodingError: NaN, positive or unnormalised values.
@@ -83,16 +83,16 @@ def check_normalised(log_probs_BTV: Tensor, lengths: list[int]) -> None:
 
 
 def probabilities(log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
-    """(T, V) float64 on the CPU: exp of the log-probabilities, if every frame is a distribution.
+    """(T, V) float64 on the CPU: exp of the log-probabilities; every frame must be a distribution.
 
     Args:
-        utterance: the number to complain with.
+        utterance: its number, for error messages.
 
     Raises:
         DecodingError: NaN, positive or unnormalised values.
     """
     probs_TV = np.exp(log_probs_TV.cpu().numpy())
-    total_T = np.einsum("tv->t", probs_TV)  # a product would keep another core busy for a while
+    total_T = np.einsum("tv->t", probs_TV)  # a matrix product would keep another core busy for a while
     if not (np.abs(total_T - 1) <= TOLERANCE).all():
         t = int(np.argmin(np.abs(total_T - 1) <= TOLERANCE))
         _complain(log_probs_TV[t], utterance, t)
@@ -100,7 +100,7 @@ def probabilities(log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
 
 
 def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:
-    """Say what is wrong with a frame of an utterance."""
+    """Raise the error that says what is wrong with a frame of an utterance."""
     frame = log_probs_V.float().cpu()
     total = float(frame.exp().sum())
     where = f"frame {t} of utterance {i}"
@@ -116,7 +116,7 @@ def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:
 
 
 def prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> np.ndarray | None:
-    """(V,) what probabilities are multiplied by; None if by nothing.
+    """(V,) the factor of each output's probability, prior^−weight; None without a prior.
 
     Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
     """

@@ -1,4 +1,4 @@
-"""Hotwords as an automaton over words: what has been heard of any, and what that is worth."""
+"""Hotwords as an automaton over words: how far any has matched, and the bonus for that."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from asr.text import Alphabet, Style, normalise
 
 
 class Automaton(NamedTuple):
-    """Hotwords as an Aho–Corasick automaton; state 0 has heard nothing of any.
+    """Hotwords as an Aho–Corasick automaton; in state 0 none has begun.
 
     The words of all hotwords are numbered 1, 2, …; any other word is 0.
 
     Attributes:
         numbers: the number of each word.
         after: (H, words + 1) the state after a word.
-        promise: (H,) the part of a hotword's weight that is credited for the words heard so far.
+        promise: (H,) the part of a hotword's weight that is credited for the words matched so far.
         reward: (H,) weight of the hotwords complete on arrival at a state.
     """
 
@@ -30,8 +30,7 @@ class Automaton(NamedTuple):
 def build_automaton(hotwords: Mapping[tuple[str, ...], float]) -> Automaton:
     """The automaton of the hotwords, each one word or several.
 
-    Each word that matches is worth an equal share of the weight; what has been credited is taken back when
-    the match breaks.
+    Each matching word is credited an equal share of the weight, which is taken back if the match breaks off.
 
     Source: Aho & Corasick 1975.
     """
@@ -57,7 +56,7 @@ def build_automaton(hotwords: Mapping[tuple[str, ...], float]) -> Automaton:
 def _link(
     numbers: dict[str, int], children: list[dict[int, int]], promise: np.ndarray, reward: np.ndarray
 ) -> Automaton:
-    """All transitions, those of broken matches too: to the longest suffix that begins a hotword."""
+    """All transitions; a broken match falls back to the longest suffix that begins a hotword."""
     after = np.zeros((len(children), len(numbers) + 1), np.int32)
     broken = np.zeros(len(children), np.int32)
     queue = [0]
@@ -74,7 +73,7 @@ def _link(
 
 
 def bonuses(hotwords: Mapping[tuple[str, ...], float]) -> dict[str, float]:
-    """For each word of a hotword its share of the weight, the highest if it is in several."""
+    """Each hotword word's share of the weight; the highest if several hotwords have the word."""
     shares: dict[str, float] = {}
     for words, weight in hotwords.items():
         for word in words:
@@ -85,7 +84,7 @@ def bonuses(hotwords: Mapping[tuple[str, ...], float]) -> dict[str, float]:
 def normalise_hotwords(
     hotwords: Iterable[str] | Mapping[str, float] | None, style: Style
 ) -> Iterable[str] | Mapping[str, float] | None:
-    """The hotwords as the texts of a model are written, `style` being its own.
+    """The hotwords normalised to `style`, that of the model's texts.
 
     >>> normalise_hotwords(["Zürich!"], "basic"), normalise_hotwords({"St. Gallen": 5.0}, "basic")
     (('zürich',), {'st gallen': 5.0})
@@ -105,7 +104,7 @@ def check_hotwords(
     In a script without spaces every symbol of the alphabet is a word.
 
     Raises:
-        DecodingError: no list or mapping, or a weight that is no finite number.
+        DecodingError: a single string, or a weight that is not finite.
     """
     if isinstance(hotwords, str):
         raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")

@@ -1,4 +1,4 @@
-"""What a decoder believes was said: tokens with their frames, and the words that they spell."""
+"""The result of a decoder: tokens with their frames, and the words that they spell."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from asr.text import Alphabet
 
 @dataclass(frozen=True)
 class Word:
-    """A word, its frames (end exclusive), and the probability that it is right."""
+    """A word, its frames (end exclusive), and the probability that it is correct."""
 
     text: str
     start_frame: int
@@ -29,10 +29,10 @@ class Hypothesis:
             path, for a beam the sum over the paths that it kept.
         score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`.
         lm_log_prob: ln P(words) by the language model, </s> included, before its weight; 0 without one.
-        bonus: what words, hotwords and a model over outputs add, and unknown words take away.
-        orthography: the words as they are written, where the tokens are phones and do not tell; else None.
-        word_confidences: for each word the probability that it is right, by all that a beam could have said
-            instead; None if the tokens alone must tell.
+        bonus: sum of word and hotword bonuses and weighted token LM scores, less unknown-word penalties.
+        orthography: the written words, if the tokens are phones, which do not determine them; else None.
+        word_confidences: for each word the probability that it is correct, given the beam search's competing
+            labellings; None if only the tokens' confidences are known.
     """
 
     tokens: tuple[int, ...]
@@ -57,7 +57,7 @@ class Hypothesis:
     def words(self, alphabet: Alphabet) -> list[Word]:
         """The words with their frames.
 
-        Where `word_confidences` does not say it, a word is as sure as the least sure of its tokens.
+        Without `word_confidences`, a word's confidence is the lowest of its tokens'.
 
         >>> said = Hypothesis((2, 3, 1, 2), ((0, 1), (2, 4), (4, 5), (7, 8)), (0.9, 0.8, 0.7, 0.6), -1, -1)
         >>> said.words(Alphabet([" ", "a", "b"]))
@@ -83,9 +83,9 @@ def write(tokens: Sequence[int], alphabet: Alphabet) -> str:
 
 
 def word_slices(tokens: Sequence[int], alphabet: Alphabet) -> Iterator[tuple[int, int]]:
-    """For each word the first of its tokens and the one after its last; spaces belong to none.
+    """(first token, one after the last) of each word; spaces belong to none.
 
-    Words stand between the alphabet's space symbols; with subwords, a unit with `▁` opens one; in a script
+    Words lie between the alphabet's space symbols; with subwords, a unit with `▁` begins one; in a script
     without spaces every symbol is one.
 
     >>> list(word_slices([2, 3, 1, 1, 2], Alphabet([" ", "a", "b"])))

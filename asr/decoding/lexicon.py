@@ -1,4 +1,4 @@
-"""The words that the search knows, one entry for each way of spelling one."""
+"""The words that the search knows, with one entry for each spelling or pronunciation."""
 
 import logging
 import unicodedata
@@ -20,11 +20,11 @@ _log = logging.getLogger(__name__)
 
 
 class Entries(NamedTuple):
-    """Ways of spelling words.
+    """Words with their spellings.
 
     Attributes:
-        words: (E,) the word of each.
-        spelled: (E,) its digits; 0 among them stands for what the alphabet lacks.
+        words: (E,) the word of each entry.
+        spelled: (E,) its digits; 0 stands for what the alphabet lacks.
     """
 
     words: list[str]
@@ -39,13 +39,13 @@ def known_words(
     lexicon: Iterable[str] | Pronunciations | None,
     hotwords: Iterable[str],
 ) -> Entries:
-    """The words of the lexicon, or else of the model, and those of hotwords.
+    """The words of the lexicon, or else of the language model, and those of hotwords.
 
     Args:
         hotwords: single words.
 
     Raises:
-        DecodingError: a lexicon of another kind, or hotwords that cannot be spelled.
+        DecodingError: an invalid or empty lexicon, or hotwords that cannot be spelled.
     """
     if isinstance(lexicon, str):
         raise DecodingError(f"lexicon {lexicon[:40]!r}: expected a list of words, or their pronunciations")
@@ -109,12 +109,12 @@ def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:
 def check_spellable(
     entries: Entries, alphabet: Alphabet, spelling: Spelling, lm: "NGramModel | None"
 ) -> list[str]:
-    """The words that can never be recognised; in a script without spaces a word is one symbol.
+    """The words that can never be recognised; in a script without spaces a word must be one symbol.
 
-    They are counted in a warning.
+    Logs a warning with their number.
 
     Raises:
-        DecodingError, LanguageModelError: these are all words there are.
+        DecodingError, LanguageModelError: no word can be spelled.
     """
     symbols = set(alphabet.symbols)
     unspellable = [

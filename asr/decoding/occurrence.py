@@ -1,4 +1,4 @@
-"""The likeliest path; how probable a labelling is, and when its tokens were said; compiled by numba."""
+"""The best path; the probability of a labelling and the frames of its tokens; compiled by numba."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-FORGET = 1e-40  # a state of the lattice with so much less mass than the frame's best is not followed
+FORGET = 1e-40  # lattice states below this fraction of the frame's highest mass are pruned
 
 
 @njit(nogil=True, cache=True)
@@ -26,13 +26,13 @@ def best_path(y_TV: Any) -> Any:
 
 @njit(nogil=True, cache=True)
 def locate(y_TV: Any, tokens: Any, spans: Any, peaks: Any) -> float:
-    """ln p(tokens) by all paths; fills spans (S, 2) and peaks (S,) from the best path.
+    """ln p(tokens) over all paths; fills spans (S, 2) and peaks (S,) from the best path.
 
     These are the first frame of each token, the one after its last, and its highest probability in between.
 
-    Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both in plain
-    probabilities scaled anew in every frame, and only over the window of states that are not negligible.
-    −∞ if none of them spells the tokens; the spans then say nothing.
+    Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both as probabilities
+    rescaled in every frame, and only over the window of states that are not negligible. −∞ if no path in it
+    spells the tokens; the spans are then meaningless.
     """
     frames, states = y_TV.shape[0], 2 * len(tokens) + 1
     moves = np.empty((frames, states), np.int8)

@@ -1,7 +1,7 @@
-"""What a search has found, scored anew from the outputs alone; compiled by numba.
+"""Reads the results of a search and rescores them independently of the beam; compiled by numba.
 
-The beam ranks by sums over the paths that it kept, and follows one of several homophones. What it hands out
-is scored by what stands here and in `occurrence`, which know no beam: a score means the same at any width.
+The beam ranks by sums over the paths that it kept, and follows one of several homophones. Final hypotheses
+are scored from their labelling alone, here and in `occurrence`: a score means the same at any beam width.
 """
 
 import math
@@ -19,7 +19,7 @@ from asr.machine.instructions import count_bits
 
 @njit(nogil=True, cache=True)
 def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
-    """(entries,) ln score of each prefix of the beam as a whole utterance, its words closed."""
+    """(entries,) ln score of each prefix of the beam as a whole utterance, its last word closed."""
     scores = np.empty(beam.counts[ENTRIES])
     for i in range(len(scores)):
         at = tree[beam.entries[i].node]
@@ -51,7 +51,7 @@ def trace(tree: Any, node: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def shared_node(beam: Beam, tree: Any) -> int:
-    """The longest prefix that all prefixes of the beam begin with; a node's number is above its parent's."""
+    """The longest common prefix of the beam, as a node; a node's number is above its parent's."""
     node = beam.entries[0].node
     for i in range(1, beam.counts[ENTRIES]):
         other = beam.entries[i].node
@@ -65,10 +65,10 @@ def shared_node(beam: Beam, tree: Any) -> int:
 
 @njit(nogil=True, cache=True)
 def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
-    """What a labelling says as a whole utterance.
+    """(entry of each word, log10 P of the words, all other weights in nats) of a labelling as an utterance.
 
-    Returns the entry of each word, of homophones the best, −1 for a word of no entry; log10 P of the words by
-    the n-grams; and all other weights in nats, −∞ if the words may not be written.
+    The entry is that of the best homophone, −1 for a word without one. The weights are −∞ if the words may
+    not be written.
     """
     nodes, cost = _word_nodes(tokens, tables)
     entries = _choose(nodes, tables)
@@ -78,7 +78,7 @@ def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
 
 @njit(nogil=True, cache=True)
 def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
-    """(trie node at the end of each word, ln of what words outside the trie cost by their length)."""
+    """(trie node at the end of each word, ln of the per-digit penalties of words outside the trie)."""
     nodes, count, node, cost = np.empty(len(tokens) + 1, np.int64), 0, ROOT, 0.0
     for c in tokens:
         if tables.closes[c] and node != ROOT:
@@ -97,12 +97,12 @@ def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
 
 @njit(nogil=True, cache=True)
 def _choose(nodes: Any, tables: Tables) -> Any:
-    """The entries of the best words that are spelled so, −1 for a word of no entry.
+    """The entry of each word, the best one where several are spelled alike; −1 for a word without one.
 
-    Viterbi over the homophones: exact under language model and hotwords, for words that are spelled alike.
+    Viterbi over the homophones, exact under language model and hotwords.
 
     Args:
-        nodes: as `_word_nodes` gives them.
+        nodes: from `_word_nodes`.
     """
     entries, alike = np.full(len(nodes), -1), 0
     for i, node in enumerate(nodes):
@@ -125,10 +125,10 @@ def _choose(nodes: Any, tables: Tables) -> Any:
 
 @njit(nogil=True, cache=True)
 def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
-    """The ways to write the words that may still turn out best, one for each state that can follow them.
+    """(trail, ways): the best way to write the words for each state in which they can end.
 
-    Returns the trail, (entry, where the one before it stands) of each word of each way, and of each way (ln,
-    history, state of the hotwords, where its last word stands).
+    The trail holds back-pointers (entry, index of the word before in the trail); a way is (ln, language model
+    state, hotword state, index of its last word in the trail).
     """
     trail = [(-1, -1)]
     now = [(0.0, tables.start_state, 0, 0)]
@@ -155,9 +155,9 @@ def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
 
 @njit(nogil=True, cache=True)
 def certain_words(tokens: Any, tables: Tables) -> int:
-    """Of the words of these tokens, which end with a whole word, so many will be written as they are now.
+    """How many of the first words will be written as they are now; the tokens must end with a whole word.
 
-    They are those that all ways share which may still turn out best.
+    These are the words common to all ways of writing that may still turn out best.
     """
     nodes, _ = _word_nodes(tokens, tables)
     trail, now = _follow(nodes, tables)
@@ -174,9 +174,9 @@ def certain_words(tokens: Any, tables: Tables) -> int:
 
 @njit(nogil=True, cache=True)
 def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
-    """The tokens of the whole words that all prefixes of the beam must begin with in the end.
+    """The tokens of the whole words that every prefix of the beam will begin with, whatever follows.
 
-    A prefix in the middle of a word has only one way on where no other word of the lexicon begins like it.
+    A prefix inside a word has a single continuation where no other word of the lexicon begins like it.
     """
     tokens = _spell_to_end(tree, tables, beam.entries[0].node)
     shared = len(tokens)
@@ -199,7 +199,7 @@ def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
 
 @njit(nogil=True, cache=True)
 def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
-    """The outputs of a prefix, and those that must follow if it is to end with a word of the trie."""
+    """The outputs of a prefix, and those that must follow for it to end with a word of the trie."""
     tokens, at, more = trace(tree, node), tree[node].word_node, [0][:0]
     is_unique = np.max(tables.first[1:] - tables.first[:-1]) <= 1  # no output writes several digits
     while is_unique and at > ROOT and tables.trie[at].word < 0 and count_bits(tables.trie[at].mask) == 1:
@@ -211,7 +211,7 @@ def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
 
 @njit(nogil=True, cache=True)
 def _weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
-    """(log10 P of the words by the n-grams, all other weights in nats but their lengths), of an utterance."""
+    """(log10 P of the words, all other weights in nats except per-digit penalties) of an utterance."""
     log10_p, other, history, hot, token_history = 0.0, 0.0, tables.start_state, 0, tables.token_start
     for entry in entries:
         if entry < 0:

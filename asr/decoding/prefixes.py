@@ -1,4 +1,4 @@
-"""What the beam search works on: the tree of prefixes and the beam, as flat arrays."""
+"""Data structures of the beam search: the tree of prefixes and the beam, as flat arrays."""
 
 from typing import Any, NamedTuple
 
@@ -9,8 +9,8 @@ from numba import njit
 ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET, ALTERNATIVES = range(7)
 TINY = 1e-100
 
-# No reference counts: counting the arrays of a tuple in every call would cost more than the search. What is
-# compiled with these must therefore not make arrays.
+# No reference counting: for the arrays of a tuple in every call it would cost more than the search. Functions
+# compiled with these options must therefore not create arrays.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 compiled = njit(cache=True, **_OPTIONS)
 inlined = njit(forceinline=True, **_OPTIONS)
@@ -20,8 +20,8 @@ NODE = np.dtype(
         ("parent", np.int32),
         ("token", np.int32),  # the output that was added
         ("child", np.int32),  # the one added last; −1 if none
-        ("sibling", np.int32),  # the child of the same parent that was added before; −1 if none
-        ("slot", np.int32),  # index in the beam when last in it
+        ("sibling", np.int32),  # the parent's child that was added before this one; −1 if none
+        ("slot", np.int32),  # its index when it was last in the beam
         ("word_node", np.int32),  # of the trie
         ("history", np.int32),  # state of the n-grams after the last complete word
         ("next_history", np.int32),  # the same if the word ended here
@@ -29,9 +29,9 @@ NODE = np.dtype(
         ("next_hot", np.int32),  # the same if the word ended here
         ("token_history", np.int32),  # state of the n-grams over outputs
         ("alternative", np.int32),  # the one noted last; −1 if none
-        ("better", np.int32),  # the node that this one was dropped for last; −1 if it never was
-        ("children", np.int64),  # bit (output mod 64) is set if there is a child by it
-        ("close", np.float64),  # ln of the factor of ending the word here; NaN if not asked for yet
+        ("better", np.int32),  # the node that this one was last dropped for; −1 if never
+        ("children", np.int64),  # bit (output mod 64) is set if there is a child with such an output
+        ("close", np.float64),  # ln of the factor for ending the word here; NaN if not computed yet
     ],
     align=True,
 )
@@ -41,28 +41,28 @@ ENTRY = np.dtype(
         ("node", np.int32),  # of the tree
         ("token", np.int32),  # the last output
         ("parent", np.int32),  # index in the beam of the prefix without its last output, or −1
-        ("move", np.int32),  # where the entry goes when the beam is compacted, or −1
+        ("move", np.int32),  # its new index when the beam is compacted, or −1
         ("blank", np.float64),  # mass of the paths that end in the blank
         ("spoken", np.float64),  # mass of those that end in the last output
         ("total", np.float64),  # their sum
-        ("factor", np.float64),  # of entering the prefix from its parent
-        ("new_blank", np.float64),  # the masses after the present frame
+        ("factor", np.float64),  # for extending the parent to this prefix
+        ("new_blank", np.float64),  # the masses after the current frame
         ("new_spoken", np.float64),
-        ("mask", np.int64),  # digits that go on in the trie, see TRIE
-        ("first", np.int32),  # child there
-        ("ahead", np.float64),  # 1 / factor of what is foreseen here
-        ("leave", np.float64),  # factor of leaving the trie from here
-        ("closing", np.float64),  # factor of ending the word here; NaN if not asked for yet
-        ("key", np.int64),  # a hash of all that decides the future of the prefix
+        ("mask", np.int64),  # digits with a child in the trie, see TRIE
+        ("first", np.int32),  # the first child there
+        ("ahead", np.float64),  # 1 / exp(foreseen value) here, see TRIE
+        ("leave", np.float64),  # factor for leaving the trie here
+        ("closing", np.float64),  # factor for ending the word here; NaN if not computed yet
+        ("key", np.int64),  # a hash of all that determines the prefix's future
     ],
     align=True,
 )
 
 EXTENSION = np.dtype(
     [
-        ("entry", np.int32),  # index in the beam of what is extended
+        ("entry", np.int32),  # index in the beam of the prefix that is extended
         ("node", np.int32),  # its node
-        ("token", np.int32),  # the output that is added
+        ("token", np.int32),  # the added output
         ("word_node", np.int32),  # of the trie, after it
         ("mass", np.float64),
         ("factor", np.float64),
@@ -72,9 +72,9 @@ EXTENSION = np.dtype(
 
 ALTERNATIVE = np.dtype(
     [
-        ("node", np.int32),  # a prefix that was dropped, since another one has the same future and more mass
-        ("next", np.int32),  # the alternative to that other one that was noted before; −1 if none
-        ("ln", np.float64),  # ln of its share of that other one's mass
+        ("node", np.int32),  # a prefix that was dropped for another with the same future and more mass
+        ("next", np.int32),  # the alternative to that other prefix that was noted before; −1 if none
+        ("ln", np.float64),  # ln of the ratio of its mass to the other's
     ],
     align=True,
 )
@@ -87,9 +87,9 @@ class Beam(NamedTuple):
         entries: (W,) ENTRY records of the prefixes.
         extensions: (W · V,) EXTENSION records.
         order: (2, W + W · V) scratch for selection.
-        seen, seen_at: (hash table) entries by their key, and the frame that put them there.
-        present: (W, V) the last frame in which the extension by an output was in the beam itself.
-        chosen: (V,) outputs to extend with in the present frame.
+        seen, seen_at: (hash table) entries by their key, and the frame in which they were put there.
+        present: (W, V) the last frame in which the entry's extension by an output was itself in the beam.
+        chosen: (V,) outputs to extend with in the current frame.
         alternatives: ALTERNATIVE records; room for at least W more.
         counts: entries, nodes, extensions, frames so far, index of the best entry,
             frames in a row in which nothing was extended, alternatives.
@@ -109,12 +109,12 @@ class Beam(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What bounds the search.
+    """Pruning limits of the search.
 
     Attributes:
         width: prefixes that are kept.
         cut: mass below which a prefix is dropped, relative to the best.
-        least_output: probability below which an output extends nothing, unless it is the frame's best; > 0.
+        least_output: probability below which an output extends no prefix, unless it is the frame's best; > 0.
     """
 
     width: int
@@ -123,7 +123,7 @@ class Settings(NamedTuple):
 
 
 def new_beam(width: int, outputs: int) -> Beam:
-    """A beam of nothing; `start` puts the empty prefix in."""
+    """An empty beam; `start` inserts the empty prefix."""
     slots = 1 << max(6, (4 * width - 1).bit_length())
     return Beam(
         entries=np.empty(width, ENTRY),
@@ -140,14 +140,14 @@ def new_beam(width: int, outputs: int) -> Beam:
 
 
 def new_tree(nodes: int) -> np.ndarray:
-    """A tree with room for so many nodes."""
+    """An empty tree with room for `nodes` nodes."""
     return np.empty(nodes, NODE)
 
 
 def with_room(records: np.ndarray, needed: int) -> np.ndarray:
-    """The same records, in a larger array if so many do not fit."""
+    """The same records, moved to a larger array if `needed` of them do not fit."""
     if needed <= len(records):
         return records
     bigger = np.empty(needed + len(records), records.dtype)
-    bigger.view(np.uint8)[: records.nbytes] = records.view(np.uint8)  # fields one by one take longer
+    bigger.view(np.uint8)[: records.nbytes] = records.view(np.uint8)  # field by field takes longer
     return bigger

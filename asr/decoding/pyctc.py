@@ -1,4 +1,4 @@
-"""The same door over pyctcdecode, for those who know it; Python below 3.13, and kenlm for language models."""
+"""pyctcdecode behind the same interface; needs Python below 3.13, and kenlm for language models."""
 
 import math
 import tempfile
@@ -22,9 +22,9 @@ class PyctcDecoder:
     """pyctcdecode's beam search, with our log-probabilities, alphabet and hypotheses.
 
     Args:
-        alphabet: of characters; subwords are spelled differently there.
-        lm: handed over as ARPA.
-        beam_width, alpha, beta, hotwords, hotword_weight: as there; its language model works in natural logs.
+        alphabet: of characters; pyctcdecode spells subwords differently.
+        lm: passed on as an ARPA file.
+        beam_width, alpha, beta, hotwords, hotword_weight: as in pyctcdecode; its LM scores are natural logs.
 
     Raises:
         DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet.

@@ -1,4 +1,4 @@
-"""From the prefixes that a search ends with to the hypotheses that it hands out."""
+"""Turns the prefixes that a search ends with into ranked hypotheses."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,9 +14,9 @@ from asr.decoding.prefixes import FRAMES, Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
 
-DRAWN = 64  # labellings that the confidences are reckoned from
-_SCORED = 2  # texts for each of several that are wanted: they come in an order that is about right
-_LOOKED_AT = 16  # labellings for each that is wanted: many differ in the spaces at the ends alone
+DRAWN = 64  # labellings sampled for the confidences
+_SCORED = 2  # texts scored per wanted hypothesis, of several: candidates are only roughly in order
+_LOOKED_AT = 16  # labellings per wanted hypothesis: many differ only in leading or trailing spaces
 
 
 def rank(
@@ -32,14 +32,14 @@ def rank(
 ) -> list[Hypothesis]:
     """At most n_best hypotheses of different texts, at least one, best first.
 
-    The best path takes part, so nothing is handed out that scores below its labelling. If a lexicon allows
-    neither that nor any prefix, it is what all must begin with in the end, or the leader's whole words.
+    The labelling of the best path competes, so the best hypothesis never scores below it. If a lexicon allows
+    neither that nor any prefix, the result is the inevitable words or the leader's whole words, the longer.
 
     Args:
-        beam, tree: of a search that has taken all frames.
-        y_TV: those frames, plain probabilities.
+        beam, tree: of a search that has processed all frames.
+        y_TV: the probabilities of those frames.
         words: see `spell_out`.
-        begin: what all must begin with.
+        begin: tokens that every hypothesis must begin with.
     """
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
@@ -80,7 +80,7 @@ def rank(
 
 
 def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> Iterable[np.ndarray]:
-    """Labellings, probably best first; of one that is wanted those that the search ends with."""
+    """Labellings, roughly best first; for n_best = 1 the prefixes that the search ends with."""
     scores = outcome.finish(beam, tree, tables)
     if n_best > 1:
         several = alternatives.best(beam, tree, scores, _LOOKED_AT * n_best).each()
@@ -92,7 +92,7 @@ def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> It
 def judged(
     beam: Beam, tree: np.ndarray, tables: Tables, alphabet: Alphabet, hypotheses: list[Hypothesis]
 ) -> list[Hypothesis]:
-    """The hypotheses with the confidences of their words, unless the search has found nothing to say."""
+    """The hypotheses with word confidences; unchanged if no prefix of the beam may be written."""
     drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN)
     if not len(drawn.ends):
         return hypotheses
@@ -108,14 +108,14 @@ def judged(
 
 
 def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The words of entries in writing, if `words` says what each entry of the tables is."""
+    """The written words of the entries, if `words` gives that of each entry of the tables; else None."""
     return None if words is None else tuple(words[entry] if entry >= 0 else "" for entry in entries)
 
 
 def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """ln p(tokens), the frames of each, its highest probability there.
+    """(ln p(tokens), frames of each token, its highest probability there).
 
-    In logarithms where plain probabilities do not suffice.
+    In log-space where plain probabilities do not suffice.
     """
     spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
     ln = occurrence.locate(y_TV, tokens, spans, peaks)
@@ -131,7 +131,7 @@ def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np
 
 
 def _whole_words(beam: Beam, tree: np.ndarray, tables: Tables) -> np.ndarray:
-    """The longest beginning of the leading prefix that consists of words that may be written."""
+    """The longest initial part of the leading prefix that consists of whole words that may be written."""
     tokens = outcome.trace(tree, search.leader(beam))
     ends = [0, *np.flatnonzero(tables.closes[tokens]).tolist()]
     return tokens[: max(end for end in ends if outcome.read(tokens[:end], tables)[2] > -math.inf)]

@@ -1,16 +1,16 @@
 """CTC prefix beam search over flat arrays, compiled by numba.
 
-A *prefix* is a node of a tree: its parent and the output that was added. Each prefix of the beam carries two
-masses, of the paths that end in the blank and of those that end in its last output (Hannun et al. 2014). The
-masses are plain probabilities times the weights of language model and hotwords, scaled anew when they get
-small: no logarithm and no exponential is taken per frame and prefix.
+A *prefix* is a node of a tree: its parent plus one output. Each prefix of the beam carries two masses, of the
+paths that end in the blank and of those that end in its last output (Hannun et al. 2014). The masses are
+probabilities times the factors of language model and hotwords, rescaled when they get small: no logarithm or
+exponential is needed per frame and prefix.
 
-What makes it fast. A prefix that stays takes the inflow from its parent by a stored index, so merging costs
-no look-up, and an extension is by construction a prefix that is not in the beam. Only extensions that can
-survive are looked at further: which outputs go on with a word is one AND of two masks. Factors of language
-model and hotwords are computed once for a prefix and kept in the tree, and what they will need of the large
-table of n-grams is called from memory as soon as a word could end. And a prefix that another one dominates is
-dropped: same future, both masses higher, and nothing flows in any more, so it can never win.
+What makes it fast. A prefix that stays in the beam takes the inflow from its parent by a stored index, so
+merging needs no look-up, and an extension is by construction a prefix that is not in the beam. Only
+extensions that can survive are considered: the outputs that continue a word are one AND of two masks. Factors
+of language model and hotwords are computed once per prefix and kept in the tree, and the slots of the large
+n-gram table that they will need are prefetched as soon as a word could end. A dominated prefix is dropped:
+another has the same future and more of both masses, and nothing flows in any more, so it can never win.
 """
 
 import math
@@ -41,7 +41,7 @@ from asr.machine.instructions import count_bits, prefetch
 
 @compiled
 def start(beam: Beam, tree: Any, tables: Tables) -> None:
-    """Make the empty prefix, of mass one, the only one; the beam must be new."""
+    """Put the empty prefix, of mass one, into a new beam."""
     root = tree[0]
     root.parent = root.child = root.sibling = root.alternative = root.better = -1
     root.token = root.slot = root.children = 0
@@ -55,7 +55,7 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
 
 @compiled
 def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
-    """Take in frames of plain probabilities; how many, which is fewer than given if an array is full."""
+    """Process frames of probabilities; returns how many, fewer than given if an array is full."""
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
         if beam.counts[NODES] + settings.width > tree.shape[0]:
@@ -85,7 +85,7 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
 
 @inlined
 def _stay(y_V: Any, beam: Beam) -> float:
-    """The highest mass among the prefixes of the beam after a frame in which none is extended out of it.
+    """Update the masses of the beam's prefixes for a frame, without new prefixes; returns the highest.
 
     Blank: both masses go to `blank`. The last output again: `spoken` stays. Inflow: from the parent, if it is
     in the beam; only its `blank` mass if it ends in the same output.
@@ -106,7 +106,7 @@ def _stay(y_V: Any, beam: Beam) -> float:
 
 @inlined
 def _settle(beam: Beam) -> None:
-    """The beam after a further frame in which nothing is extended: none needs to go."""
+    """The beam after another frame without extensions: only the masses change."""
     top = 0.0
     for i in range(beam.counts[ENTRIES]):
         one = beam.entries[i]
@@ -118,9 +118,9 @@ def _settle(beam: Beam) -> None:
 
 @inlined
 def _extend(y_V: Any, count: int, best: float, beam: Beam, tree: Any, tables: Tables, cut: float) -> float:
-    """The highest mass after all extensions that may survive are listed; `best` is that of stays.
+    """List the extensions that may survive; returns the highest mass, `best` being that without extensions.
 
-    A word is not closed in the hope that the language model will lift it above the threshold.
+    Closing a word is not tried if only its language model score could lift it above the threshold.
     """
     first, going, others, top = beam.counts[BEST], 0, 0, 0.0
     for q in range(count):
@@ -167,7 +167,7 @@ def _list(
     tables: Tables,
     cut: float,
 ) -> float:
-    """Note an extension, unless it is in the beam already or has too little mass; the highest mass so far."""
+    """List an extension unless it is in the beam or has too little mass; returns the highest mass so far."""
     one = beam.entries[i]
     if tables.token_start >= 0:
         ngrams, word = tables.token_ngrams, tables.token_word[c]
@@ -186,7 +186,7 @@ def _list(
 
 @inlined
 def _factor(one: Any, tree: Any, tables: Tables, c: int) -> tuple[float, int]:
-    """(what extending an entry by an output of no or several digits is worth, node of the trie after it)."""
+    """(factor for extending an entry by an output that `single` does not cover, trie node after it)."""
     at = tree[one.node].word_node
     if tables.closes[c]:
         if math.isnan(one.closing):
@@ -200,7 +200,7 @@ def _factor(one: Any, tree: Any, tables: Tables, c: int) -> tuple[float, int]:
 
 @inlined
 def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -> None:
-    """The beam of the next frame: what stays and has enough mass, moved together, then the extensions."""
+    """The beam of the next frame: old prefixes with enough mass, moved together, then such extensions."""
     kept, top, entries = 0, 0.0, beam.entries
     for i in range(beam.counts[ENTRIES]):
         mass = entries[i].new_blank + entries[i].new_spoken
@@ -234,7 +234,7 @@ def _compact(beam: Beam, tree: Any, tables: Tables, least: float, equals: int) -
 
 @inlined
 def _copy(one: Any, to: Any) -> None:
-    """Put an entry, its masses apart, in the place of another that stands before it."""
+    """Copy an entry, except its masses, over an earlier one."""
     to.node, to.token, to.parent = one.node, one.token, one.parent
     to.mask, to.first, to.ahead, to.leave = one.mask, one.first, one.ahead, one.leave
     to.closing, to.factor, to.key = one.closing, one.factor, one.key
@@ -242,8 +242,8 @@ def _copy(one: Any, to: Any) -> None:
 
 @inlined
 def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int, word_node: int) -> int:
-    """The node of a prefix that enters the beam. It may have been there before; then its extensions may
-    still be, and get their inflow from it again."""
+    """The node of a prefix that enters the beam. If it was there before, extensions of it that are still in
+    the beam get their inflow from it again."""
     parent = tree[parent_node]
     node = parent.child if (parent.children >> (token & 63)) & 1 else -1
     while node >= 0 and tree[node].token != token:
@@ -261,7 +261,7 @@ def _child(beam: Beam, tree: Any, tables: Tables, parent_node: int, token: int, 
 
 @inlined
 def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: int, word_node: int) -> int:
-    """A new node of the tree, with what it knows of words."""
+    """A new node of the tree, with its trie, language model and hotword states."""
     node, parent = counts[NODES], tree[parent_node]
     counts[NODES] += 1
     new = tree[node]
@@ -308,5 +308,5 @@ def _insert(
 
 @compiled
 def leader(beam: Beam) -> int:
-    """The node of the prefix that has the highest mass at present."""
+    """The node of the prefix with the highest mass."""
     return beam.entries[beam.counts[BEST]].node

@@ -1,4 +1,4 @@
-"""Which outputs and prefixes of a frame are worth keeping; compiled by numba."""
+"""Pruning: which outputs and prefixes of a frame are kept; compiled by numba."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ from asr.decoding.prefixes import ALTERNATIVES, ENTRIES, EXTENSIONS, FRAMES, Bea
 
 @inlined
 def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
-    """How many outputs are worth extending with; fills `tokens`, as long as y_V, with them."""
+    """The number of outputs to extend prefixes with; fills `tokens`, as long as y_V, with them."""
     count = 0
     for c in range(1, y_V.shape[0]):
         tokens[count] = c
@@ -25,9 +25,9 @@ def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
 
 @inlined
 def drop_dominated(beam: Beam, tree: Any, cut: float) -> None:
-    """Take the mass of prefixes that can never win: another has the same future and more of both masses.
+    """Zero the masses of prefixes that can never win: another has the same future and more of both masses.
 
-    A prefix whose parent is in the beam still gets inflow and is spared. What is dropped is noted as an
+    A prefix whose parent is in the beam still gets inflow and is spared. A dropped prefix is noted as an
     alternative to the other.
     """
     mask, stamp = beam.seen.shape[0] - 1, beam.counts[FRAMES]
@@ -52,9 +52,9 @@ def drop_dominated(beam: Beam, tree: Any, cut: float) -> None:
 
 @inlined
 def _drop(one: Any, other: Any, beam: Beam, tree: Any, cut: float) -> None:
-    """Drop `one` for the other, unless something still flows in, and note it, if it has some mass.
+    """Drop `one` for `other` unless it still gets inflow, and note it if it has enough mass.
 
-    If its parent was dropped for the other's parent, then what came after that one can come after this.
+    Not noted if its parent was dropped for the other's parent: the parents' alternative covers this one.
     """
     if one.parent >= 0:
         return
@@ -71,7 +71,7 @@ def _drop(one: Any, other: Any, beam: Beam, tree: Any, cut: float) -> None:
 
 @inlined
 def _same_future(tree: Any, a: int, b: int) -> bool:
-    """Whether whatever follows is worth the same after both prefixes."""
+    """Whether any continuation scores the same after both prefixes."""
     one, other = tree[a], tree[b]
     return (
         one.token == other.token
@@ -84,7 +84,7 @@ def _same_future(tree: Any, a: int, b: int) -> bool:
 
 @inlined
 def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
-    """The least mass that stays in the beam, and how many of exactly that mass."""
+    """(the least mass that stays in the beam, how many of exactly that mass stay)."""
     values, count = beam.order[0], 0
     for i in range(beam.counts[ENTRIES]):
         values[count] = beam.entries[i].new_blank + beam.entries[i].new_spoken
@@ -99,8 +99,7 @@ def least_mass(beam: Beam, least: float, width: int) -> tuple[float, int]:
 def _nth_highest(values: Any, spare: Any, count: int, n: int) -> tuple[float, int]:
     """(the n-th highest of the first `count` values, how many of the n highest equal it); 1 ≤ n ≤ count.
 
-    Quickselect, from one array into the other so that nothing hangs on the outcome of a comparison. Both are
-    overwritten.
+    Quickselect, from one array into the other so that the inner loop has no branches. Both are overwritten.
     """
     while True:
         pivot, higher, lower = values[count >> 1], 0, 0

@@ -1,10 +1,10 @@
 """How outputs and words are spelled, and a trie of words, as flat arrays.
 
-Outputs are spelled with *digits*, so that a node of the trie has its children in one 64-bit mask whatever the
+Outputs are spelled with *digits*, so that one 64-bit mask holds the children of a trie node whatever the
 script: 0 stands for the border between words (the space symbol, the `▁` of subwords). An alphabet of up to 62
 characters needs one digit 1 … 62 for each, a larger one two or three. The trie runs over digits, not outputs:
-a word is found however subwords cut it up. With pronunciations, what is spelled so is not a character but a
-whole symbol of the alphabet.
+a word is found whatever its split into subwords. With pronunciations, digits spell whole symbols of the
+alphabet instead of characters.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ BASE = 62  # digits 1 … 62: bits of a signed 64-bit mask
 
 
 class Spelling(NamedTuple):
-    """What each output writes.
+    """The digits that each output writes.
 
     Attributes:
         first: (V + 1,) output c writes digits[first[c] : first[c + 1]].
         digits: the digits of all outputs.
         closes: (V,) whether the output ends the word before it.
-        digits_of: character, or whole symbol → its digits, as many for each.
+        digits_of: character, or whole symbol → its digits, equally many for each.
         bordered: whether the script separates words.
     """
 
@@ -45,7 +45,7 @@ def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
     """The digits that each output of the alphabet writes, the blank none.
 
     Args:
-        whole: symbols are spelled as one, not by their characters.
+        whole: each symbol is spelled as one unit, not by its characters.
     """
     bordered = alphabet.space is not None or alphabet.is_subword
     border = WORD_OPENER if alphabet.is_subword else " " if bordered else None
@@ -85,7 +85,7 @@ def spell_words(words: Sequence[str], digits_of: Mapping[str, tuple[int, ...]]) 
 
 
 class Trie(NamedTuple):
-    """A trie over digits; node 0 is the root. What it is worth is told by `foresee`.
+    """A trie over digits; node 0 is the root. `foresee` gives the nodes' values.
 
     Attributes:
         mask: (N,) bit d is set if the node has a child by digit d.
@@ -93,8 +93,8 @@ class Trie(NamedTuple):
         word, homophones: (N,) the entries that end at the node are order[word : word + homophones].
         order: the entries that can be spelled.
         lengths: digits of each of these.
-        layers: for each layer of nodes below the root the indices in `order` of the entries that go through
-            it, and where among these each node begins.
+        layers: for each depth below the root the indices in `order` of the entries that reach it, and where
+            among these each node begins.
     """
 
     mask: np.ndarray
@@ -110,8 +110,8 @@ def foresee(trie: Trie, values: np.ndarray, bonuses: np.ndarray) -> np.ndarray:
     """(N,) the highest value of an entry at or below each node.
 
     Args:
-        values: what each entry of `trie.order` is worth.
-        bonuses: what comes on top bit by bit, in proportion to the digits that have been spelled.
+        values: of each entry of `trie.order`.
+        bonuses: of each entry, added in proportion to the digits spelled so far.
     """
     shares = bonuses / np.maximum(trie.lengths, 1)
     best = [np.array([values.max(initial=-np.inf)])]

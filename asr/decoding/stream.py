@@ -1,8 +1,8 @@
-"""Decoding while the sound still comes: a part that is settled for good, and a guess at what follows it.
+"""Streaming decoding: a settled part that no longer changes, and a provisional rest.
 
 Conventions. Log-probabilities come in blocks of any size, (time, outputs). Frames count from the first block.
-What was found when the last block is in is what `greedy` and `BeamDecoder.decode` find in the whole; but
-where a beam has lost the better labelling of the best path, the beam's is kept, since it was handed out.
+The final result is that of `greedy` or `BeamDecoder.decode` for the whole; but if the best path's labelling
+is better and contradicts settled tokens, the beam's is kept, since those were handed out.
 """
 
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is believed after some frames.
+    """The state of a decoding after some frames.
 
     Attributes:
-        hypothesis: of all frames so far, as if they were all.
-        settled: so many of its first tokens will be the first tokens at the end, whatever comes. A beam may
-            still move their frames, by one or two, and think again about their confidence. How sure words
-            are that are not settled, their own tokens alone say.
+        hypothesis: of the frames so far, as if the utterance ended here.
+        settled: how many of its first tokens are final, whatever follows. A beam search may still shift their
+            frames by one or two and revise their confidence. Until a word is settled its confidence comes
+            from its own tokens only.
     """
 
     hypothesis: Hypothesis
     settled: int
 
     def settled_text(self, alphabet: Alphabet) -> str:
-        """What the settled tokens spell: the text at the end begins with it."""
+        """The text of the settled tokens: the final text begins with it."""
         if self.hypothesis.orthography is not None:
             return " ".join(self.hypothesis.orthography[: self.settled_words(alphabet)])
         tokens = self.hypothesis.tokens[: self.settled]
@@ -45,28 +45,28 @@ class Progress:
         return write(tokens, alphabet)
 
     def settled_words(self, alphabet: Alphabet) -> int:
-        """Of the first words so many are settled: their tokens are, and something that ends them."""
+        """How many words are settled: all their tokens are, and whatever ends them."""
         alone = alphabet.space is None and not alphabet.is_subword
         ends = [end for _, end in word_slices(self.hypothesis.tokens, alphabet)]
         return sum(end < self.settled or (alone and end == self.settled) for end in ends)
 
 
 class StreamDecoder(Protocol):
-    """Takes log-probabilities as they come."""
+    """Decodes log-probabilities as they arrive."""
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
-        """What is believed with these frames behind those before."""
+        """The progress with these frames added."""
         ...
 
     def finish(self) -> Hypothesis:
-        """What was said in all; nothing may be fed any more."""
+        """The final hypothesis; nothing may be fed afterwards."""
         ...
 
 
 class GreedyStream:
     """The best path, block by block.
 
-    All its tokens are settled but one that the next frame may still make longer.
+    All tokens are settled except one that the next frame may still extend.
 
     >>> import torch
     >>> stream = GreedyStream()
@@ -82,7 +82,7 @@ class GreedyStream:
         self._log_prob = 0.0
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
-        """What is believed with these frames behind those before.
+        """The progress with these frames added.
 
         Raises:
             DecodingError: wrong axes, NaN, or values that are not normalised log-probabilities.
@@ -104,7 +104,7 @@ class GreedyStream:
         return Progress(self.finish(), len(self._closed))
 
     def finish(self) -> Hypothesis:
-        """What was said in all."""
+        """The hypothesis of all frames."""
         found = [*self._closed, self._open] if self._open is not None else self._closed
         tokens, frames, confidences = zip(*found, strict=True) if found else ((), (), ())
         return Hypothesis(tokens, frames, confidences, self._log_prob, self._log_prob)
@@ -116,19 +116,19 @@ class GreedyStream:
 
 
 class BeamStream:
-    """A beam search, block by block: settled is what all prefixes that are alive have in common.
+    """A beam search, block by block: settled is what all surviving prefixes have in common.
 
-    With a lexicon, only whole words are, because an utterance must not end within one, the last of them even
-    before its end is heard, if all that is alive can only become this word and no other word goes on from
-    it; with pronunciations only up to the first that what follows may still turn into a homophone.
+    With a lexicon only whole words settle, as an utterance cannot end inside one; the last may settle early
+    if every surviving prefix can only become that word and no longer word begins with it. With pronunciations
+    words settle only up to the first that may still turn into a homophone.
     """
 
     def __init__(self, decoder: "BeamDecoder") -> None:
         self._search, self._alphabet = decoder.begin(), decoder.alphabet
-        self._confidences: tuple[float, ...] = ()  # of the words that are settled
+        self._confidences: tuple[float, ...] = ()  # of the settled words
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
-        """What is believed with these frames behind those before.
+        """The progress with these frames added.
 
         Raises:
             DecodingError: wrong axes, NaN, or values that are not normalised log-probabilities.
@@ -144,7 +144,7 @@ class BeamStream:
         return Progress(replace(best, word_confidences=sure), len(settled))
 
     def finish(self) -> Hypothesis:
-        """What was said in all."""
+        """The hypothesis of all frames."""
         [best] = self._search.finish(self._search.settled())
         return best
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asr.lm.ngram import NGramArrays
 
 LN_10 = math.log(10.0)
-ROOT, OUTSIDE = 0, -1  # nodes of the trie of words: no character of a word yet, no word of the trie
+ROOT, OUTSIDE = 0, -1  # trie nodes: before the first character of a word; not a word of the trie
 
 _log = logging.getLogger(__name__)
 
@@ -29,36 +29,36 @@ TRIE = np.dtype(
         ("mask", np.int64),  # of digits that lead to a child
         ("first", np.int32),  # child
         ("word", np.int32),  # the first entry that ends here, or −1
-        ("homophones", np.int32),  # how many do, one after the other
+        ("homophones", np.int32),  # how many do, with consecutive numbers
         ("foreseen", np.float64),  # value of the best entry at or below the node; 0 at the root
-        ("leave", np.float64),  # factor of leaving the trie from here
+        ("leave", np.float64),  # factor for leaving the trie here
     ]
 )
 
 
 class Tables(NamedTuple):
-    """What the compiled search reads; nothing in it changes.
+    """The read-only data of the compiled search.
 
-    Natural logs throughout, and already weighted. A word is paid for in two parts: while it is spelled its
-    best possible unigram value is *foreseen*, and when it ends what it really costs replaces that. What is
-    foreseen never decides a finished hypothesis, but lets the beam compare words half-way.
+    Natural logs throughout, already weighted. A word is scored in two parts (language model look-ahead):
+    while it is spelled the best possible unigram value is *foreseen*, and when it ends its actual value
+    replaces that. This never decides a finished hypothesis, but lets the beam compare unfinished words.
 
     Attributes:
         first, digits, closes: see `Spelling`.
         single: (V,) the digit of an output that writes just this one and closes nothing; else 0.
-        writer: (64,) the output of which each digit is the single one.
-        trie: TRIE records, see there; an *entry* is a word by one of its spellings.
+        writer: (64,) the output that writes just this digit.
+        trie: TRIE records, see there; an *entry* is a word with one of its spellings.
         ahead: exp(foreseen) of each node of the trie.
         word_ids: (entries,) the word in the word n-grams.
-        outside: what a word outside the trie foresees; −∞ where a lexicon forbids such words.
-        outside_step: what each digit spelled outside the trie costs, ≥ 0.
-        opening: (V,) factor of beginning a word with an output that closes the one before.
+        outside: the value foreseen for a word outside the trie; −∞ where a lexicon forbids such words.
+        outside_step: the penalty of each digit spelled outside the trie, ≥ 0.
+        opening: (V,) factor for beginning a word with an output that closes the one before.
         hot_after, hot_promise, hot_reward: see `Automaton`.
         hot_numbers: (entries,) the word in that automaton.
         ngrams, start_state, unknown, end: the word n-grams; `alpha` is their weight times ln 10.
-        beta: value of every word.
+        beta: bonus of every word.
         token_ngrams, token_word, token_start, token_end, token_alpha: the same over outputs.
-        bound: no prefix's factor is higher than this, the closing of a word apart.
+        bound: pruning assumes that no extension has a higher factor, unless it closes a word.
     """
 
     first: np.ndarray
@@ -99,7 +99,7 @@ class Vocabulary:
         words: (entries,) what each entry of the trie writes.
         word_ids: (entries,) the same in the word n-grams.
         unspellable: words that can never be recognised.
-        closed: whether other words may not be written.
+        closed: whether other words are forbidden.
     """
 
     alphabet: Alphabet
@@ -121,15 +121,15 @@ def build_vocabulary(
     hotwords: Iterable[tuple[str, ...]],
     token_lm: "NGramModel | None",
 ) -> Vocabulary:
-    """The words of the lexicon, or else of the model, and of the hotwords.
+    """The words of the lexicon, or else of the language model, and of the hotwords.
 
     Args:
         lexicon: words, or words with their pronunciations.
         hotwords: the words of each.
 
     Raises:
-        DecodingError: a hotword that cannot be spelled, a lexicon of which nothing can.
-        LanguageModelError: a model of which nothing can be spelled.
+        DecodingError: a hotword that cannot be spelled, or a lexicon of which no word can.
+        LanguageModelError: a language model of which no word can be spelled.
     """
     spelling = spell_outputs(alphabet, whole=isinstance(lexicon, Mapping))
     parts = dict.fromkeys(word for phrase in hotwords for word in phrase)
@@ -161,7 +161,7 @@ def build_tables(
     """The tables of a search with these weights.
 
     Args:
-        hotwords: the words of each, all of them in the vocabulary, with its weight.
+        hotwords: from the words of each, all in the vocabulary, to its weight.
     """
     lm, spelling, words = vocabulary.lm, vocabulary.spelling, vocabulary.words
     beta, penalty = (beta, alpha * unknown_penalty) if lm else (0.0, 0.0)
@@ -193,7 +193,7 @@ def build_tables(
 
 
 def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -> tuple[np.ndarray, float]:
-    """What each entry is worth alone, and what a word of no entry is."""
+    """(value of each entry as a unigram, value of a word without an entry)."""
     lm = vocabulary.lm
     if lm is None:
         values, outside = np.zeros(len(vocabulary.words)), 0.0
@@ -252,7 +252,7 @@ def _ngrams(lm: "NGramModel | None") -> "NGramArrays":
 
 
 def _trie_records(trie: Trie, foreseen: np.ndarray, outside: float, step: float) -> np.ndarray:
-    """The trie for the search, with what it foresees."""
+    """The trie for the search, with its foreseen values."""
     records = np.zeros(len(trie.mask), TRIE)
     for name in ("mask", "first", "word", "homophones"):
         records[name] = getattr(trie, name)
@@ -278,7 +278,7 @@ def _written(spelling: Spelling) -> dict[str, Any]:
 
 
 def _openings(trie: np.ndarray, spelling: Spelling, outside: float, step: float) -> np.ndarray:
-    """(V,) the factor of beginning a word with each output."""
+    """(V,) the factor for beginning a word with each output."""
     factors = np.ones(len(spelling.closes))
     for c in range(len(factors)):
         node, ln = ROOT, 0.0

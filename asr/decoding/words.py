@@ -1,4 +1,4 @@
-"""What it costs to spell on and to end a word; compiled by numba."""
+"""The scores for continuing and for ending a word; compiled by numba."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from asr.machine.instructions import count_bits
 
 @inlined
 def spell_on(tables: Tables, word_node: int, c: int) -> tuple[int, float]:
-    """(node of the trie after the digits of output `c`, ln of what it costs to spell outside the trie)."""
+    """(trie node after the digits of output `c`, ln of the penalty for spelling outside the trie)."""
     ln = 0.0
     for a in range(tables.first[c], tables.first[c + 1]):
         digit = np.int64(tables.digits[a])
@@ -33,7 +33,7 @@ def trie_child(trie: Any, node: int, digit: int) -> int:
 
 @inlined
 def close_word(tree: Any, tables: Tables, node: int) -> None:
-    """Note what it costs to end the word at this prefix, and what has been heard then.
+    """Store the score for ending the word at this prefix, and the LM and hotword states after it.
 
     Of homophones only the one that is best here is followed.
     """
@@ -54,7 +54,7 @@ def close_word(tree: Any, tables: Tables, node: int) -> None:
 
 @inlined
 def say_word(tables: Tables, entry: int, history: int, hot: int) -> tuple[float, int, int]:
-    """(value, history, state of the hotwords) with one word more; −1 stands for any word of no entry."""
+    """(value, LM state, hotword state) after one more word; entry −1 stands for a word without one."""
     ln, word, number = 0.0, tables.unknown, 0
     if entry >= 0:
         word, number = tables.word_ids[entry], tables.hot_numbers[entry]

@@ -1,8 +1,8 @@
 """N-gram models as ARPA files: reading is strict and names the line, writing is reproducible.
 
 The format: after `\\data\\` a count for each order, then one section `\\n-grams:` per order with lines of
-log10 probability, words, log10 back-off weight, then `\\end\\`. What others write differs in small things,
-and is read: tabs or spaces, back-off weights left out, `<UNK>` in capitals, notes before `\\data\\`.
+log10 probability, words, log10 back-off weight, then `\\end\\`. Common variations are accepted: tabs or
+spaces, back-off weights left out, `<UNK>` in capitals, notes before `\\data\\`.
 """
 
 import bz2
@@ -33,9 +33,9 @@ def load(path: str | Path) -> NGramModel:
     """The model of an ARPA file, plain or compressed (gzip, bzip2, xz); `-` is standard input.
 
     Raises:
-        LanguageModelError: a file that is absent, cut, or breaks the format: counts that do not agree, a
-            section or <s>, </s> missing, a probability above 1 or not a number, an n-gram that stands
-            twice, or one whose context is no n-gram. The message has path, line number and line.
+        LanguageModelError: a missing, truncated or malformed file: counts that do not agree, a missing
+            section, <s> or </s>, a probability above 1 or not a number, a duplicate n-gram, or one whose
+            context is not in the model. The message has path, line number and line.
     """
     lines = _Lines(path)
     try:
@@ -47,7 +47,7 @@ def load(path: str | Path) -> NGramModel:
 
 
 class _Lines:
-    """The lines of a file with their numbers, to blame the right one."""
+    """The lines of a file with their numbers, for error messages."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = path
@@ -89,7 +89,7 @@ def _read(lines: _Lines) -> NGramModel:
 
 
 def _read_counts(lines: _Lines) -> tuple[list[int], bytes]:
-    """(declared number of n-grams of each order, the line behind them)."""
+    """(declared number of n-grams of each order, the line after them)."""
     while (line := lines.next_filled()).lower() != b"\\data\\":
         if not line:
             lines.fail("no \\data\\ up to the end of the file; expected an ARPA language model")
@@ -255,7 +255,7 @@ class _Trie:
 
 
 def _fields_if_complete(lines: list[bytes], width: int) -> list[bytes]:
-    """All fields if each line has `width` of them, else none; all lines are split at once."""
+    """All fields if each line has `width` of them, else []; all lines are split at once."""
     flat = b"".join(lines).replace(b"\n", b" \0 ").split()
     if len(flat) != len(lines) * (width + 1) or set(flat[width :: width + 1]) != {b"\0"}:
         return []
@@ -271,7 +271,7 @@ def _float_or_nan(text: bytes) -> float:
 
 
 def write(model: NGramModel, path: str | Path) -> None:
-    """Write the model as ARPA, compressed by the suffix of the name; the file appears when it is complete.
+    """Write the model as ARPA, compressed according to the suffix; the file appears when it is complete.
 
     Raises:
         LanguageModelError: a path that cannot be written.
@@ -286,7 +286,7 @@ def write(model: NGramModel, path: str | Path) -> None:
 
 
 def _compressor(raw: IO[bytes], suffix: str) -> Any:
-    """A writer whose bytes depend on nothing but what is written."""
+    """A writer whose bytes depend only on what is written: no time stamp, no name."""
     if suffix == ".gz":
         return gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0)
     if suffix == ".bz2":
@@ -313,5 +313,5 @@ def _blocks(model: NGramModel) -> Iterator[str]:
 
 
 def _texts(values: np.ndarray) -> list[str]:
-    """The shortest decimals that give the same float32."""
+    """The shortest decimals that read back as the same float32."""
     return (values + np.float32(0)).astype("U16").tolist()  # + 0 turns −0 into 0

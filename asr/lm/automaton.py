@@ -1,10 +1,10 @@
 """The n-gram model as a state machine, compiled: `advance` inside any numba loop.
 
-A look-up probes a hash table (state, word) → (log10 probability, next state); a miss costs the back-off
-weight and goes on from the suffix. Slots have 16 bytes, so that a probe touches one cache line, and at
+A look-up probes a hash table (state, word) → (log10 probability, next state); a miss adds the back-off
+weight and continues from the suffix. Slots have 16 bytes, so that a probe touches one cache line, and at
 most three quarters are taken, so that a chain of probes is short.
 
-A module of its own because it needs numba, which the rest of the room does without.
+A module of its own because it needs numba, which the rest of `asr.lm` does not.
 """
 
 import numba
@@ -46,7 +46,7 @@ def advance(arrays: NGramArrays, state: int, word: int) -> tuple[int, float]:
 
 @numba.njit(cache=True, nogil=True)
 def foresee(arrays: NGramArrays, state: int, word: int) -> None:
-    """Have what `advance` will read brought near: the table is large, and memory slow."""
+    """Prefetch the slots that `advance` will read: the table is large, and memory slow."""
     while state != 0:
         prefetch(arrays.slots, _home(state * len(arrays.words) + word, len(arrays.slots)))
         state = arrays.contexts[state].suffix
@@ -69,7 +69,7 @@ def score_sentences(
 
 @numba.njit(cache=True, nogil=True)
 def trigrams(arrays: NGramArrays, start_state: int, end: int, words: np.ndarray) -> np.ndarray:
-    """log10 P(c | a, b) of all words, float32: where a or b is no word but −1, <s>; where c is, </s>."""
+    """log10 P(c | a, b) for all words, float32; −1 stands for <s> as a or b, for </s> as c."""
     found = np.empty((len(words), len(words), len(words)), np.float32)
     for i, a in enumerate(words):
         before = start_state if a < 0 else arrays.words[a].state
@@ -94,7 +94,7 @@ def _fill(slots: np.ndarray, keys: np.ndarray, log10_probs: np.ndarray, states: 
 def build(
     keys: np.ndarray, log10_probs: np.ndarray, backoffs: np.ndarray, states: np.ndarray, suffixes: np.ndarray
 ) -> NGramArrays:
-    """The arrays of a model, from columns of all nodes and the keys of those of two words and more."""
+    """The arrays of a model, from columns of all nodes and the keys of those with two or more words."""
     longer = len(states) - len(keys)
     slots = np.empty(1 << max(4, int(len(keys) / 0.75).bit_length()), dtype=SLOT)
     slots["key"] = _EMPTY

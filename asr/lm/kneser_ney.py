@@ -6,16 +6,16 @@ With a(hw) the adjusted count of an n-gram (below), D(k) a discount for counts k
     γ(h)     = (Σ_v D(a(hv)) over what is kept + Σ_v a(hv) over what is cut off) / Σ_v a(hv)
 
 The adjusted count is the number of occurrences for the highest order and for n-grams that begin with <s>,
-else the number of distinct words seen before the n-gram. Below the unigrams stands the uniform
+else the number of distinct words seen before the n-gram. Unigrams are interpolated with the uniform
 distribution over the vocabulary with <unk> and without <s>; <unk> has count 0. This is what KenLM's
 `lmplz` estimates.
 
 How it counts. Every position of the text carries the node of the n-gram that ends there. The pair (node of
-order n − 1 one position earlier, word here) names the n-gram of order n, so one sort of integers per order
-counts all of them, with contexts and suffixes coming along. Time O(order · T log T), memory O(T) for T
+order n − 1 one position earlier, word here) identifies the n-gram of order n, so one sort of integers per
+order counts all of them and gives their contexts and suffixes. Time O(order · T log T), memory O(T) for T
 words.
 
-Beyond memory (a billion words): the same sort, done externally. Write the (key, word) pairs of an order in
+Beyond memory (a billion words) the same sort would be external. Write the (key, word) pairs of an order in
 sorted runs of some 100 million, merge the runs from disk, and stream the merged groups through the same
 formulas: adjusted counts need the (n + 1)-grams in suffix order, discounts one pass of counts of counts,
 probabilities the n-grams in context order beside the lower order in suffix order. That is three external
@@ -65,8 +65,8 @@ def train(sentences: Iterable[str], order: int = 4, *, cutoffs: Sequence[int] = 
             without words. Normalise them like the transcripts (`asr.text.normalise`).
         order: longest n-gram, 1 to 6.
         cutoffs: n-grams of order i that occur cutoffs[i − 1] times or less are left out; the last value
-            stands for all higher orders. The first must be 0 and the values must not fall: (0, 0, 1) drops
-            the trigrams and longer n-grams that occur once.
+            applies to all higher orders. The first must be 0 and the values must not decrease: (0, 0, 1)
+            drops the trigrams and longer n-grams that occur once.
 
     Raises:
         LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings.
@@ -200,7 +200,7 @@ def _estimate(vocabulary: list[str], orders: list[_Counts], kept: list[np.ndarra
 def _discount(
     counts: _Counts, keep: np.ndarray, discounts: tuple[float, float, float], *, contexts: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(probability that each n-gram keeps for itself, γ of each context)."""
+    """(discounted probability of each n-gram before interpolation, γ of each context)."""
     table = np.array([0.0, *discounts])
     lost = np.where(keep, table[np.minimum(counts.adjusted, 3)], counts.adjusted)
     total = np.bincount(counts.parents, weights=counts.adjusted, minlength=contexts)
@@ -217,7 +217,7 @@ def _assemble(
     probs: list[np.ndarray],
     weights: list[np.ndarray],
 ) -> NGramModel:
-    """The model of the n-grams kept: orders laid end to end behind node 0."""
+    """The model of the n-grams kept: orders laid end to end after node 0."""
     sizes = [int(keep.sum()) for keep in kept]
     bases = np.cumsum([0, 1, *sizes])
     parents, renumbered = [np.zeros(1, dtype=np.int64)], np.zeros(1, dtype=np.int64)

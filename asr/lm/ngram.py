@@ -1,4 +1,4 @@
-"""A back-off n-gram model as flat arrays: scoring by words, and an automaton for search.
+"""A back-off n-gram model as flat arrays: scoring of sentences, and an automaton for search.
 
 Conventions. Logarithms are base 10, as in ARPA files. A *node* is an n-gram; nodes are numbered order by
 order: node 0 is the empty n-gram, node 1 + w the word w, then the bigrams, and so on. Within an order they
@@ -44,7 +44,7 @@ class NGramArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Perplexity:
-    """How well a model predicts a text. Words out of vocabulary (OOV) are counted apart.
+    """How well a model predicts a text. Out-of-vocabulary (OOV) words are counted separately.
 
     Attributes:
         perplexity: 10^(−log10 P / tokens) over all words and one </s> a sentence, unknown words included.
@@ -72,7 +72,7 @@ class NGramModel:
         parents: (N + 1,) node of the context of every node (0 for node 0 and for words).
         words: (N + 1,) last word of every node (node 0: any).
         log10_probs: (N + 1,) ≤ 0.
-        backoffs: (N + 1,) log10 back-off weights, 0 where a node is no context.
+        backoffs: (N + 1,) log10 back-off weights, 0 where a node is not a context.
 
     Raises:
         LanguageModelError: arrays that contradict each other.
@@ -126,7 +126,7 @@ class NGramModel:
         return float(self._token_scores([sentence])[1].sum())
 
     def perplexity(self, sentences: Iterable[str]) -> Perplexity:
-        """The perplexity of a text of one sentence per item; the text may be longer than memory.
+        """The perplexity of a text of one sentence per item; the text may be larger than memory.
 
         Raises:
             LanguageModelError: no sentences.
@@ -151,9 +151,9 @@ class NGramModel:
         )
 
     def trigrams(self, words: Sequence[str]) -> np.ndarray:
-        """P(c | a, b) at [a, b, c], float32 (W + 1, W + 1, W + 1); words[i] stands at i + 1.
+        """P(c | a, b) at [a, b, c], float32 (W + 1, W + 1, W + 1); words[i] has index i + 1.
 
-        At 0 stand the start of a sentence, for a and b, and its end, for c.
+        Index 0 is the start of a sentence at a and b, its end at c.
         """
         from asr.lm.automaton import trigrams
 
@@ -177,7 +177,7 @@ class NGramModel:
         return ids, score_sentences(self.arrays(), ids, lengths, self.start_state)
 
     def find(self, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Nodes of (words of `nodes`, `words`), −1 where the model lacks the n-gram. Vectorised."""
+        """Nodes of the n-grams of `nodes` followed by `words`, −1 where the model lacks one. Vectorised."""
         found = np.full(len(nodes), -1, dtype=np.int32)
         root = nodes == 0
         found[root] = 1 + words[root]
@@ -189,12 +189,12 @@ class NGramModel:
 
     @cached_property
     def _keys(self) -> np.ndarray:
-        """Of each node from the bigrams on, context and word as one increasing number."""
+        """Context and word of each node from the bigrams on, as one increasing number."""
         longer = slice(int(self.bases[1]), None)
         return self.parents[longer].astype(np.int64) * len(self.vocabulary) + self.words[longer]
 
     def arrays(self) -> NGramArrays:
-        """The automaton for `asr.lm.automaton.advance`; made once, then kept."""
+        """The automaton for `asr.lm.automaton.advance`; built once and cached."""
         return self._arrays
 
     @cached_property
@@ -212,7 +212,7 @@ class NGramModel:
         return automaton.build(self._keys, self.log10_probs, self.backoffs, states, states[suffixes])
 
     def _suffixes(self) -> np.ndarray:
-        """Of each node the longest shorter node that ends it: the word's follower of its context's suffix."""
+        """The suffix of each node: a suffix of its context, the longest possible, followed by its word."""
         suffixes = np.zeros(len(self.words), dtype=np.int32)
         for start, end in zip(self.bases[1:-1], self.bases[2:], strict=True):
             contexts, words = suffixes[self.parents[start:end]], self.words[start:end]
@@ -224,7 +224,7 @@ class NGramModel:
         return suffixes
 
     def save(self, path: str | Path) -> None:
-        """Write the model as ARPA, compressed by the suffix of the name (.gz, .bz2, .xz).
+        """Write the model as ARPA, compressed according to the suffix (.gz, .bz2, .xz).
 
         The same model always gives the same bytes, and reading them gives the same float32 numbers.
         """
@@ -287,7 +287,7 @@ def _batches(items: Iterable[str], size: int) -> Iterable[list[str]]:
 
 
 def _check(model: NGramModel) -> None:
-    """Refuse arrays that would send the compiled automaton astray."""
+    """Reject arrays on which the compiled automaton would go wrong."""
     if absent := [w for w in (UNKNOWN, START, END) if w not in model._ids]:
         raise LanguageModelError(
             f"the vocabulary lacks {', '.join(absent)}; every model needs <unk>, <s>, </s>"

@@ -19,7 +19,7 @@ UNREADABLE = (
     OSError,
     zlib.error,
     lzma.LZMAError,
-)  # raised by a file that is absent, cut or damaged
+)  # raised for a file that is missing, truncated or damaged
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def open_bytes(path: str | Path) -> Iterator[IO[bytes]]:
 def read_sentences(paths: str | Path | Iterable[str | Path]) -> Iterator[str]:
     """The lines of text files, one sentence each, in order; `-` is standard input.
 
-    An empty line is a sentence without words. UTF-8 is expected; gzip, bzip2, xz are known by content.
+    An empty line is a sentence without words. UTF-8 is expected; gzip, bzip2, xz are recognised by content.
 
     Raises:
         TextError: a file that cannot be opened, decompressed or decoded, with the line number.

@@ -1,4 +1,4 @@
-"""How good a recogniser is: word errors with their alignment, intervals, tests and a page to read them on.
+"""Evaluation: word errors with alignments, confidence intervals, significance tests and an HTML report.
 
 >>> from asr.scoring import score
 >>> result = score(["the cat sat"], ["the cat sat down"])

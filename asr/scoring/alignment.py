@@ -1,4 +1,4 @@
-"""Two word sequences set against each other: the edits between them, and how they are printed.
+"""Alignment of two word sequences: the edits between them, and how they are printed.
 
 Source: Levenshtein 1966; https://github.com/usnistgov/SCTK/blob/master/doc/sclite.htm for sclite's costs.
 """
@@ -15,7 +15,7 @@ Alignment = Literal["minimal", "sclite"]
 Edit = tuple[str, int, int]
 """`replace`, `delete` or `insert` with the position in the reference and in the hypothesis."""
 
-SUBSTITUTION, GAP = 4, 3  # what sclite charges
+SUBSTITUTION, GAP = 4, 3  # sclite's costs
 
 
 class AlignedUtterance(NamedTuple):
@@ -46,7 +46,7 @@ class AlignedUtterance(NamedTuple):
         return len(self.edits) / max(len(self.reference), 1)
 
     def pairs(self) -> list[tuple[str | None, str | None]]:
-        """Reference and hypothesis word by word; None where the other side has a word more.
+        """Reference and hypothesis word by word; None on the side that lacks a word.
 
         >>> from asr.scoring import score
         >>> score("a b", "b c", alignment="sclite").utterances[0].pairs()
@@ -83,10 +83,10 @@ def _minimal_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
 
 
 def _sclite_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
-    """The edits of sclite's alignment: walks back along the weighted distances of the prefixes.
+    """The edits of sclite's alignment, traced back along the weighted distances of the prefixes.
 
-    Between equal costs sclite takes a substitution first, then an insertion, then a deletion. Words that are
-    equal are matched without asking: that never costs more.
+    At equal costs sclite prefers a substitution, then an insertion, then a deletion. Equal words are always
+    matched, which never costs more.
     """
     i, j = len(said), len(heard)
     out: list[Edit] = []
@@ -114,7 +114,7 @@ def _distance(said: Sequence[str], heard: Sequence[str]) -> int:
 def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:
     """The alignment as sclite prints it: REF, HYP and Eval lines, folded at `width` columns.
 
-    Errors stand in capitals if the words have none otherwise; asterisks fill the side that lacks a word.
+    Errors are in capitals if no word has any; asterisks fill the side that lacks a word.
 
     >>> from asr.scoring import score
     >>> print(print_alignment(score("the cat sat", "cat sat down").utterances[0]))
@@ -153,7 +153,7 @@ def _lines(rows: list[list[str]], *, folded: bool) -> list[str]:
 
 
 def _columns(text: str) -> int:
-    """Columns of a terminal that the text takes."""
+    """Terminal columns that the text takes."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
     )

@@ -1,9 +1,9 @@
 """References that allow several wordings: `{ it is / it's } fine`, `{ uh / @ } yes`.
 
 Conventions, as in NIST's sclite. Braces hold two or more wordings with ` / ` between them (a slash with
-white space on both sides); `@`, or nothing, is the empty wording, which makes the other optional. They may
+white space on both sides); `@`, or nothing, is the empty wording, which makes the others optional. They may
 be nested. Braces without such a slash are plain text. A reference is scored in the wording that fits the
-hypothesis best, and that wording gives the number of its words.
+hypothesis best, which also gives its number of words.
 """
 
 import re
@@ -16,7 +16,7 @@ import numpy as np
 from asr.errors import ScoringError
 
 MOST_WORDINGS = 4096
-"""So many wordings may stand at one place; they only multiply where alternatives are nested."""
+"""The most wordings at one place; they only multiply where alternatives are nested."""
 
 _MARK = re.compile(r"[{}]|(?<=\s)/(?=\s)")
 
@@ -53,10 +53,10 @@ def parse(text: str, split: Callable[[str], tuple[str, ...]]) -> list[Place]:
 def best_wording(
     places: list[Place], heard: Sequence[str], *, substitution: int, gap: int
 ) -> tuple[str, ...]:
-    """The wording that is cheapest to align with what was heard; of equal ones the first as written.
+    """The wording that is cheapest to align with the hypothesis; among equals the first as written.
 
-    What the places from here to the end cost at least is worked out from the right, for every position in
-    the hypothesis; then each place in turn takes its first wording that keeps to the least cost.
+    Dynamic programming from the right gives the least cost of the remaining places for every position in the
+    hypothesis; then each place in turn takes its first wording that attains the least total cost.
     """
     words = np.array(heard, dtype=object)
     last = gap * np.arange(len(words), -1, -1)
@@ -77,7 +77,7 @@ def best_wording(
 def _extend(
     row: np.ndarray, wording: Sequence[str], heard: np.ndarray, substitution: int, gap: int
 ) -> np.ndarray:
-    """The row of least costs against each beginning of what was heard, a wording later."""
+    """The row of least costs against each prefix of the hypothesis, after one more wording."""
     gaps = gap * np.arange(len(row))
     for word in wording:
         extended = row + gap
@@ -87,7 +87,7 @@ def _extend(
 
 
 def _options(text: str, opening: int) -> tuple[list[str], int]:
-    """What the slashes between this brace and its partner separate, and where the text goes on."""
+    """(options between this brace and its partner, where the text goes on after it)."""
     depth, begin = 0, opening + 1
     options: list[str] = []
     for mark in _MARK.finditer(text, opening):

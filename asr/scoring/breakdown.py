@@ -1,4 +1,4 @@
-"""Where the errors are: by speaker, length and duration, by word, and in which utterances."""
+"""Breakdowns of the errors: by speaker, length and duration, by word, and in which utterances."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -23,7 +23,7 @@ class Group:
 
 
 def by_speaker(score: Score) -> list[Group]:
-    """One group a speaker, the worst first; none if no speaker is known."""
+    """One group per speaker, the worst first; none if no speaker is known."""
     groups = _group(score, lambda u: u.speaker)
     return sorted(groups, key=lambda group: (-group.score.wer, group.name))
 
@@ -36,7 +36,7 @@ def by_length(score: Score) -> list[Group]:
 
 
 def by_duration(score: Score) -> list[Group]:
-    """Groups of utterances that last similarly long, the shortest first; none if durations are not known."""
+    """Groups of utterances of similar duration, the shortest first; none if durations are unknown."""
     order = [_range(_DURATIONS_S, s, "s") for s in _DURATIONS_S]
     groups = _group(
         score, lambda u: None if u.duration_s is None else _range(_DURATIONS_S, u.duration_s, "s")
@@ -46,10 +46,10 @@ def by_duration(score: Score) -> list[Group]:
 
 @dataclass(frozen=True)
 class WordErrors:
-    """How often each word was taken for another, missed or made up; the commonest first."""
+    """How often each word was substituted, deleted or inserted; the most frequent first."""
 
     confusions: list[tuple[tuple[str, str], int]]
-    """(reference word, what was heard instead), count."""
+    """(reference word, hypothesis word), count."""
     deleted: list[tuple[str, int]]
     inserted: list[tuple[str, int]]
 
@@ -71,14 +71,14 @@ def word_errors(score: Score) -> WordErrors:
 
 
 def worst(score: Score, count: int = 10) -> list[AlignedUtterance]:
-    """The utterances with most errors; of equal ones those of the higher rate, then in order."""
+    """The utterances with the most errors; ties by higher error rate, then in order."""
     wrong = (u for u in score.utterances if u.edits)
     return sorted(wrong, key=lambda u: (-u.errors, -u.wer))[:count]
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How many of some words were recognised."""
+    """Recall and precision for certain words."""
 
     name: str
     spoken: int
@@ -99,11 +99,11 @@ class Recall:
 
 
 def out_of_vocabulary(score: Score, vocabulary: Collection[str]) -> Recall:
-    """How many reference words outside the vocabulary were recognised all the same.
+    """How many reference words outside the vocabulary were recognised nevertheless.
 
     Args:
-        vocabulary: words that the model could know (of the training transcripts, or of a language model), in
-            the normalisation of the score.
+        vocabulary: words that the model could know (from the training transcripts, or from a language
+            model), in the normalisation of the score.
     """
     known = vocabulary if isinstance(vocabulary, set | frozenset | dict) else frozenset(vocabulary)
     spoken = recognised = 0
@@ -164,7 +164,7 @@ def _group(score: Score, key: Callable[[AlignedUtterance], str | None]) -> list[
 
 
 def _range(bounds: Sequence[int], value: float, unit: str, *, whole: bool = False) -> str:
-    """The name of the range that the value is in: `6–10 words`, `5–10 s`, `over 41 words`."""
+    """The name of the range that the value is in: `6–10 words`, `5–10 s`, `41 words or more`."""
     if value < bounds[0]:
         return f"0 {unit}"
     n = max(n for n, bound in enumerate(bounds) if value >= bound)

@@ -1,12 +1,12 @@
-"""Confidences that mean what they say: of the words said to be 90 % sure, nine in ten are right.
+"""Calibration of word confidences: of words with confidence 0.9, nine in ten should be correct.
 
-A word's confidence c becomes σ(slope · logit(c) + bias). The slope is one over the temperature; the bias lets
-all confidences be too high or too low together. Both are fitted on a development set by maximum likelihood,
-with a prior around no change that matters only for few words.
+A word's confidence c becomes σ(slope · logit(c) + bias). The slope is one over the temperature; the bias
+corrects confidences that are all too high or too low. Both are fitted on a development set by maximum
+likelihood, with a prior centred on no change that matters only for few words.
 
-The expected calibration error is the mean distance between confidence and share of right words in ten bins of
-equal width, weighted by their words. It is low, too, where every word has the same confidence: how far they
-tell right words from wrong ones the normalised cross-entropy says.
+The expected calibration error is the mean distance between confidence and share of correct words in ten bins
+of equal width, weighted by their words. It can be low even if every word has the same confidence; how well
+confidences tell correct words from wrong ones is measured by the normalised cross-entropy.
 
 Source: Platt 1999 (slope and bias); Guo et al. 2017, "On calibration of modern neural networks" (temperature,
 expected calibration error); Siu et al. 1997, and NIST's sclite (normalised cross-entropy).
@@ -24,12 +24,12 @@ BINS = 10
 _LEAST = 1e-6
 """Confidences are kept this far from 0 and 1, whose logits are infinite."""
 _PRIOR = 1.0
-"""Weight of the prior: as that of a few words."""
+"""Weight of the prior: equivalent to a few words."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns a raw confidence into a calibrated one; without arguments it changes nothing.
+    """Maps raw confidences to calibrated ones; without arguments it changes nothing.
 
     >>> Calibration(slope=0.5)(0.99).round(3)
     0.909
@@ -40,7 +40,7 @@ class Calibration:
 
     @property
     def temperature(self) -> float:
-        """One over the slope: above 1, the raw confidences are too sure."""
+        """One over the slope; above 1 the raw confidences are overconfident."""
         return 1 / self.slope if self.slope else float("inf")
 
     def __call__(self, confidences: float | Sequence[float] | np.ndarray) -> np.ndarray:
@@ -62,11 +62,11 @@ class Bin:
     confidence: float
     """Their mean confidence."""
     accuracy: float
-    """The share of them that is right."""
+    """The share of them that is correct."""
 
 
 def judged_words(score: Score) -> tuple[np.ndarray, np.ndarray]:
-    """Confidences of hypothesis words and whether each is right: float64 (W,) and bool (W,)."""
+    """Confidences of hypothesis words and whether each is correct: float64 (W,) and bool (W,)."""
     confidences: list[float] = []
     right: list[bool] = []
     for u in score.utterances:
@@ -78,11 +78,11 @@ def judged_words(score: Score) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(confidences_W: np.ndarray, right_W: np.ndarray) -> Calibration:
-    """The calibration under which the words' being right or wrong is likeliest.
+    """The maximum likelihood calibration, regularised by the prior.
 
     Args:
         confidences_W: raw confidences of words, 0 … 1.
-        right_W: bool, whether each is right.
+        right_W: bool, whether each is correct.
 
     Raises:
         ScoringError: no words.
@@ -92,7 +92,7 @@ def fit(confidences_W: np.ndarray, right_W: np.ndarray) -> Calibration:
     x_W, y_W = _logit(confidences_W), np.asarray(right_W, dtype=np.float64)
     design_WK = np.stack([x_W, np.ones_like(x_W)], axis=1)
     slope, bias = _newton(design_WK, y_W, prior_K=np.array([1.0, 0.0]))
-    if slope < 0:  # surer words are wrong more often: only the overall share can be told
+    if slope < 0:  # higher confidence means more errors: fit only the overall share
         slope, (bias,) = 0.0, _newton(design_WK[:, 1:], y_W, prior_K=np.zeros(1))
     return Calibration(float(slope), float(bias))
 
@@ -120,10 +120,10 @@ def expected_calibration_error(bins: Sequence[Bin]) -> float:
 
 
 def normalised_cross_entropy(confidences_W: np.ndarray, right_W: np.ndarray) -> float | None:
-    """What the confidences tell of which words are right, as a share of all there is to tell.
+    """The reduction of cross-entropy by the confidences, relative to that of the share of correct words.
 
-    1 if they know, 0 if they tell no more than the share of right words does, below if they mislead; None
-    if there is nothing to tell, because all words are right or all are wrong.
+    1 if they are perfect, 0 if they tell no more than that share does, negative if they mislead; None if all
+    words are correct or all are wrong.
 
     >>> round(normalised_cross_entropy(np.array([0.9, 0.9, 0.1]), np.array([True, True, False])), 2)
     0.83
@@ -138,7 +138,7 @@ def normalised_cross_entropy(confidences_W: np.ndarray, right_W: np.ndarray) -> 
 
 
 def _newton(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:
-    """The weights of least penalised logistic loss, which is convex; halves steps that overshoot."""
+    """The weights that minimise the penalised logistic loss, which is convex; halves steps that overshoot."""
 
     def loss(weights_K: np.ndarray) -> float:
         z_W = design_WK @ weights_K

@@ -1,4 +1,4 @@
-"""Pictures of the report, as HTML and SVG that take their colours from the page."""
+"""Charts of the report, as HTML and SVG that take their colours from the page."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 26, 12, 36
 _STYLES = ("one", "two")
 
 MOST_WHISKERS = 50
-"""Bars that get an interval of their own: each takes some milliseconds."""
+"""The most bars that get an interval: each takes some milliseconds."""
 FEWEST_UTTERANCES = 5
-"""Groups of fewer have no whiskers: they would be as wide as the picture."""
+"""Smaller groups have no whiskers, which would be as wide as the chart."""
 
 
 def bars(groups: Sequence[Group], *, find: str | None = None) -> str:
@@ -25,7 +25,7 @@ def bars(groups: Sequence[Group], *, find: str | None = None) -> str:
 
     Args:
         groups: one bar each.
-        find: with it names can be clicked, which searches for it with the name behind it.
+        find: if given, a click on a name searches for `find` followed by the name.
     """
     intervals = [
         g.score.wer_interval if n < MOST_WHISKERS and g.score.sentences >= FEWEST_UTTERANCES else None
@@ -54,7 +54,7 @@ def bars(groups: Sequence[Group], *, find: str | None = None) -> str:
 
 
 def calibration(bins: Sequence[Bin]) -> str:
-    """Share of right words against confidence, over a histogram of the words."""
+    """Reliability diagram: share of correct words against confidence, over a histogram of the words."""
     width, height, left, bottom = 460, 300, 44, 34
     inner_w, inner_h = width - left - 14, height - bottom - 12
 
@@ -96,10 +96,10 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Point]]], *, log: boo
     """Up to two lines over the course of training; "" if there is nothing to draw.
 
     Args:
-        title: stands above.
-        lines: name and points of each; one of many points is drawn thin and without dots.
+        title: shown above.
+        lines: name and points of each; one with many points is drawn thin and without dots.
         log: whether the vertical axis is logarithmic; points at 0 or below are then left out.
-        unit: stands behind the numbers of the vertical axis.
+        unit: appended to the numbers of the vertical axis.
     """
     lines = [
         (name, [p for p in points if math.isfinite(p[1]) and (p[1] > 0 or not log)]) for name, points in lines
@@ -129,7 +129,7 @@ def curves(title: str, lines: Sequence[tuple[str, Sequence[Point]]], *, log: boo
 
 
 class _Plot:
-    """Where numbers lie in a picture, and its axes."""
+    """The mapping from data to chart coordinates, and the axes."""
 
     def __init__(self, points: Sequence[Point], *, log: bool) -> None:
         self._xs = min(p[0] for p in points), max(p[0] for p in points)
@@ -163,7 +163,7 @@ class _Plot:
 
 
 def training(history: Sequence[dict[str, Any]]) -> str:
-    """Loss over the updates and error rates over the epochs, as far as the history has them.
+    """Loss over updates and error rates over epochs, as far as the history has them.
 
     Args:
         history: lines with `loss` at `updates` (or `step`), and with `dev_loss`, `wer` and `cer` at `epoch`;
@@ -200,7 +200,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Ones, twos and fives times powers of ten around the range."""
+    """Powers of ten times 1, 2 and 5 that enclose the range, thinned out if many."""
     every = [
         m * 10.0**n
         for n in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)

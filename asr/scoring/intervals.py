@@ -1,12 +1,12 @@
-"""How far a rate would move with other utterances of the same kind: the bootstrap.
+"""Bootstrap intervals: how far a rate would vary with other utterances of the same kind.
 
-Units (utterances, or speakers as blocks of theirs) are drawn with replacement, as many as there are, and the
-pooled rate is computed again, 10,000 times. Drawing is vectorised: units with equal numbers are one kind, and
-how often each kind comes up is one multinomial draw, so a set of 50,000 utterances costs little more than one
-of 1,000.
+Units (utterances, or speakers as blocks of utterances) are drawn with replacement, as many as there are, and
+the pooled rate is computed again, 10,000 times. Drawing is vectorised: units with equal counts are one kind,
+and how often each kind is drawn is one multinomial draw, so a set of 50,000 utterances costs little more than
+one of 1,000.
 
-Percentiles of few units are too narrow; they are taken further out, at Φ(−√(n/(n−1)) t₍n−1₎), which is the
-interval of the t distribution where the statistic is a mean.
+With few units percentile intervals are too narrow; the percentiles are taken further out, at
+Φ(−√(n/(n−1)) t₍n−1₎), which gives the interval of the t distribution where the statistic is a mean.
 
 Source: Bisani & Ney 2004 (bootstrap of error rates); Liu & Peng 2020 (blocks of speakers);
 Hesterberg 2015, "What teachers should know about the bootstrap", section 5 (expanded percentiles).
@@ -25,12 +25,12 @@ _SEED = 0
 def bootstrap_rates(
     errors_N: np.ndarray, words_N: np.ndarray, *, blocks: Sequence[str] | None = None
 ) -> np.ndarray:
-    """The pooled rate in each resample: float64 (10,000,); the same for the same input.
+    """The pooled rate in each resample: float64 (10,000,); deterministic.
 
     Args:
         errors_N: int, errors of each utterance.
         words_N: int, reference words of each utterance.
-        blocks: name of the block (speaker) of each utterance; the blocks are then drawn as wholes.
+        blocks: name of the block (speaker) of each utterance; whole blocks are then drawn.
     """
     return pooled(*resample_sums(np.stack([errors_N, words_N], axis=1), blocks=blocks).T)
 
@@ -41,7 +41,7 @@ def pooled(errors_R: np.ndarray, words_R: np.ndarray) -> np.ndarray:
 
 
 def interval(values_R: np.ndarray, *, units: int) -> tuple[float, float] | None:
-    """The 95 % interval that the resamples give; None if there are fewer than two units to draw from."""
+    """The 95 % interval from the resamples; None if there are fewer than two units to draw from."""
     if units < 2:
         return None
     from scipy.special import ndtr, stdtrit

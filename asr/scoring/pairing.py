@@ -1,9 +1,9 @@
-"""References and hypotheses from files, put together: by id wherever there are ids, by line otherwise.
+"""Pairs references and hypotheses from files: by id where there are ids, otherwise by line.
 
-Conventions. Ids must be the same on both sides; what only one side has is listed and refused. A hypothesis in
+Conventions. Ids must be the same on both sides; the error lists those that only one side has. A hypothesis in
 CTM is cut at the segments of an STM reference as NIST's sclite does: a word belongs to the first segment of
-its recording and channel that ends after the word's middle, and to the last if none does. Words in segments
-that are marked `ignore_time_segment_in_scoring` are left out and counted in the notes.
+its recording and channel that ends after the word's middle, or else to the last. Words in segments that are
+marked `ignore_time_segment_in_scoring` are left out and counted in the notes.
 """
 
 import re
@@ -19,7 +19,7 @@ from asr.scoring.transcripts import IGNORED, Entry, Format
 from asr.scoring.word_errors import some
 
 _ENOUGH_LINES = 20
-"""With so many lines, first words that are all different and the same in both files are ids."""
+"""With at least this many lines, first words that are unique and the same in both files are ids."""
 
 _WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
 _CODE = re.compile(r"(?=\S*\d)(?=\S*[^\W\d]|\S*[-_])\S+")
@@ -31,13 +31,13 @@ class Paired:
 
     references: list[str]
     hypotheses: list[list[str]]
-    """For each hypothesis file, a text an utterance."""
+    """For each hypothesis file, one text per utterance."""
     ids: list[str] | None
     """None if utterances are paired by line."""
     speakers: list[str | None] | None
     durations_s: list[float | None] | None
     confidences: list[list[tuple[float, ...] | None]]
-    """For each hypothesis file, of each utterance if known."""
+    """For each hypothesis file, those of each utterance, if known."""
     audio: dict[str, Path] = field(default_factory=dict)
     """Recordings that are known, by id."""
     formats: list[Format] = field(default_factory=list)
@@ -56,11 +56,11 @@ def read(
 
     Args:
         reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`.
-        formats: one for all files or one a file; guessed if not given.
+        formats: one for all files or one per file; guessed if not given.
         utt2spk: lines of id and speaker, if the files do not name speakers.
 
     Raises:
-        ScoringError: a file or line that is wrong, ids that do not match, different numbers of lines.
+        ScoringError: an invalid file or line, ids that do not match, or different numbers of lines.
     """
     paths = (reference, *hypotheses)
     lines = [transcripts.read_lines(path) for path in paths]
@@ -136,7 +136,7 @@ def _formats(
 
 
 def _are_ids(firsts: Sequence[Sequence[str]]) -> bool:
-    """Whether the first words of each file's lines are ids rather than spoken."""
+    """Whether the first words of each file's lines are ids rather than spoken words."""
     if not all(words and len(set(words)) == len(words) for words in firsts):
         return False
     if all(_CODE.fullmatch(word) for words in firsts for word in words):
@@ -174,7 +174,7 @@ def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: P
 
 
 def _utterances(words: list[Entry]) -> list[Entry]:
-    """The words of a CTM as one utterance a recording (and channel, where one has several)."""
+    """The words of a CTM as one utterance per recording (and channel, where one has several)."""
     grouped = dict(transcripts.group_words(words))
     files = [file for file, _ in grouped]
     return [
@@ -186,7 +186,7 @@ def _utterances(words: list[Entry]) -> list[Entry]:
 
 
 def _cut(segments: list[Entry], words: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
-    """The words of a CTM as one utterance a segment of the STM."""
+    """The words of a CTM as one utterance per segment of the STM."""
     recordings: dict[tuple[str, str] | None, list[int]] = {}
     for n in sorted(range(len(segments)), key=lambda n: segments[n].start_s):
         recordings.setdefault(segments[n].recording, []).append(n)
@@ -214,7 +214,7 @@ def _cut(segments: list[Entry], words: list[Entry], path: Path, notes: list[str]
 
 
 def _speakers(path: Path, ids: Sequence[str] | None) -> list[str | None]:
-    """The speaker of each utterance, as a file of `id speaker` lines says."""
+    """The speaker of each utterance, from a file of `id speaker` lines."""
     if ids is None:
         raise ScoringError(f"{path} names speakers by id, but the transcripts have no ids")
     known: Mapping[str | None, str] = {

@@ -33,7 +33,7 @@ _ALIGNMENTS = {
     "sclite": "Words are set against each other as NIST's sclite does it.",
 }
 _MOST_WORDS = 100
-"""Rows of the lists of confusions, missed and made-up words."""
+"""Rows of the lists of confusions, deleted and inserted words."""
 
 
 def write_report(
@@ -53,9 +53,9 @@ def write_report(
         path: of the page, HTML.
         title: of the page.
         audio: recordings by utterance id; those that exist can be played.
-        history: of a training run, for its curves: what its JSON lines say.
-        facts: what else to say about the system, name → value.
-        recalls: of words out of the vocabulary and of hotwords.
+        history: the JSON lines of a training run, for its curves.
+        facts: what else to state about the system, name → value.
+        recalls: of out-of-vocabulary words and of hotwords.
 
     Raises:
         ScoringError: the page cannot be written.

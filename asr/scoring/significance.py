@@ -1,12 +1,12 @@
-"""Whether one recogniser is really better than another, on the same utterances.
+"""Significance tests: whether one recogniser is really better than another, on the same utterances.
 
 Three answers, all two-sided: the paired bootstrap interval of the difference in word error rate; the matched
 pairs sentence-segment word error test (MAPSSWE), which NIST uses; McNemar's exact test on whole utterances.
 
-MAPSSWE conventions, as in NIST's SCTK. Within an utterance, errors of either system that are less than two
-correct words of both apart belong to one segment; segments without errors are none. The statistic is that of
-the differences d of the two systems' errors in the n segments, z = mean(d) / (sd(d) / √n), against the normal
-distribution. Where all differences are equal and sd is 0, z = Σd / √Σd² stands in.
+MAPSSWE conventions, as in NIST's SCTK. Within an utterance, errors of either system belong to one segment if
+fewer than two words that both recognise lie between them; every segment has errors. With d the differences of
+the two systems' errors in the n segments, the statistic z = mean(d) / (sd(d) / √n) is taken as standard
+normal. Where all differences are equal and sd is 0, z = Σd / √Σd² is used instead.
 
 Source: Gillick & Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
 Pallett, Fisher & Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests"; Holm 1979.
@@ -26,7 +26,7 @@ from asr.scoring.intervals import CONFIDENCE, interval, pooled, resample_sums
 from asr.scoring.word_errors import Score, some
 
 _CORRECT_BETWEEN = 2
-"""Words that both systems recognise between two segments."""
+"""Words recognised by both systems that separate two segments."""
 
 
 @dataclass(frozen=True)
@@ -35,36 +35,36 @@ class MatchedPairs:
 
     segments: int
     mean: float
-    """Errors of B less errors of A in a segment, on average."""
+    """Errors of B minus errors of A in a segment, on average."""
     z: float
     p: float
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test on utterances that only one of the systems has right."""
+    """McNemar's exact test on utterances that only one of the systems recognises without error."""
 
     only_a: int
-    """Utterances that A alone has right."""
+    """Utterances that only A recognises without error."""
     only_b: int
     p: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on the same utterances; differences are B less A: below 0, B is better."""
+    """Two systems on the same utterances; differences are B minus A: below 0, B is better."""
 
     a: Score
     b: Score
 
     @property
     def difference(self) -> float:
-        """Word error rate of B less that of A."""
+        """Word error rate of B minus that of A."""
         return self.b.wer - self.a.wer
 
     @cached_property
     def difference_interval(self) -> tuple[float, float] | None:
-        """95 % paired bootstrap interval of the difference; None if there is but one utterance."""
+        """95 % paired bootstrap interval of the difference; None if there is only one utterance."""
         a, b = self.a, self.b
         if (a.words_N == b.words_N).all():
             columns = [b.errors_N - a.errors_N, a.words_N]
@@ -88,7 +88,7 @@ class Comparison:
 
     @property
     def is_significant(self) -> bool:
-        """Whether MAPSSWE finds a difference at the level of 5 %."""
+        """Whether MAPSSWE finds a difference at the 5 % level."""
         return self.matched_pairs.p < 1 - CONFIDENCE
 
     @property
@@ -119,7 +119,7 @@ class Comparison:
 
 
 def compare(a: Score, b: Score) -> Comparison:
-    """Two scores of the same utterances side by side.
+    """The comparison of two scores of the same utterances.
 
     Raises:
         ScoringError: scores of different utterances, or made in different ways.
@@ -160,13 +160,13 @@ def matched_pairs(a: Score, b: Score) -> MatchedPairs:
 
 
 def segments(a: AlignedUtterance, b: AlignedUtterance) -> list[tuple[int, int]]:
-    """Errors of both systems in each segment of an utterance that has any.
+    """(errors of A, errors of B) in each segment of an utterance.
 
     If the systems were scored on different wordings, the utterance is one segment.
     """
     if a.reference != b.reference:
         return [(a.errors, b.errors)]
-    # Word i of the reference stands at 2i + 1, what is inserted before it at 2i.
+    # Word i of the reference has place 2i + 1, insertions before it 2i.
     places = [(2 * i + (kind != "insert"), 0) for kind, i, _ in a.edits]
     places += [(2 * i + (kind != "insert"), 1) for kind, i, _ in b.edits]
     out: list[list[int]] = []
@@ -180,7 +180,7 @@ def segments(a: AlignedUtterance, b: AlignedUtterance) -> list[tuple[int, int]]:
 
 
 def mcnemar(only_a: int, only_b: int) -> McNemar:
-    """McNemar's test: how likely so uneven a split is, if each such utterance is a fair coin's toss."""
+    """McNemar's test: the probability of a split at least as uneven if both systems are equally good."""
     from scipy.special import bdtr
 
     if not only_a + only_b:
@@ -190,7 +190,7 @@ def mcnemar(only_a: int, only_b: int) -> McNemar:
 
 @dataclass(frozen=True)
 class Ranked:
-    """One of several systems, with those that it really beats."""
+    """One of several systems, with those that it beats significantly."""
 
     rank: int
     name: str
@@ -200,7 +200,7 @@ class Ranked:
 
 
 def rank(scores: Mapping[str, Score]) -> list[Ranked]:
-    """Systems on the same utterances, the best first, with the differences that are real.
+    """Systems on the same utterances, the best first, with the significant differences.
 
     Raises:
         ScoringError: scores of different utterances, or made in different ways.
@@ -216,7 +216,7 @@ def rank(scores: Mapping[str, Score]) -> list[Ranked]:
 
 
 def _holm(p: Mapping[tuple[str, str], float]) -> set[tuple[str, str]]:
-    """The pairs that differ at 5 % over all pairs together."""
+    """The pairs that differ significantly, at a level of 5 % for all pairs together."""
     real: set[tuple[str, str]] = set()
     for n, pair in enumerate(sorted(p, key=lambda pair: p[pair])):
         if p[pair] * (len(p) - n) >= 1 - CONFIDENCE:

@@ -1,4 +1,4 @@
-"""Scores, comparisons and rankings on a terminal; every one ends with the signature of its settings."""
+"""Scores, comparisons and rankings on a terminal; the first two end with their signature."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,14 +25,14 @@ _COUNTS = ("words", "correct", "sub", "del", "ins")
 def print_score(
     score: Score, console: Console, *, worst: int = 3, most: int = 10, recalls: Sequence[Recall] = ()
 ) -> None:
-    """Rates with their interval, counts, groups, the commonest errors, the worst utterances.
+    """Print rates with their interval, counts, groups, the commonest errors, the worst utterances.
 
     Args:
         score: to be printed.
         console: to print on.
         worst: how many utterances to show with their alignment; 0 leaves out all details.
         most: rows of the longer tables.
-        recalls: of words out of the vocabulary and of hotwords, if asked for.
+        recalls: of out-of-vocabulary words and of hotwords, if asked for.
     """
     console.print(_rates(score))
     console.print(
@@ -57,14 +57,14 @@ def print_score(
 
 
 def print_utterance(utterance: AlignedUtterance, console: Console) -> None:
-    """REF, HYP and Eval lines, as sclite prints them."""
+    """Print REF, HYP and Eval lines as sclite does."""
     console.print(print_alignment(utterance, width=min(console.width, 120)), markup=False, no_wrap=True)
 
 
 def print_comparison(
     comparison: Comparison, console: Console, *, differing: int = 3, names: Sequence[str] = ("A", "B")
 ) -> None:
-    """Both scores, their difference with its interval, the tests, and where they differ most."""
+    """Print both scores, their difference with its interval, the tests, and where they differ most."""
     c = comparison
     table = Table(title=f"{escape(names[1])} against {escape(names[0])}", title_justify="left")
     for column in ("", *_COUNTS, "WER", f"{CONFIDENCE:.0%} interval"):
@@ -95,7 +95,7 @@ def print_comparison(
 def ranking_table(
     ranking: Sequence[Ranked], *, facts: Mapping[str, Mapping[str, str]] | None = None
 ) -> Table:
-    """Runs from the best to the worst, each with those that it really beats.
+    """Runs from the best to the worst, each with those that it beats significantly.
 
     Args:
         ranking: from `asr.scoring.rank`.

@@ -1,14 +1,14 @@
 """Transcripts in files: plain text, Kaldi's `id text`, trn, JSON lines, STM and CTM.
 
-Conventions. UTF-8. Plain text has no ids: one utterance a line, an empty line is an empty utterance. In all
+Conventions. UTF-8. Plain text has no ids: one utterance per line, an empty line is an empty utterance. In all
 other formats empty lines are skipped:
 
     kaldi   utt-1 the cat sat                                        the first word is the id
     trn     the cat sat (utt-1)                                      the id ends the line, in parentheses
     jsonl   {"id": "utt-1", "text": "the cat sat", "speaker": "ann", "duration": 1.2}
-            the id may be left to `audio_filepath`; a hypothesis' text is `pred_text` if there is one
-    stm     file channel speaker start end <labels> the cat sat      times in seconds, labels may be missing
-    ctm     file channel start duration word confidence              one word a line; confidence may miss
+            without an id `audio_filepath` names it; a hypothesis' text is `pred_text` if present
+    stm     file channel speaker start end <labels> the cat sat      times in seconds, labels are optional
+    ctm     file channel start duration word confidence              one word a line; confidence is optional
 
 In STM and CTM `;;` opens a comment.
 """
@@ -53,7 +53,7 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a text file.
 
     Raises:
-        ScoringError: no such file, or not UTF-8, with the line.
+        ScoringError: the file cannot be read, or is not UTF-8, with the line.
     """
     try:
         raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -85,7 +85,7 @@ def parse(path: Path, lines: Sequence[str], kind: Format, *, is_hypothesis: bool
     """The utterances of a file, in its order.
 
     Raises:
-        ScoringError: an unknown format, or a line that is wrong, with its place; repeated ids.
+        ScoringError: an unknown format, a malformed line, with its place, or repeated ids.
     """
     if kind not in get_args(Format):
         raise ScoringError(f"format {kind!r}: expected one of {', '.join(get_args(Format))}")
@@ -144,7 +144,7 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
 
 
 def _confidences(words: Any, text: str) -> tuple[float, ...] | None:
-    """The confidences of words given as [text, start, end, confidence], if they are those of the text."""
+    """The confidences of words given as [text, start, end, confidence], if as many as the text has."""
     if not isinstance(words, list) or len(words) != len(text.split()):
         return None
     if not all(isinstance(w, list) and len(w) == 4 and isinstance(w[3], int | float) for w in words):
@@ -153,7 +153,7 @@ def _confidences(words: Any, text: str) -> tuple[float, ...] | None:
 
 
 def _name_by_audio(entries: list[Entry]) -> list[Entry]:
-    """Entries without an id named by their recording: its stem, or its path where stems repeat."""
+    """The entries, with missing ids taken from the recording: its stem, or its path where stems repeat."""
     stems = Counter(entry.audio.stem for entry in entries if entry.id is None and entry.audio)
     return [
         replace(e, id=e.audio.stem if stems[e.audio.stem] == 1 else str(e.audio.with_suffix("")))
@@ -232,7 +232,7 @@ def group_words(words: Sequence[Entry]) -> Iterator[tuple[tuple[str, str], list[
 
 
 def join_words(words: Sequence[Entry], **fields: Any) -> Entry:
-    """One utterance of the words of a CTM."""
+    """The words of a CTM joined into one utterance."""
     confidences = [c for word in words for c in word.confidences or ()]
     return Entry(
         text=" ".join(word.text for word in words),

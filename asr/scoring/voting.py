@@ -1,7 +1,7 @@
-"""One text of several that recognisers wrote for the same recording: a vote, word by word.
+"""ROVER: a word-by-word vote between the texts of several recognisers for the same recording.
 
-The texts are aligned one after the other into *slots*, each of which holds a word, or nothing, of every text.
-In each slot the word with the highest sum of confidences wins; who says nothing there is half sure of it.
+The texts are aligned one after the other into *slots*, each of which holds a word, or none, of every text. In
+each slot the word with the highest sum of confidences wins; a text without a word votes for none with 0.5.
 
 Source: Fiscus 1997, "A post-processing system to yield reduced word error rates: ROVER".
 """
@@ -21,10 +21,10 @@ Slot = list[Word | None]
 
 
 def vote(texts: Sequence[Sequence[Word]]) -> list[Word]:
-    """The words that most confidence stands behind, with the times of the surest who heard them.
+    """The words that win the vote, each with the times of the most confident text that has it.
 
-    Their confidence is the sum of those who heard them over the number of texts. Of equal ones the first
-    text's is taken; all of a slot where one text says a word and another nothing is decided the same way.
+    A word's confidence is the sum over the texts that have it, divided by the number of texts. Ties go to the
+    earlier text; having no word competes like a word.
 
     >>> def said(text, *sure):
     ...     return [Word(w, i, i + 1.0, c) for i, (w, c) in enumerate(zip(text.split(), sure))]
@@ -44,9 +44,9 @@ def align(texts: Sequence[Sequence[Word]]) -> list[Slot]:
 
 
 def _merge(slots: list[Slot], text: Sequence[Word], *, before: int) -> list[Slot]:
-    """The slots with one text more, aligned with the fewest edits.
+    """The slots with one more text, aligned with the fewest edits.
 
-    A word costs nothing in a slot that has it, and no word nothing in one that some text has no word in.
+    A word costs nothing in a slot that has it, and no word costs nothing where some text has none.
     """
     known = [{word.text if word else None for word in slot} for slot in slots]
     skips = [None not in words for words in known]
@@ -73,7 +73,7 @@ def _merge(slots: list[Slot], text: Sequence[Word], *, before: int) -> list[Slot
 
 
 def _winner(slot: Slot, count: int) -> Word | None:
-    """The word of a slot that wins, or None if nothing does."""
+    """The winning word of a slot, or None if having no word wins."""
     sums: dict[str | None, float] = {}
     for word in slot:
         text, confidence = (word.text, word.confidence) if word else (None, SILENCE)

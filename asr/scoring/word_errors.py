@@ -1,14 +1,14 @@
-"""Word and character errors of hypotheses against references: aligned once, everything else reads it.
+"""Word and character errors of hypotheses against references: aligned once, all else derives from that.
 
 Conventions.
 
 * Words are what white space separates after normalisation (`asr.scoring.styles`), applied to both sides.
 * `minimal` alignment: as few edits as possible, as rapidfuzz finds them; counts equal jiwer's. `sclite`
-  alignment: least cost where a substitution costs 4, a deletion or insertion 3, with the choice that NIST's
-  sclite makes between equals; it prefers matched words, and its rate can be higher in rare cases.
+  alignment: least cost where a substitution costs 4, a deletion or insertion 3, with ties broken as NIST's
+  sclite does; it prefers matched words, and its rate can be higher in rare cases.
 * Rates are pooled: all errors of a set over all its reference words. A rate may exceed 1.
-* Empty reference: inserted words count as errors and add no words. A set without any reference word is
-  divided by 1, so that a rate is 0 if and only if nothing is wrong.
+* Empty reference: inserted words count as errors and add no words. The errors of a set without any reference
+  word are divided by 1, so that a rate is 0 if and only if nothing is wrong.
 * Empty hypothesis: every reference word is deleted.
 * Characters are those of the normalised text with one space between words, by minimal edits.
 * Alternatives in a reference, `{ a / b }`: see `asr.scoring.alternatives`.
@@ -33,22 +33,22 @@ from asr.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_rates, interv
 from asr.scoring.styles import Style, word_splitter
 
 FEWEST_SPEAKERS = 5
-"""From so many speakers on, intervals resample speakers; fewer blocks say too little about others."""
+"""With at least this many speakers, intervals resample speakers; fewer represent others poorly."""
 
 
 @dataclass(frozen=True, repr=False)
 class Score:
-    """Counts and rates of a set of utterances; everything is read off their alignments."""
+    """Counts and rates of a set of utterances, all derived from their alignments."""
 
     utterances: tuple[AlignedUtterance, ...]
     style: Style = "none"
     alignment: Alignment = "minimal"
     processing_s: float | None = None
-    """Seconds that recognising took, if known."""
+    """Seconds that recognition took, if known."""
 
     @cached_property
     def substitutions(self) -> int:
-        """Reference words that were taken for others."""
+        """Reference words that were recognised as others."""
         return sum(u.substitutions for u in self.utterances)
 
     @cached_property
@@ -58,7 +58,7 @@ class Score:
 
     @cached_property
     def insertions(self) -> int:
-        """Words that nobody said."""
+        """Hypothesis words without a counterpart in the reference."""
         return sum(u.insertions for u in self.utterances)
 
     @cached_property
@@ -101,10 +101,10 @@ class Score:
 
     @cached_property
     def wer_interval(self) -> tuple[float, float] | None:
-        """95 % bootstrap interval of the word error rate; None if there is but one utterance.
+        """95 % bootstrap interval of the word error rate; None if there is only one utterance.
 
         Without any error there is nothing to resample; the upper end is then the rate of independent word
-        errors under which so many words come out right one time in forty, 1 − 0.025^(1/words).
+        errors at which no error at all has probability 0.025, 1 − 0.025^(1/words).
         """
         if not self.errors and self.words and self.sentences > 1:
             return 0.0, -math.expm1(math.log((1 - CONFIDENCE) / 2) / self.words)
@@ -117,7 +117,7 @@ class Score:
 
     @property
     def units(self) -> int:
-        """How many speakers or utterances intervals resample."""
+        """The number of speakers or utterances that intervals resample."""
         return len(set(self.blocks)) if self.blocks else self.sentences
 
     @cached_property
@@ -145,12 +145,12 @@ class Score:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of work for a second of audio, if both are known."""
+        """Processing seconds per second of audio, if both are known."""
         return self.processing_s / self.duration_s if self.processing_s and self.duration_s else None
 
     @property
     def signature(self) -> str:
-        """Every choice that the numbers depend on, to stand beside them.
+        """Every choice that the numbers depend on, to be reported with them.
 
         >>> print(score("a b", "a").signature)  # doctest: +ELLIPSIS
         style:none|align:minimal|pool:words|empty-ref:errors/1|interval:95%-utterance-bootstrap-10000|asr:...
@@ -194,14 +194,14 @@ def score(
     """Counts and rates of hypotheses against their references, pairwise in order.
 
     Args:
-        references, hypotheses: one text an utterance; a single text is a set of one.
-        ids: names of the utterances, all different; their numbers from 1 if not given.
+        references, hypotheses: one text per utterance; a single text is a set of one.
+        ids: unique names of the utterances; their numbers from 1 if not given.
         speakers: of each utterance, for breakdowns and for intervals that resample speakers.
         durations_s: of each utterance, in seconds.
         confidences: of each hypothesis' words, 0 … 1.
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
-        processing_s: seconds that recognising took, for the real-time factor.
+        processing_s: seconds that recognition took, for the real-time factor.
 
     Raises:
         ScoringError: no utterances, sequences of different lengths, repeated ids, or confidences that do not
@@ -268,9 +268,9 @@ def some(names: Sequence[str], most: int = 5) -> str:
 def _said(
     reference: str, heard: tuple[str, ...], split: Callable[[str], tuple[str, ...]], alignment: Alignment
 ) -> tuple[str, ...]:
-    """The words of a reference with alternatives, in the wording that fits what was heard.
+    """The words of a reference with alternatives, in the wording that fits the hypothesis best.
 
-    sclite's costs decide; with minimal alignment the number of errors comes before them.
+    sclite's costs decide; with minimal alignment the number of errors comes first.
     """
     errors_first = 0 if alignment == "sclite" else 1 << 32
     return alternatives.best_wording(
