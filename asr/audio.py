@@ -1,9 +1,8 @@
 """Any recording → mono float32 samples in [-1, 1] at the wanted rate; whole, or block by block.
 
-Everything that libsndfile reads is read: wav, flac, mp3, ogg (Vorbis and Opus), aiff, NIST sphere and more,
-with any rate and number of channels, from a path, bytes, an open binary file or standard input (`-`).
-Channels are averaged; rates are changed by soxr. A recording that is damaged is an error, never a shorter
-recording.
+Reads whatever libsndfile reads: wav, flac, mp3, ogg (Vorbis and Opus), aiff, NIST sphere and more, with any
+rate and number of channels, from a path, bytes, an open binary file or standard input (`-`). Channels are
+averaged; soxr resamples. A damaged recording raises an error; it is never silently shortened.
 """
 
 import io
@@ -26,36 +25,36 @@ import soxr
 from asr.errors import AudioError
 
 RATE_HZ = 16_000
-"""Rate at which speech is recognised unless a model says otherwise."""
+"""Sample rate of models unless they say otherwise."""
 
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".sph", ".w64"}
 )
-"""Suffixes, in lower case, of the files that are taken for recordings in a folder."""
+"""Lower-case suffixes of the files in a folder that count as recordings."""
 
 FOREIGN_SUFFIXES = frozenset({".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".mov", ".amr"})
-"""Recordings and films that libsndfile cannot read, and that a user may well try."""
+"""Audio and video formats that libsndfile cannot read, but that users are likely to try."""
 
 LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
-"""Outside of this a header is not believed."""
+"""A header that claims a rate outside this range is taken to be damaged."""
 FULL_SCALE_LIMIT = 2.0
-"""Peaks up to here are a decoder's overshoot and are clipped; above, the samples are on another scale."""
+"""Peaks up to this are decoder overshoot and are clipped; higher ones mean another scale, an error."""
 
 Source = str | Path | bytes | BinaryIO
 
-_BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory follows what is there, not what a header claims
-_UNKNOWN_FRAMES = 1 << 40  # libsndfile gives 2⁶³ − 1 where a header leaves the length open
+_BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory depends on the actual data, not on the header
+_UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2⁶³ − 1 where the header does not state the length
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header of a recording says: its own rate and channels, before any conversion."""
+    """Duration and format of a recording as stored: its own rate and channels, before any conversion."""
 
     duration_s: float
     rate_hz: int
     channels: int
     samples: int
-    """Samples of one channel."""
+    """Samples per channel."""
 
 
 def read(source: Source, rate_hz: int = RATE_HZ) -> np.ndarray:
@@ -66,7 +65,8 @@ def read(source: Source, rate_hz: int = RATE_HZ) -> np.ndarray:
         rate_hz: wanted sample rate.
 
     Raises:
-        AudioError: nothing there, no audio, no samples, cut short, or samples that are no sound.
+        AudioError: a source that is missing, not audio, empty or cut short, or NaN, infinite or unscaled
+            samples.
     """
     with _open(source) as (file, name):
         own_hz = file.samplerate
@@ -79,10 +79,10 @@ def read(source: Source, rate_hz: int = RATE_HZ) -> np.ndarray:
 
 
 def info(source: Source) -> AudioInfo:
-    """Duration, rate and channels of the recording, from its header where that tells them.
+    """Duration, rate and channels of the recording; decoded only if the header does not state its length.
 
     Raises:
-        AudioError: nothing there, or no audio.
+        AudioError: a source that is missing, or not audio.
     """
     with _open(source) as (file, name):
         samples = file.frames
@@ -97,7 +97,7 @@ def stream(source: Source, rate_hz: int = RATE_HZ, block_s: float = 10.0) -> Ite
     A source that cannot be rewound, such as standard input, is first copied to a temporary file.
 
     Raises:
-        AudioError: as for `read`, but damage shows only when its block is reached.
+        AudioError: as for `read`, but damage is noticed only when its block is reached.
     """
     wanted = max(1, round(block_s * rate_hz))
     with _open(source, spool=True) as (file, name):
@@ -135,7 +135,7 @@ def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
-    """`resample` of the blocks put together, block by block; no seams.
+    """`resample` of the concatenated blocks, block by block, without seams.
 
     Raises:
         AudioError: a rate that is not positive.
@@ -148,7 +148,7 @@ def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> I
 
 
 class Resampler:
-    """`resample` for sound that comes in blocks.
+    """`resample` for audio that arrives in blocks.
 
     Raises:
         AudioError: a rate that is not positive.
@@ -160,12 +160,12 @@ class Resampler:
         self._converter = None if equal else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """What is ready with this block (n,): about as long, some milliseconds later."""
+        """The output available after this block (n,): about as long, some milliseconds delayed."""
         block = np.asarray(block, np.float32)
         return block if self._converter is None else _clip(self._converter.resample_chunk(block))
 
     def finish(self) -> np.ndarray:
-        """The rest; nothing may be fed any more."""
+        """The remaining output; `feed` must not be called afterwards."""
         nothing = np.zeros(0, np.float32)
         return (
             nothing if self._converter is None else _clip(self._converter.resample_chunk(nothing, last=True))
@@ -173,10 +173,10 @@ class Resampler:
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
-    """The same samples as float32, if they are mono sound.
+    """The samples as float32, checked to be mono and finite.
 
     Raises:
-        AudioError: other than floating-point numbers in one dimension, or values that are not numbers.
+        AudioError: not a one-dimensional array of floating-point numbers, or NaN or infinite values.
     """
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
@@ -192,7 +192,7 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None
     """Write mono samples, float in [-1, 1] or int16, in the format that the suffix of `path` names.
 
     Raises:
-        AudioError: a suffix that no format has, or a folder that cannot be written to.
+        AudioError: a suffix of no known format, or a folder that cannot be written to.
     """
     path = Path(path)
     opus = {"format": "OGG", "subtype": "OPUS"} if path.suffix.lower() == ".opus" else {}
@@ -204,10 +204,10 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None
 
 
 class _ForwardFile(soundfile.SoundFile):
-    """A file that is read from front to back only.
+    """A file that is read sequentially only.
 
-    In a seekable file, soundfile confirms its place after every block. This makes seams in an mp3, whose
-    frames lean on those before, and fails at the end of a flac that does not state its length.
+    In a seekable file, soundfile seeks to its own position after every block. This makes seams in an mp3,
+    whose frames depend on earlier ones, and fails at the end of a flac that does not state its length.
     """
 
     def seekable(self) -> bool:
@@ -216,10 +216,10 @@ class _ForwardFile(soundfile.SoundFile):
 
 @contextmanager
 def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.SoundFile, str]]:
-    """The decoder of the source and the name that messages call it by.
+    """The decoder of the source, and the name of the source in error messages.
 
     Args:
-        spool: copy what cannot be rewound to a temporary file instead of to memory.
+        spool: copy a source that cannot be rewound to a temporary file instead of to memory.
     """
     with ExitStack() as stack:
         name, opened = _rewindable(source, stack, spool=spool)
@@ -227,7 +227,7 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
             what = "is a folder" if Path(opened).is_dir() else "does not exist"
             raise AudioError(f"{name} {what}; a recording was expected")
         try:
-            # As bytes, a file name need not be text.
+            # As bytes, because a file name need not be valid text.
             target = os.fsencode(opened) if isinstance(opened, str) else opened
             file = stack.enter_context(_ForwardFile(target))
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
@@ -264,7 +264,7 @@ def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, 
 
 
 def _why_unreadable(name: str, opened: str | BinaryIO, error: Exception) -> str:
-    """One line that tells what the file is and what to do about it."""
+    """One line that says what is wrong with the file and what to do about it."""
     suffix = Path(name).suffix.lower()
     if isinstance(opened, str):
         try:
@@ -288,7 +288,7 @@ def _why_unreadable(name: str, opened: str | BinaryIO, error: Exception) -> str:
 def _mono_blocks(
     file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES
 ) -> Iterator[np.ndarray]:
-    """Blocks of the mean of all channels, checked to be sound."""
+    """The mean of all channels in blocks, with their values checked."""
     at = 0
     block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
     while True:
@@ -320,15 +320,15 @@ def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) ->
 
 
 def _check_length(file: soundfile.SoundFile, name: str, samples: int) -> None:
-    """Refuse what holds clearly less than its header promises."""
+    """Raise AudioError if the file holds clearly less than its header promises."""
     promised = file.frames
     sizes = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    # libsndfile shortens a wav to what is there. Programs that write to a pipe claim a size near 2³¹ or 2³².
+    # libsndfile cuts a wav's length to what is there. Programs that write to a pipe claim about 2³¹ or 2³².
     if sizes and int(sizes[2]) < int(sizes[1]) < 0x7000_0000:
         promised = round(samples * int(sizes[1]) / max(1, int(sizes[2])))
     if not samples:
         raise AudioError(f"{name} holds no samples")
-    slack_s = 0.15 if file.format == "MP3" else 0.01  # an mp3 counts in frames, and may count its padding
+    slack_s = 0.15 if file.format == "MP3" else 0.01  # an mp3's length is in frames and may include padding
     if promised < _UNKNOWN_FRAMES and samples < 0.98 * promised - slack_s * file.samplerate:
         raise AudioError(
             f"{name} is cut short: its header promises {promised / file.samplerate:.2f} s, "

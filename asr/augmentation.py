@@ -1,10 +1,11 @@
-"""Training recordings varied: speed, edges, room, noise, telephone, equaliser, gain, SpecAugment masks.
+"""Augmentation: speed, edges, reverberation, noise, telephone, equaliser, gain, tempo, SpecAugment masks.
 
-A few lose their speech, so that a model learns to write nothing where nobody speaks.
+A few utterances have their speech removed, so that a model learns to output nothing where nobody speaks.
 
 Conventions. What happens to an utterance is a pure function of (seed, epoch, utterance id), see `asr.draws`.
-Noise is an excerpt of a tape that is the same in every process. No global random state is read or written.
-Everything works on whole batches on their device; zero, or an empty list, switches an option off.
+Noise is an excerpt of the "tape", a fixed noise signal that is the same in every process. No global random
+state is read or written. Everything works on whole batches on their device; zero, or an empty list, switches
+an option off.
 """
 
 import math
@@ -22,8 +23,8 @@ from asr.draws import EQUALISER_POINTS, TAPE_SAMPLES, AugmentationConfig, Draws,
 __all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
 
 _TAPE_SEED = 20_006  # any constant; changing it changes all noise
-_EDGE_DB = 50.0  # added edges carry pink noise this far below the speech: no real silence is digital
-_LARGEST_TRIM = 10  # at most one part in this many of an utterance is cut off at either end
+_EDGE_DB = 50.0  # added edges are pink noise this far below the speech: real silence is never digital
+_LARGEST_TRIM = 10  # at most 1 / this of an utterance is trimmed at either end
 _PHONE_TAPS = 255
 _EQUALISER_TAPS = 256
 
@@ -32,7 +33,7 @@ class Augmentation(nn.Module):
     """Applies draws to batches, on the device of the batch.
 
     Args:
-        config: what is varied, and how much.
+        config: which augmentations, and how strong.
         rate_hz: sample rate of the recordings.
 
     Raises:
@@ -53,15 +54,15 @@ class Augmentation(nn.Module):
         self.register_buffer("tape", tape, persistent=False)
 
     def waveforms(self, samples_BT: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The varied recordings and their new lengths: speed, edges, room, noise, telephone, equaliser, gain.
+        """The augmented recordings and their new lengths (everything but tempo and SpecAugment masks).
 
         Args:
-            samples_BT: float32; what stands behind a length is ignored.
-            lengths_B: int64, samples of each utterance; keep it on the CPU to save a wait for the device.
-            draws: what `draw` gave for the utterances of this batch.
+            samples_BT: float32; samples beyond a length are ignored.
+            lengths_B: int64, samples of each utterance; best on the CPU, which avoids a device sync.
+            draws: what `draw` returned for the utterances of this batch.
 
         Returns:
-            samples_BT with zeros behind each length, and lengths_B where the given ones were.
+            samples_BT with zeros beyond each length, and lengths_B on the device of the given ones.
         """
         lengths, device = lengths_B.cpu(), samples_BT.device
         samples_BT = _masked(samples_BT, lengths)
@@ -87,10 +88,10 @@ class Augmentation(nn.Module):
         return samples_BT, lengths.to(lengths_B.device)
 
     def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """The features at another tempo, with stretches of frames and of bands set to zero, their mean.
+        """The features at another tempo, with blocks of frames and of bands masked to zero, their mean.
 
         Args:
-            features_BTF: normalised; what stands behind a length is ignored.
+            features_BTF: normalised; frames beyond a length are ignored.
             lengths_B: int64, frames of each utterance, on the CPU.
             draws: as for `waveforms`.
 
@@ -119,7 +120,7 @@ class Augmentation(nn.Module):
         return features_BTF.masked_fill(time_BT[:, :, None] | band_BF[:, None, :], 0.0), lengths_B
 
     def _speed(self, samples_BT: Tensor, lengths: Tensor, index_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Each utterance resampled by its factor, one group of equal factors at a time."""
+        """Each utterance resampled by its speed factor; utterances of equal factors are done together."""
         groups: list[tuple[Tensor, Tensor]] = []
         after = lengths.clone()
         for i, resample in enumerate(cast(Sequence[Resample], self.resamplers)):
@@ -135,7 +136,7 @@ class Augmentation(nn.Module):
         return _masked(result_BT, after), after
 
     def _edges(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Each utterance with its ends moved; what is added carries noise far below the speech."""
+        """Each utterance padded or trimmed at both ends; padding is noise far below the speech."""
         lead, trail = (
             torch.maximum((s * self.rate_hz).round().long(), -(lengths // _LARGEST_TRIM))
             for s in (draws.lead_s_B, draws.trail_s_B)
@@ -145,7 +146,7 @@ class Augmentation(nn.Module):
         right = max(size - int(lead.min()) - samples_BT.shape[1], 0)
         padded_BT = functional.pad(samples_BT, (margin, right))
         rows_B, begin_B = torch.arange(len(lead), device=device), _sent(margin - lead, device)
-        # Rows are copied from a view of all windows there are, which needs no index for every sample.
+        # Rows are copied from a view of all possible windows, which needs no index for every sample.
         moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]
         if self.config.pad_s:
             place_T = torch.arange(size, device=device)
@@ -158,15 +159,15 @@ class Augmentation(nn.Module):
         return _masked(moved_BT, after), after
 
     def _excerpt(self, colour_B: Tensor, start_B: Tensor, size: int) -> Tensor:
-        """Stretches (B, size) of the tape that begin at these places."""
+        """Excerpts (B, size) of the tape of these colours that begin at these samples."""
         tape = self.tape
         if size > TAPE_SAMPLES:
             tape = tape.repeat(1, 1 + size // TAPE_SAMPLES)
-        # As in `_edges`: rows of a view of all stretches there are.
+        # As in `_edges`: rows of a view of all possible excerpts.
         return tape.unfold(1, size, 1)[_sent(colour_B, tape.device), _sent(start_B, tape.device)]
 
     def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
-        """The chosen utterances in a room: direct sound, then noise that decays exponentially."""
+        """The chosen utterances reverberated: direct sound, then an exponentially decaying noise tail."""
         rows = (draws.reverb_s_B > 0).nonzero()[:, 0]
         if not len(rows):
             return samples_BT
@@ -182,7 +183,7 @@ class Augmentation(nn.Module):
         return _filtered(samples_BT, lengths, rows, impulse_BL, 0)
 
     def _telephone(self, samples_BT: Tensor, lengths: Tensor, phone_hz_B2: Tensor) -> Tensor:
-        """The chosen utterances between two frequencies: windowed-sinc filters without delay."""
+        """The chosen utterances band-passed by zero-phase windowed-sinc filters."""
         rows = (phone_hz_B2[:, 0] > 0).nonzero()[:, 0]
         if not len(rows):
             return samples_BT
@@ -194,7 +195,7 @@ class Augmentation(nn.Module):
         return _filtered(samples_BT, lengths, rows, impulse_BL, _PHONE_TAPS // 2)
 
     def _equalised(self, samples_BT: Tensor, lengths: Tensor, db_BK: Tensor) -> Tensor:
-        """Utterances through filters without delay whose gain in dB runs straight from octave to octave."""
+        """Utterances through zero-phase filters; the gain in dB is interpolated linearly between octaves."""
         bins = _EQUALISER_TAPS // 2 + 1
         octave_K = (torch.arange(bins) / (bins - 1)).clamp(min=2.0 ** (1 - EQUALISER_POINTS)).log2()
         place_K = octave_K + EQUALISER_POINTS - 1
@@ -209,7 +210,7 @@ class Augmentation(nn.Module):
 
 
 def _at_tempo(features_BTF: Tensor, lengths_B: Tensor, tempo_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Each utterance read at its tempo, straight from frame to frame, and how many frames it has then."""
+    """Each utterance at its tempo, linearly interpolated between frames, and its new number of frames."""
     after_B = (lengths_B / tempo_B).ceil().long()
     place_BT = torch.arange(int(after_B.max())) * tempo_B[:, None]
     place_BT = _sent(place_BT.minimum(lengths_B[:, None] - 1), features_BTF.device)
@@ -221,9 +222,9 @@ def _at_tempo(features_BTF: Tensor, lengths_B: Tensor, tempo_B: Tensor) -> tuple
 
 
 def _tape(rate_hz: int) -> Tensor:
-    """White, pink and brown noise (3, samples) of power 1, twice in a row without a seam.
+    """White, pink and brown noise (3, samples) of power 1, repeated twice without a seam.
 
-    Pink falls by 3 and brown by 6 dB per octave, both flat below 50 Hz so that their power is audible.
+    Pink falls by 3 and brown by 6 dB per octave; both are flat below 50 Hz, so that their power is audible.
     """
     generator = torch.Generator().manual_seed(_TAPE_SEED)
     spectrum_3K = torch.fft.rfft(torch.randn(3, TAPE_SAMPLES, generator=generator))
@@ -234,18 +235,18 @@ def _tape(rate_hz: int) -> Tensor:
 
 
 def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Tensor, delay: int) -> Tensor:
-    """The batch with the chosen rows convolved, moved ahead by the delay and cut to their lengths."""
+    """The batch with the chosen rows convolved, the filter's delay removed, cut to their lengths."""
     rows_on_device = _sent(rows, samples_BT.device)
     frames, taps = samples_BT.shape[1], impulse_BL.shape[1]
     step = 1 << max((frames + taps).bit_length() - 4, 0)
-    size = -(-(frames + taps) // step) * step  # a power of two times 8 to 16: small prime factors only
+    size = -(-(frames + taps) // step) * step  # an FFT size of 8 to 16 times a power of two
     spectrum = torch.fft.rfft(samples_BT[rows_on_device], size) * torch.fft.rfft(impulse_BL, size)
     heard_BT = torch.fft.irfft(spectrum, size)[:, delay : delay + frames]
     return samples_BT.index_copy(0, rows_on_device, _masked(heard_BT, lengths[rows]))
 
 
 def _stripes(masks_BM2: Tensor, lengths_B1: Tensor, size: int, share: float) -> Tensor:
-    """True (B, size) within any of the masks: each at most share · length wide, whole, within the length."""
+    """True (B, size) inside any mask; each is at most share · length wide and lies within the length."""
     width_BM = (masks_BM2[..., 0] * ((share * lengths_B1).long() + 1)).long()
     start_BM = (masks_BM2[..., 1] * (lengths_B1 - width_BM + 1)).long()
     place_T = torch.arange(size, device=masks_BM2.device)
@@ -254,7 +255,7 @@ def _stripes(masks_BM2: Tensor, lengths_B1: Tensor, size: int, share: float) -> 
 
 
 def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
-    """Root of the mean power of each utterance."""
+    """RMS level of each utterance (B, 1)."""
     return (
         torch.linalg.vector_norm(samples_BT, dim=1, keepdim=True)
         / _sent(lengths, samples_BT.device)[:, None].sqrt()
@@ -262,7 +263,7 @@ def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for what the device is doing."""
+    """The tensor copied to the device without blocking."""
     return tensor.to(device, non_blocking=True)
 
 

@@ -1,7 +1,7 @@
-"""A model on disk: one safetensors file that holds all there is to a recogniser, and runs no code when read.
+"""A model on disk: one safetensors file that holds a complete recogniser, and runs no code when read.
 
 Its tensors are the weights of features, encoder and language model; its header is JSON with every setting,
-the alphabet, and the fingerprint of the corpus it was trained on. The same training gives the same bytes.
+the alphabet, and the fingerprint of the training corpus. Identical training gives identical bytes.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel
 
 FORMAT = 2
-"""Of models with several encoders; those with one are written in format 1, which older versions read."""
+"""Format of ensembles; models with one encoder are written in format 1, which older versions can read."""
 
 
 class Model(Protocol):
-    """What a recogniser is made of."""
+    """The parts of a recogniser that a bundle describes."""
 
     features: Features
     encoder: Encoder
@@ -44,7 +44,7 @@ class Model(Protocol):
 
 
 def describe(model: Model) -> dict[str, Any]:
-    """All of a recogniser but its numbers, fit for JSON."""
+    """Everything about a recogniser except its tensors, ready for JSON."""
     return {
         "format": FORMAT if isinstance(model.encoder, Ensemble) else 1,
         "version": __version__,
@@ -58,13 +58,13 @@ def describe(model: Model) -> dict[str, Any]:
 
 
 def parts(header: dict[str, Any]) -> dict[str, Any]:
-    """The parts of the recogniser that `describe` described, to be given to its constructor.
+    """The parts of the recogniser that `describe` described, as arguments of `Recognizer.build`.
 
-    Features and encoder come as their settings.
+    Features and encoder are given as their settings.
 
     Raises:
         BundleError: a setting that this version does not know.
-        KeyError, TypeError, AlphabetError: a description that is damaged.
+        KeyError, TypeError, AlphabetError: a damaged description.
     """
     return {
         "alphabet": Alphabet.from_json(json.dumps(header["alphabet"])),
@@ -79,7 +79,7 @@ def parts(header: dict[str, Any]) -> dict[str, Any]:
 
 
 def pack_lm(lm: "NGramModel | None") -> dict[str, Tensor]:
-    """The tensors of a language model; none without one."""
+    """The tensors of a language model; empty if there is none."""
     arrays = {} if lm is None else lm.to_arrays()
     return {f"lm.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}
 
@@ -94,11 +94,11 @@ def unpack_lm(tensors: Mapping[str, Tensor]) -> "NGramModel | None":
 
 
 def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """The bundle on the disk, whole or not at all.
+    """Write the bundle to disk, whole or not at all.
 
     Raises:
-        BundleError: there are no numbers in the tensors, because the model was exported; or the disk is
-            full, or the folder cannot be written to.
+        BundleError: the tensors have no data because the model was loaded from ONNX; or the disk is full, or
+            the folder cannot be written to.
     """
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
@@ -114,7 +114,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors of a bundle.
 
     Raises:
-        BundleError: nothing there, a truncated or foreign file, or one of a newer format.
+        BundleError: no such file, one that is truncated or foreign, or one of a newer format.
     """
     if not file.is_file():
         raise BundleError(f"{file}: no model there; `asr train` writes one to exp/<recipe>/model")
@@ -130,11 +130,11 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def read_header(text: str, file: Path) -> dict[str, Any]:
-    """The description of a model in the file.
+    """The model's description, parsed from the JSON text in the file's metadata.
 
     Raises:
-        BundleError: it is of a newer format.
-        ValueError, KeyError, TypeError: it is damaged.
+        BundleError: a newer format.
+        ValueError, KeyError, TypeError: damaged text.
     """
     header: dict[str, Any] = json.loads(text)
     if header["format"] > FORMAT:
@@ -146,12 +146,12 @@ def read_header(text: str, file: Path) -> dict[str, Any]:
 
 
 def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of one room, by their names in it."""
+    """The tensors whose names begin with `name.`, with that prefix removed."""
     return {key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")}
 
 
 def settings(cls: type, fields: dict[str, Any]) -> Any:
-    """A dataclass of settings as it was saved.
+    """A dataclass of settings, rebuilt from its saved fields.
 
     Raises:
         BundleError: a setting that this version does not know.

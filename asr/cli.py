@@ -80,7 +80,7 @@ def prepare(words: Words = None, multirun: Multirun = False) -> None:
 
 @app.command()
 def train(words: Words = None, multirun: Multirun = False) -> None:
-    """Prepare and train a recipe; an interrupted run goes on where it was."""
+    """Prepare and train a recipe; an interrupted run continues where it stopped."""
     _stage("train", words, multirun)
 
 
@@ -131,7 +131,7 @@ def transcribe(
         str, typer.Option(help="What finds pauses in long audio: energy, or silero, which also finds noise.")
     ] = "energy",
 ) -> None:
-    """Print what is said in each recording, one line a file, or write it in other formats."""
+    """Print the transcript of each recording, one line per file, or write it in other formats."""
     settings: dict[str, Any] = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None:
@@ -179,7 +179,7 @@ def serve(
     device: Device = "cpu",
     precision: Precision = "float32",
 ) -> None:
-    """Answer OpenAI's transcription API over HTTP, with a page to try the model in."""
+    """Serve OpenAI's transcription API over HTTP, with a web page to try the model."""
     from asr.jobs.serve import default_name
     from asr.jobs.serve import serve as job
 
@@ -201,7 +201,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
-    """Word error rate of a bundle on a manifest, with its interval and its errors."""
+    """Word error rate of a bundle on a manifest, with confidence interval and errors."""
     from asr.jobs import evaluate as jobs
 
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
@@ -224,7 +224,7 @@ def score(
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
-    """Word error rate of hypotheses in a file, whoever made them."""
+    """Word error rate of hypotheses in a file, from any recogniser."""
     from asr.jobs import score as jobs
 
     settings: dict[str, Any] = {"style": style, "alignment": alignment}
@@ -241,7 +241,7 @@ def compare(
     differing: Annotated[int, typer.Option(help="Utterances shown where they differ most.")] = 3,
     json: Json = False,
 ) -> None:
-    """Whether one recogniser is really better than another on the same utterances."""
+    """Test whether one recogniser is significantly better than another on the same utterances."""
     from asr.jobs import compare as jobs
 
     settings: dict[str, Any] = {"style": style}
@@ -258,7 +258,7 @@ def tune(
     hotwords: Hotwords = None,
     picture: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the surface (PNG).")] = None,
 ) -> None:
-    """Search the weights of language model and hotwords, and the width of the beam, on a development set.
+    """Tune the language model and hotword weights and the beam width on a development set.
 
     The best are stored in the bundle, so that `asr transcribe` uses them.
     """
@@ -276,7 +276,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
     form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
 ) -> None:
-    """Write features and encoder as one ONNX graph, with state in and out if the model streams."""
+    """Write features and encoder as one ONNX graph, with state inputs and outputs if the model streams."""
     from asr.jobs.export import export as job
 
     job(load_model(model, "cpu", None), output, form=form)
@@ -292,7 +292,7 @@ def combine(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],
 ) -> None:
-    """Make one model of several, which mostly errs less than each; or one transcript, by a vote on words."""
+    """Combine models into an ensemble, mostly better than each alone; or transcripts, by a vote on words."""
     from asr.jobs.vote import SUFFIXES, vote_files
 
     if all(Path(model).suffix in SUFFIXES for model in models):
@@ -307,7 +307,7 @@ def combine(
 def doctor(
     experiment: Annotated[Path | None, typer.Argument(help="Folder of an experiment.")] = None,
 ) -> None:
-    """What is wrong with a training run, or, without one, with this installation."""
+    """Diagnose a training run, or, without one, this installation."""
     from asr.jobs import doctor as jobs
 
     if experiment is not None:

@@ -1,8 +1,8 @@
-"""What happens to each training utterance in each epoch, as numbers: a pure function of what is known.
+"""The random numbers of augmentation: a pure function of (seed, epoch, utterance id).
 
-`draw` hashes (seed, epoch, utterance id) into uniform numbers, one column for each use, so that neither the
-batch, nor the process, nor another option changes what happens to an utterance. Global random state is
-neither read nor written. `asr.augmentation` carries the draws out.
+`draw` hashes these into uniform numbers, one column for each use, so that neither the batch, nor the process,
+nor another option changes what happens to an utterance. Global random state is neither read nor written.
+`asr.augmentation` applies the draws.
 """
 
 import dataclasses
@@ -19,89 +19,89 @@ from torch import Tensor
 from asr.errors import ConfigError
 
 TAPE_SAMPLES = 1 << 20
-"""Length of the noise that utterances take excerpts of."""
+"""Length of the noise signal from which utterances take excerpts."""
 EQUALISER_POINTS = 7
-"""Frequencies whose loudness is drawn: 0 Hz, then octaves up to half the sample rate."""
-_DIRECT_DB = (0.0, 12.0)  # direct sound over reverberation
+"""Frequencies whose gain is drawn: 0 Hz, then octaves up to half the sample rate."""
+_DIRECT_DB = (0.0, 12.0)  # direct-to-reverberant ratio
 _PHONE_LOW_HZ = (200.0, 400.0)
 _PHONE_HIGH_HZ = (3000.0, 3800.0)
 
 
 @dataclass
 class AugmentationConfig:
-    """How much training recordings are varied."""
+    """How training recordings are augmented."""
 
     speed: tuple[float, ...] = (0.9, 0.95, 1.0, 1.05, 1.1)
-    """Factors of tempo and pitch, multiples of 0.01, equally likely; () is off."""
+    """Speed perturbation factors (tempo and pitch), multiples of 0.01, equally likely; () is off."""
     tempo: float = 0.0
-    """Speech slower or faster by a factor of up to 1 + this, voice and pitch as they were."""
+    """Speech is made slower or faster by a factor of up to 1 + this, without changing voice or pitch."""
     pad_s: float = 0.1
-    """Silence added at each end, up to this."""
+    """Maximum silence added at each end."""
     trim_s: float = 0.0
-    """Recording removed at each end, up to this and a tenth of it."""
+    """Maximum audio removed at each end; never more than a tenth of the utterance."""
     reverb: float = 0.0
-    """Share of utterances heard through a room."""
+    """Share of utterances with simulated room reverberation."""
     reverb_s: tuple[float, float] = (0.15, 0.6)
-    """Reverberation time (fall by 60 dB)."""
+    """Range of the reverberation time (decay by 60 dB)."""
     noise: float = 0.5
-    """Share of utterances with white, pink or brown noise."""
+    """Share of utterances with white, pink or brown noise added."""
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
     silence: float = 0.02
-    """Share of utterances whose speech is taken away: noise or nothing is heard, nothing is to be written."""
+    """Share of utterances whose speech is removed, leaving noise or silence; their target is empty."""
     telephone: float = 0.0
-    """Share of utterances limited to the band of a telephone."""
+    """Share of utterances band-limited as on a telephone."""
     equaliser_db: float = 0.0
-    """Loudness of each octave changed by up to this, either way, as microphones and rooms do."""
+    """The gain of each octave is changed by up to ± this, as microphones and rooms do."""
     gain_db: float = 0.0
-    """Loudness changed by up to this, either way."""
+    """The gain is changed by up to ± this."""
     warp: float = 0.1
-    """Vocal-tract-length factor within 1 ± this; `draws.warp_B` is for the features."""
+    """Vocal-tract-length perturbation: factors within 1 ± this, applied by the features."""
     time_masks: int = 5
     time_mask_share: float = 0.05
-    """Longest masked stretch as a share of the utterance's frames."""
+    """Longest time mask, as a share of the utterance's frames."""
     frequency_masks: int = 2
     frequency_mask_share: float = 0.3
-    """Widest masked band as a share of the bands."""
+    """Widest frequency mask, as a share of the bands."""
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What happens to each utterance of a batch; tensors on the CPU, one row an utterance."""
+    """What happens to each utterance of a batch: tensors on the CPU, one row per utterance."""
 
     speed_index_B: Tensor
     """Position in `config.speed`."""
     lead_s_B: Tensor
-    """Silence added before the utterance; below 0: removed."""
+    """Silence added before the utterance; negative: audio removed."""
     trail_s_B: Tensor
     reverb_s_B: Tensor
-    """Reverberation time; 0: no room."""
+    """Reverberation time; 0: none."""
     direct_db_B: Tensor
     noise_snr_db_B: Tensor
-    """Infinite: no noise."""
+    """Infinity: no noise."""
     colour_B: Tensor
     """0 white, 1 pink, 2 brown."""
     tape_B: Tensor
-    """Where on the tape the utterance's noise begins."""
+    """Sample of the tape (the fixed noise signal) at which the utterance's noise begins."""
     silent_B: Tensor
-    """True: the speech is taken away."""
+    """True: the speech is removed."""
     phone_hz_B2: Tensor
-    """Band; 0 to infinity: none."""
+    """Lower and upper edge of the band; 0 to infinity: not band-limited."""
     equaliser_db_BK: Tensor
-    """Change of loudness at 0 Hz and then from octave to octave up to half the sample rate."""
+    """Gain at 0 Hz, then at each octave up to half the sample rate."""
     gain_B: Tensor
-    """Factor of amplitude."""
+    """Amplitude factor."""
     warp_B: Tensor | None
     tempo_B: Tensor
-    """How often the frames of the utterance fit into the new time; 1: as it was."""
+    """Tempo factor: n frames become ceil(n / factor); 1: unchanged."""
     time_masks_BM2: Tensor
-    """Width and place of each mask, both from 0 to 1."""
+    """Width and position of each mask, both from 0 to 1."""
     frequency_masks_BM2: Tensor
 
     def and_other_masks(self, seed: int, utterance_ids: Sequence[str]) -> "Draws":
-        """These draws, and behind them the same with other masks: for utterances that are heard twice.
+        """These draws followed by copies with other masks, for two views of each utterance (consistency).
 
         Args:
-            seed: of the other masks, which also follow from the ids.
+            seed: of the other masks, which also depend on the ids.
             utterance_ids: one for each row.
         """
         config = AugmentationConfig(
@@ -192,7 +192,7 @@ def _tempo(config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Seq
 
 
 def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1), hashed; a larger count begins with the same numbers."""
+    """`count` uniform numbers in [0, 1) by hashing; a larger count begins with the same numbers."""
     key = f"{seed}\0{epoch}\0{utterance_id}".encode()
     words = np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8")
     return (words >> np.uint64(11)) * 2.0**-53

@@ -1,9 +1,9 @@
-"""Frames become log-probabilities: subsampling and stacked recurrent layers, exact in any batch.
+"""Feature frames → log-probabilities: subsampling and stacked recurrent layers, exact in any batch.
 
-Conventions. Batch first, padding last. The output for an utterance does not depend on what it was batched
-with: the backward direction runs over each utterance reversed within its own length, so that padding always
-comes last and nothing needs packing, which is five times slower in backward on CPU. Every utterance of n
-frames has ceil(n / factor) outputs, whatever the subsampling: at least one if n ≥ 1.
+Conventions. Batch first, padding last. The output for an utterance does not depend on the rest of its batch:
+the backward direction runs over each utterance reversed within its own length, so that padding always comes
+last and no packed sequences are needed, whose backward pass is five times slower on CPU. Every utterance of
+n frames has ceil(n / factor) outputs, whatever the subsampling: at least one if n ≥ 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -27,9 +27,7 @@ _FRAME: dict[str, Callable[..., Any]] = {
     "GRU": torch.gru_cell,
     "LSTM": torch.lstm_cell,
 }
-_FEW_FRAMES = (
-    16  # on a CPU torch arranges the weights anew in each call, which takes as long as so many frames
-)
+_FEW_FRAMES = 16  # on a CPU torch repacks the weights in each call, which takes as long as this many frames
 
 
 @dataclass
@@ -39,27 +37,27 @@ class EncoderConfig:
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     layers: int = 3
     width: int = 320
-    """Units of each direction."""
+    """Units per direction."""
     bidirectional: bool = True
     projection: int = 0
-    """Outputs of a linear map behind every layer; 0 is off."""
+    """Width of a linear projection after every layer; 0 is off."""
     dropout: float = 0.1
-    """Share of the outputs of each layer that is zeroed in training."""
+    """Share of each layer's outputs that is zeroed in training."""
     residual: bool = False
-    """Adds a layer's input to its output wherever the two are equally wide."""
+    """Residual connections: a layer's input is added to its output wherever both have the same width."""
     norm: Literal["none", "layer", "batch"] = "none"
-    """Normalisation of the outputs of each layer; batch statistics are over true frames only."""
+    """Normalisation of each layer's outputs; batch statistics exclude padding."""
     subsampling: Literal["stack", "conv"] = "stack"
     factor: int = 3
-    """Frames per output."""
+    """Subsampling factor: input frames per output."""
     channels: int = 32
     """Feature maps of the convolutions (conv only)."""
     forget_bias: float = 1.0
-    """Where the bias of the LSTM's forget gate starts, the sum of torch's two vectors."""
+    """Initial bias of the LSTM's forget gate (the sum of torch's two bias vectors)."""
     orthogonal: bool = False
-    """Starts the recurrent matrix of every gate orthogonal instead of uniform."""
+    """Initialises the recurrent matrix of every gate as orthogonal instead of uniform."""
     intermediate_layer: int = 0
-    """Layer behind which a second output layer reads (for an auxiliary loss); 0 is off."""
+    """Layer after which a second output layer is attached, for an auxiliary loss; 0 is off."""
 
 
 class Encoder(nn.Module):
@@ -67,8 +65,8 @@ class Encoder(nn.Module):
 
     Args:
         config: the shape of the network.
-        inputs: numbers in one input frame.
-        outputs: numbers in one output frame; output 0 is the blank.
+        inputs: values per input frame.
+        outputs: values per output frame; output 0 is the blank.
 
     Raises:
         ConfigError: a setting that cannot work.
@@ -96,23 +94,23 @@ class Encoder(nn.Module):
 
     @property
     def state_parts(self) -> int:
-        """Tensors in the state of a stream."""
+        """Number of tensors in a stream's state."""
         return self.subsampling.held + len(self.layers) * _parts_per_layer(self.config)
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Outputs of utterances of these numbers of frames: ceil(frames / factor)."""
+        """Number of outputs of each utterance, given its number of frames: ceil(frames / factor)."""
         return (lengths_B + self.config.factor - 1) // self.config.factor
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The natural-log probabilities of the outputs and their numbers of frames.
+        """Natural-log probabilities of the outputs, and how many output frames each utterance has.
 
         Args:
-            features_BTF: frames; what stands behind an utterance's length is ignored.
+            features_BTF: frames; those beyond an utterance's length are ignored.
             lengths_B: int64, frames of each utterance, at least 1.
 
         Returns:
             log_probs_BTV float32, also under autocast, with T = ceil(frames / factor), and lengths_B int64 on
-            the device of the features. What stands behind a length is padding without meaning.
+            the device of the features. Values beyond a length are meaningless padding.
         """
         *_, last_BTH = self.hidden(features_BTF, lengths_B)
         return _log_probs(self.output, last_BTH), self.output_lengths(lengths_B).to(features_BTF.device)
@@ -143,16 +141,16 @@ class Encoder(nn.Module):
             yield x_BTF
 
     def step(self, features_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The log-probabilities of the next block of equally long streams, and the state to go on with.
+        """The log-probabilities of the next, equally long block of each stream, and the new state.
 
-        The blocks of a stream give together what `forward` gives for the whole, in evaluation mode.
+        In evaluation mode, the blocks of a stream together give what `forward` gives for the whole.
 
         Args:
-            features_BTF: the next frames, a multiple of `factor`; pad the last block with zeros to that.
-            state: what the call before returned; None at the start.
+            features_BTF: the next frames, a multiple of `factor`; zero-pad the last block to that.
+            state: what the previous call returned; None at the start.
 
         Raises:
-            ConfigError: the encoder is bidirectional, or the block is no multiple of `factor`.
+            ConfigError: the encoder is bidirectional, or the block is not a multiple of `factor`.
         """
         if self.config.bidirectional:
             raise ConfigError(
@@ -177,7 +175,7 @@ class Encoder(nn.Module):
 
 
 class Layer(nn.Module):
-    """One recurrent layer: a run in each direction, projection, normalisation, dropout, residual."""
+    """One recurrent layer: a recurrence (run) per direction, projection, normalisation, dropout, residual."""
 
     def __init__(self, config: EncoderConfig, inputs: int) -> None:
         super().__init__()
@@ -193,7 +191,7 @@ class Layer(nn.Module):
         self.residual = config.residual and inputs == self.outputs
 
     def forward(self, x_BTF: Tensor, inside_BT1: Tensor, order: Tensor | None) -> Tensor:
-        """Outputs (B, T, outputs); `order` reverses each utterance and is None for one direction."""
+        """Outputs (B, T, outputs); `order` reverses each utterance, None if unidirectional."""
         y_BTH = _outputs(self.runs[0], x_BTF)
         if order is not None:
             backward_BTH = _outputs(self.runs[1], _reorder(x_BTF, order))
@@ -201,11 +199,11 @@ class Layer(nn.Module):
         return self._finish(x_BTF, y_BTH, inside_BT1)
 
     def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """The outputs of the next block and the state of the cell behind it."""
+        """The outputs of the next block and the state of the cell after it."""
         hidden = None if state is None else state if len(state) == 2 else state[0]
         run = cast(nn.RNNBase, self.runs[0])
         are_few = x_BTF.device.type == "cpu" and x_BTF.shape[1] <= _FEW_FRAMES
-        is_plain = isinstance(run, nn.RNNBase)  # not one of `asr.precision`
+        is_plain = isinstance(run, nn.RNNBase)  # not the int8 one of `asr.precision`
         if are_few and is_plain and not torch.onnx.is_in_onnx_export():
             y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
         else:
@@ -237,7 +235,7 @@ def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:
 
 
 def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-    """What the run gives, computed one frame after the other."""
+    """The outputs and the state after them, computed frame by frame."""
     weights = [run.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     if hidden is None:
         zero_1BH = x_BTF.new_zeros(1, len(x_BTF), run.hidden_size)
@@ -257,7 +255,7 @@ def _outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
 
 
 def _by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-    """The outputs and the state behind them; in float32 if torch has no such run in bfloat16."""
+    """The outputs and the state after them; in float32 where torch lacks a bfloat16 LSTM."""
     if not (isinstance(run, nn.RNNBase) and lstm.is_missing(run, x_BTF)):
         return cast(tuple[Tensor, Any], run(x_BTF, hidden))
     with torch.autocast("cpu", enabled=False):
@@ -275,7 +273,7 @@ def _log_probs(head: nn.Linear, x_BTF: Tensor) -> Tensor:
 
 
 def _reversal(lengths_B: Tensor, size: int) -> Tensor:
-    """Indices into (B · size) frames that reverse each utterance within its length; applied twice, none."""
+    """Indices into (B · size) frames that reverse each utterance; applying them twice restores the order."""
     frame_T = torch.arange(size, device=lengths_B.device)
     mirrored_BT = lengths_B[:, None] - 1 - frame_T
     source_BT = torch.where(mirrored_BT >= 0, mirrored_BT, frame_T)

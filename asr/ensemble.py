@@ -1,4 +1,4 @@
-"""Several encoders heard as one: the mean of their log-probabilities, which mostly errs less than each."""
+"""Several encoders as one: the mean of their log-probabilities, mostly more accurate than each alone."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from asr.subsampling import State
 
 
 class Ensemble(Encoder):
-    """Encoders of the same outputs at the same frames; for recognition, each is trained by itself.
+    """Encoders with the same outputs and frame rate, for recognition; each is trained on its own.
 
-    A frame's probabilities are the geometric mean of the members', brought to a sum of one.
+    A frame's probabilities are the geometric mean of the members', normalised to sum to one.
 
     Args:
         configs: the shape of each member.
-        inputs, outputs: as of `Encoder`.
+        inputs, outputs: as for `Encoder`.
 
     Raises:
-        ConfigError: members that do not give their outputs at the same time.
+        ConfigError: members that differ in `factor` or `bidirectional`.
     """
 
     def __init__(self, configs: Sequence[EncoderConfig], inputs: int, outputs: int) -> None:
@@ -36,7 +36,7 @@ class Ensemble(Encoder):
 
     @property
     def state_parts(self) -> int:
-        """Tensors in the state of a stream: those of all members, one after the other."""
+        """Number of tensors in a stream's state: those of all members, concatenated."""
         return sum(member.state_parts for member in self._each())
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,10 +56,10 @@ class Ensemble(Encoder):
         return mean(heard), tuple(after)
 
     def hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
-        """Nothing.
+        """Not available: every member has its own hidden states.
 
         Raises:
-            ConfigError: always: every member has its own.
+            ConfigError: always.
         """
         raise ConfigError("this model is several heard as one: look into one of its members instead")
 
@@ -89,7 +89,7 @@ def build(configs: EncoderConfig | Sequence[EncoderConfig], inputs: int, outputs
 
 
 def describe(encoder: Encoder) -> Any:
-    """The settings that `build` makes such an encoder of, as plain values: a mapping, or a list of them."""
+    """The settings from which `build` makes such an encoder: a mapping, or a list of them for an ensemble."""
     if isinstance(encoder, Ensemble):
         return [dataclasses.asdict(cast(Encoder, member).config) for member in encoder.members]
     return dataclasses.asdict(encoder.config)

@@ -13,11 +13,11 @@
     ├── DecodingError           decoder input or settings that make no sense
     │   └── LanguageModelError  an n-gram model that is damaged or does not fit the alphabet
     ├── ScoringError            references and hypotheses that do not belong together
-    ├── TrainingError           training that cannot start or go on
+    ├── TrainingError           training that cannot start or continue
     └── ServingError            a request that the service must refuse
 
 A message says what was given and where, what was expected, and what to do. The command line prints it
-without a traceback; `--debug` shows one.
+without a traceback; `--debug` shows the traceback.
 """
 
 from collections.abc import Iterable
@@ -60,7 +60,7 @@ class BundleError(AsrError):
 
 
 class CtcError(AsrError):
-    """Log-probabilities or targets that the lattice cannot take."""
+    """Log-probabilities or targets of the wrong shape, or a text that cannot fit."""
 
 
 class DecodingError(AsrError):
@@ -76,7 +76,7 @@ class ScoringError(AsrError):
 
 
 class TrainingError(AsrError):
-    """Training that cannot start or go on."""
+    """Training that cannot start or continue."""
 
 
 class ServingError(AsrError):

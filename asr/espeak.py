@@ -1,7 +1,7 @@
 """The espeak-ng synthesiser through ctypes: text in, samples or phones out, the same for the same request.
 
 The library and its voices come with the package `espeakng-loader`; nothing is compiled or downloaded. The
-library is one global machine, so there is one `Espeak` in a process at a time.
+library has global state, so use only one `Espeak` per process at a time.
 """
 
 import _ctypes
@@ -19,8 +19,8 @@ from asr.errors import CorpusError, TextError
 _RETRIEVAL, _SYNCHRONOUS = 1, 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
-_IPA, _SEPARATOR = 0x02, "_"  # of the phones of a word
-_LONGEST_PATH = 120  # the library keeps its data path in 160 bytes, with more behind it
+_IPA, _SEPARATOR = 0x02, "_"  # alphabet of the phones, and what separates them within a word
+_LONGEST_PATH = 120  # the library stores its data path, with a suffix, in 160 bytes
 
 _PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4, "gap": 7}
 
@@ -34,7 +34,7 @@ class Manner:
     """Who speaks and how."""
 
     voice: str
-    """Accent and timbre, as `en-us+f3`."""
+    """Accent and timbre, e.g. `en-us+f3`."""
     rate_wpm: int = 175
     pitch: int = 50
     pitch_range: int = 50
@@ -99,9 +99,9 @@ class Espeak:
         _ctypes.dlclose(self._library._handle)
 
     def _restart(self) -> None:
-        """Forget what was said before.
+        """Reset the synthesiser, so that earlier utterances have no influence.
 
-        Of a text, the phase of the voice remains, in variables that only unloading the library clears. Breath
+        The voice's phase survives an utterance, in variables that only unloading the library clears. Breathy
         and rough voices draw random numbers, seeded with the time of day at each start.
         """
         self._stop()
@@ -110,14 +110,14 @@ class Espeak:
         ctypes.CDLL(None).srand(1)
 
     def speak(self, text: str, manner: Manner) -> np.ndarray:
-        """The spoken text, float32 in [-1, 1] at `rate_hz`; nothing said before has an influence.
+        """The spoken text, float32 in [-1, 1] at `rate_hz`, independent of earlier calls.
 
         Raises:
             CorpusError: a voice that does not exist, or text that gives no sound.
         """
         self._restart()
         timbre = manner.voice.partition("+")[2]
-        unknown = timbre and timbre not in self.variants()  # which the library would take for none at all
+        unknown = timbre and timbre not in self.variants()  # which the library would silently ignore
         if unknown or self._library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
             raise CorpusError(f"espeak-ng has no voice {manner.voice!r}")
         for name, number in _PARAMETERS.items():
@@ -136,8 +136,9 @@ class Espeak:
 
         Args:
             word: in ordinary spelling.
-            language: a voice of espeak-ng, as `en-us` or `de`.
-            unstressed: as it is said before another word; English `a` and Russian `с` alone are letters.
+            language: a voice of espeak-ng, e.g. `en-us` or `de`.
+            unstressed: as pronounced before another word; alone, English `a` and Russian `с` are read as
+                letter names.
 
         Raises:
             TextError: there is no such language.
@@ -161,5 +162,5 @@ class Espeak:
         return [phone for phone in _SEPARATOR.join(said).split(_SEPARATOR) if phone]
 
     def variants(self) -> list[str]:
-        """Names of the timbres that any accent can be spoken with."""
+        """Names of the timbres, which any accent can be combined with."""
         return sorted(p.name for p in (self._data / "voices" / "!v").iterdir())

@@ -1,12 +1,12 @@
-"""Samples become frames: log-mel energies or MFCCs, normalised, computed in batches on the device.
+"""Samples → feature frames: log-mel energies or MFCCs, normalised, computed in batches on the device.
 
 Conventions. Frame i is centred on sample i · hop, and what lies outside an utterance is zero, so an utterance
 of n samples has 1 + n // hop frames and zero padding in a batch changes none of them. Power is relative to a
 full-scale sine tone, logarithms are natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
-A stream is computed in blocks that overlap, and gives the same frames unless they are scaled by the whole.
-An utterance is scaled by its own mean and variance; in a recording longer than `span_s` each frame is scaled
-by the span around it, moved inwards at both ends, as in Kaldi's sliding-window normalisation. Voices that
-follow each other are then heard nearly as if each were alone.
+A stream is computed in overlapping blocks and gives the same frames, but cannot be normalised by utterance.
+An utterance is normalised by its own mean and variance; in a recording longer than `span_s` each frame is
+normalised over the span around it, shifted inwards at both ends, as in Kaldi's sliding-window normalisation.
+Consecutive speakers are then normalised nearly as if each were alone.
 """
 
 import math
@@ -37,20 +37,20 @@ class FeaturesConfig:
     bands: int = 80
     """Mel bands."""
     coefficients: int = 40
-    """Cepstral coefficients kept of the bands (mfcc only)."""
+    """Cepstral coefficients kept (mfcc only)."""
     window_s: float = 0.025
     hop_s: float = 0.010
     low_hz: float = 20.0
     high_hz: float = 0.0
     """Upper edge of the highest band; 0 is half the sample rate."""
     preemphasis: float = 0.0
-    """Share of the previous sample that is subtracted from each sample; 0 is off."""
+    """Pre-emphasis: share of the previous sample that is subtracted from each sample; 0 is off."""
     normalise: Literal["utterance", "global", "none"] = "utterance"
-    """Mean 0 and variance 1 of every output over an utterance's frames, over the training corpus, or not."""
+    """Whether every output gets mean 0 and variance 1 per utterance, over the training corpus, or not."""
     span_s: float = 15.0
-    """In longer recordings it is the span of this length around each frame that counts (utterance only)."""
+    """Longer recordings are normalised over a sliding window of this length (utterance only)."""
     floor_db: float = 80.0
-    """Energies further below the loudest band of an utterance are raised to that (utterance only)."""
+    """Band energies are floored this far below the loudest one of the utterance, or span (utterance only)."""
 
 
 class Features(nn.Module):
@@ -102,30 +102,30 @@ class Features(nn.Module):
 
     @property
     def outputs(self) -> int:
-        """Numbers in one frame."""
+        """Values per frame."""
         return self.config.bands if self.config.kind == "logmel" else self.config.coefficients
 
     @property
     def context_s(self) -> float:
-        """Seconds before and behind a frame that may change it, beyond its window.
+        """Seconds before and after a frame that can influence it, beyond its window.
 
-        Half a span for its scale, and as much for the floor of those it is scaled by.
+        Half a span for its normalisation, and half a span more for the floor of the frames in that span.
         """
         return self.config.span_s if self.config.normalise == "utterance" else 0.0
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Frames of utterances of these numbers of samples: 1 + samples // hop."""
+        """Number of frames of each utterance, given its number of samples: 1 + samples // hop."""
         return 1 + lengths_B // self.hop_samples
 
     def forward(
         self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The frames of every utterance and their numbers; frames behind an utterance's end are zero.
+        """The frames of every utterance, zero beyond its end, and how many it has.
 
         Args:
-            samples_BT: float32 in [-1, 1] at the configured rate; what stands behind a length is ignored.
+            samples_BT: float32 in [-1, 1] at the configured rate; samples beyond a length are ignored.
             lengths_B: int64, samples of each utterance, at least 1. Values are checked if on the CPU.
-            warp_B: vocal-tract-length factors, about 0.8 to 1.25: what sounds at f counts as warp · f.
+            warp_B: vocal-tract-length factors, about 0.8 to 1.25: energy at f counts as being at warp · f.
                 None, or 1.0, is the plain filterbank.
 
         Returns:
@@ -142,9 +142,9 @@ class Features(nn.Module):
             return self._normalised(raw_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The frames of a block of each stream, one for every whole window in it, and their numbers.
+        """The frames of a block of each stream, one for every whole window in it, and how many it has.
 
-        With `fft_samples // 2` zeros before a stream and behind it, and blocks that overlap by
+        With `fft_samples // 2` zeros before and after a stream, and blocks that overlap by
         `fft_samples − hop_samples`, the frames of all blocks are those that `forward` gives for the whole.
 
         Args:
@@ -152,10 +152,10 @@ class Features(nn.Module):
             lengths_B: int64, samples of the block before its stream ends; 0 to T.
 
         Returns:
-            features_BTF float32, zero behind the end of a stream, and lengths_B int64 (frames).
+            features_BTF float32, zero beyond the end of a stream, and lengths_B int64 (frames).
 
         Raises:
-            ConfigError: normalisation over the utterance, which is not known before its end.
+            ConfigError: normalisation per utterance, which needs its end, or global and not fitted.
         """
         if self.config.normalise == "utterance":
             raise ConfigError(
@@ -215,14 +215,14 @@ class Features(nn.Module):
         return self._log(mel_BTF, floor), frames_B
 
     def _log(self, mel_BTF: Tensor, floor: Tensor | None = None) -> Tensor:
-        """Log energies, or the coefficients made of them."""
+        """Log energies, or the cepstral coefficients computed from them."""
         log_BTF = (mel_BTF.clamp(min=_QUIET) if floor is None else torch.maximum(mel_BTF, floor)).log()
         return log_BTF @ self.dct if self.config.kind == "mfcc" else log_BTF
 
     def _emphasised(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """The samples with high frequencies raised, zero behind each length.
+        """The pre-emphasised samples, zero beyond each length.
 
-        The first sample lacks the one before it; it is the first of an utterance, or no window weighs it.
+        The first sample lacks its predecessor: it begins an utterance, or has weight 0 in every window.
         """
         if self.config.preemphasis:
             samples_BT = samples_BT - self.config.preemphasis * functional.pad(samples_BT, (1, 0))[:, :-1]
@@ -235,7 +235,7 @@ class Features(nn.Module):
             return self._power_by_convolution(samples_BT) @ bank
         frames_BTW = samples_BT.unfold(1, self.fft_samples, self.hop_samples)
         step = frames_BTW.shape[1]
-        if samples_BT.device.type == "cpu":  # what stays in the cache is several times faster
+        if samples_BT.device.type == "cpu":  # blocks that fit the cache are several times faster
             step = max(1, _FRAMES_IN_CACHE // len(samples_BT))
         mels = []
         for block_BTW in frames_BTW.split(step, dim=1):
@@ -244,7 +244,7 @@ class Features(nn.Module):
         return torch.cat(mels, 1)
 
     def _power_by_convolution(self, padded_BT: Tensor) -> Tensor:
-        """The power spectra (B, frames, bins) by the definition of the transform, which ONNX can express."""
+        """Power spectra (B, frames, bins) by the DFT as a convolution, which ONNX can express."""
         place_W = torch.arange(self.fft_samples, device=padded_BT.device)
         turns_KW = torch.outer(place_W[: self.fft_samples // 2 + 1], place_W) % self.fft_samples
         angle_KW = turns_KW.double() * (2 * math.pi / self.fft_samples)
@@ -261,10 +261,10 @@ class Features(nn.Module):
         return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
-        """A filterbank (B, bins, bands) for every factor: a bin at f counts as one at the warped frequency.
+        """A filterbank (B, bins, bands) for every factor: a bin at f counts as being at the warped frequency.
 
         Source: piecewise-linear vocal-tract-length normalisation, Lee & Rose 1996; f ↦ warp · f up to the
-        bend, then straight to the highest frequency, which stays where it is.
+        bend, then linear to the highest frequency, which is kept.
         """
         warp_B1 = warp_B.double()[:, None]
         top_hz = self.config.rate_hz / 2
@@ -284,7 +284,7 @@ class Features(nn.Module):
 
 
 def triangles(hz: Tensor, edge_hz: Tensor) -> Tensor:
-    """Weights (…, K, bands) of frequencies (…, K) in triangles over consecutive triples of the edges."""
+    """Weights (…, K, bands) of frequencies (…, K) in triangular filters over consecutive edge triples."""
     low, peak, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
     hz = hz[..., None]
     return torch.minimum((hz - low) / (peak - low), (high - hz) / (high - peak)).clamp(min=0.0)

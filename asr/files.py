@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and work that only one process does at a time."""
+"""Atomic file writes, locks between processes, and clear errors when a file cannot be written."""
 
 import errno
 import os
@@ -11,18 +11,18 @@ from asr.errors import AsrError, CorpusError
 
 try:
     import fcntl
-except ImportError:  # Windows: nobody is kept out there
+except ImportError:  # Windows: no locking there
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def whole_file(path: Path, mode: str = "w", *, error: type[AsrError] = CorpusError) -> Iterator[IO[Any]]:
-    """A file to write to that takes the place of `path` when the block ends, and never if it fails.
+    """A file to write to, which replaces `path` when the block ends, but not if the block fails.
 
     Args:
-        path: whose folder is made if it is missing.
-        mode: "w" for text in UTF-8, in which the stray byte of a file name becomes its escape; or "wb".
-        error: what is raised if the disk is full, or the folder cannot be written to.
+        path: the final file; its folder is made if it is missing.
+        mode: "w" for UTF-8 text, in which undecodable bytes of file names are written as escapes; or "wb".
+        error: raised if the disk is full or the folder cannot be written to.
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
     path = Path(os.path.realpath(path))  # a link stays one
@@ -40,15 +40,15 @@ def whole_file(path: Path, mode: str = "w", *, error: type[AsrError] = CorpusErr
                 os.fsync(file.fileno())
             part.replace(path)
     finally:
-        with suppress(OSError):  # of a folder that is none
+        with suppress(OSError):  # not there, or its folder is not a folder
             part.unlink()
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Run the block while no other process runs one with the same lock file; wait for it if need be.
+    """Hold the lock file while the block runs; wait while another process holds it.
 
-    The system frees the lock of a process that dies, however it dies.
+    The system releases the lock of a process that dies, however it dies.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def explained(path: Path, error: type[AsrError] = CorpusError) -> Iterator[None]:
-    """Turn what the system says about a file that cannot be written into an error that says what to do.
+    """Turn an OSError about a file that cannot be written into an error that says what to do.
 
     Raises:
-        AsrError: of the type that is given: the disk is full, the folder is read-only, or the like.
+        AsrError: of the given type: the disk is full, the folder is read-only, or the like.
     """
     try:
         yield

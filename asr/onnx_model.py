@@ -1,16 +1,16 @@
 """A model as one ONNX graph, from samples to log-probabilities: written here, and run by onnxruntime.
 
-Conventions. The metadata of the file hold, under the key `asr`, the JSON that a bundle has as its header, so
-alphabet and decoder settings travel inside. A language model lies beside: `x.lm.safetensors` for `x.onnx`.
+Conventions. The file's metadata hold, under the key `asr`, the JSON header of a bundle, so alphabet and
+decoder settings are included. A language model is a file beside it: `x.lm.safetensors` for `x.onnx`.
 
 A model that needs the whole recording has the inputs `samples` (B, T) float32 and `lengths` (B,) int64, in
 samples, and the outputs `log_probs` (B, outputs, V) and `output_lengths` (B,).
 
-A model that streams hands its state from call to call: inputs `state_0` …, zero at first, outputs
+A model that streams passes its state from call to call: inputs `state_0` …, zero at first, outputs
 `next_state_0` …. With w, h and f for the metadata's `window_samples`, `hop_samples` and `frames_per_output`,
-a stream is w / 2 zeros, the sound, w / 2 zeros. For n outputs `samples` is the next w + (n f − 1) h of it;
-the call after starts n f h later. `lengths` says how many of the samples lie before the zeros at the end; the
-last call is filled up with further zeros. Every h f samples of sound give an output, rounded up.
+a stream is w / 2 zeros, the audio, w / 2 zeros. For n outputs pass the next w + (n f − 1) h samples of it;
+the next call starts n f h samples later. `lengths` says how many of the samples come before the zeros at the
+end; the last call is padded with further zeros. Every h f samples of audio give an output, rounded up.
 """
 
 import json
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel
 
 OPSET = 17
-"""Of ONNX; onnxruntime has run it since 2022."""
+"""ONNX operator set, supported by onnxruntime since 2022."""
 
 
 class Model(bundle.Model, Protocol):
@@ -60,23 +60,23 @@ class Whole(nn.Module):
 
 
 class Stream(Whole):
-    """The next samples of streams, and the state so far → log-probabilities and the state behind them."""
+    """The next samples of streams and their state so far → log-probabilities and the new state."""
 
     def forward(self, samples_BT: Tensor, lengths_B: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        """log_probs_BTV and the new state; without one, a stream begins."""
+        """log_probs_BTV and the new state; without a given state, the streams begin."""
         features_BTF, _ = self.features.step(samples_BT, lengths_B)
         log_probs_BTV, state = self.encoder.step(features_BTF, state or None)
         return log_probs_BTV, *state
 
 
 def lm_file(file: Path) -> Path:
-    """Where the language model of an ONNX file lies."""
+    """The path of the language model of an ONNX file."""
     return file.with_name(f"{file.stem}.lm.safetensors")
 
 
 @torch.no_grad()
 def write(model: Model, file: Path) -> None:
-    """The model in the file, whole or not at all, and its language model beside it.
+    """Write the model to the file, whole or not at all, and its language model beside it.
 
     Raises:
         ConfigError: the package onnx is missing.
@@ -120,7 +120,7 @@ def _graph(module: Whole) -> bytes:
     axes |= {"log_probs": {0: "batch", 1: "outputs"}, "output_lengths": {0: "batch"}}
     inputs = [name for name in axes if name in ("samples", "lengths") or name.startswith("state_")]
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
-        # torch calls the exporter that follows its traces old; it needs no other package, and knows LSTMs
+        # torch deprecates its tracing exporter, but it needs no other package and supports LSTMs
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
@@ -136,15 +136,15 @@ def _graph(module: Whole) -> bytes:
 
 
 def _batch_axis(state: Tensor) -> dict[int, str]:
-    """The frames that a convolution holds are (B, …), the hidden state of a recurrent layer is (1, B, H)."""
+    """The batch axis: a convolution's held frames are (B, …), a recurrent layer's state is (1, B, H)."""
     return {1 if state.dim() == 3 else 0: "batch"}
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The parts of the recogniser in the file, to be given to its constructor.
+    """The parts of the recogniser in the file, as arguments of `Recognizer`.
 
     Raises:
-        BundleError: nothing there, a truncated or foreign file, or its language model is not beside it.
+        BundleError: no such file, one that is truncated or foreign, or its language model is missing.
         ConfigError: the package onnxruntime is missing.
     """
     session = _session(file)
@@ -176,7 +176,7 @@ def _session(file: Path) -> Any:
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # those of onnxruntime have no other base
+    except Exception as error:  # onnxruntime's errors have no other common base
         raise BundleError(f"{file}: truncated, or no ONNX model ({error})") from error
 
 
@@ -190,11 +190,11 @@ def _language_model(file: Path) -> "NGramModel | None":
 
 
 class OnnxModel:
-    """Computes what the weights of a recogniser would.
+    """Runs an exported recogniser, in place of one with weights.
 
     Args:
-        session: of onnxruntime, as `read` gives it.
-        features, encoder: of the same settings, for their sizes; the encoder's weights are not looked at.
+        session: of onnxruntime, as `read` opens it.
+        features, encoder: of the same settings, for their sizes; the encoder's weights are not used.
     """
 
     def __init__(self, session: Any, features: Features, encoder: Encoder) -> None:
@@ -207,16 +207,16 @@ class OnnxModel:
         """log_probs_BTV and lengths_B of whole recordings, or of the pieces in their middle.
 
         Args:
-            samples_BT, lengths_B: as of `Features.forward`.
-            before_B, sizes_B: samples before the piece of each, whole outputs, and samples of the piece. The
-                graph goes from samples to outputs, so its encoder too hears what is around the pieces.
+            samples_BT, lengths_B: as for `Features.forward`.
+            before_B, sizes_B: samples before each piece (a whole number of outputs), and samples of it. The
+                graph goes from samples to outputs, so the encoder too sees the context around the pieces.
         """
         out_B = self._encoder.output_lengths(self._features.output_lengths(sizes_B))
         skip_B = before_B // (self._features.hop_samples * self._encoder.frames_per_output)
         return stretches(self._whole(samples_BT, lengths_B), skip_B, out_B), out_B
 
     def _whole(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        """log_probs_BTV of all that is given."""
+        """log_probs_BTV of the given samples, context included."""
         if not self._states:
             given = {"samples": samples_BT.numpy(), "lengths": lengths_B.numpy()}
             return torch.from_numpy(self._session.run(None, given)[0])
@@ -228,7 +228,7 @@ class OnnxModel:
         return self.step(padded_BT, (lengths_B + half).clamp(max=windows), None)[0]
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """log_probs_BTV of the next block of streams, and the state behind it; arguments as `Features.step`.
+        """log_probs_BTV of the next block of streams, and the new state; arguments as for `Features.step`.
 
         Raises:
             ConfigError: the model needs the whole recording.

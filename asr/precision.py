@@ -1,12 +1,12 @@
-"""Encoders that compute in fewer bits than float32, for recognition only.
+"""Encoders in lower precision than float32, for recognition only.
 
 `bf16` runs matrix products in bfloat16, about twice as fast on processors with instructions for it (AMX,
 AVX512-BF16), but slower than float32 on others, and without AVX-512 an LSTM stays in float32. `int8` stores
-the recurrent weights in bytes and rounds inputs and states to bytes as well, on scales that are fixed. What
-an utterance is batched with moves both by no more than the roundings of float32 do before: of 60 utterances
-of LibriSpeech the greedy text of one moved in int8, and of three in bf16; with torch's own scales, which it
-takes from the batch, of 48. Neither is ever chosen silently: what each costs in words depends on the model,
-and `scripts/bench_transcribe` measures it.
+the recurrent weights as int8 and quantises inputs and states too, with fixed scales. Neither depends on the
+rest of the batch beyond float32 rounding: batched differently, the greedy text changed for 1 of 60
+LibriSpeech utterances in int8 and 3 in bf16. With torch's own scales, taken from the whole batch, it changed
+for 48. Neither is ever chosen silently: the cost in word error rate depends on the model, and
+`scripts/bench_transcribe` measures it.
 """
 
 import copy
@@ -21,13 +21,13 @@ from asr.errors import ConfigError
 
 Precision = Literal["float32", "bf16", "int8"]
 REACH = 6.0
-"""Inputs of a layer in int8 are bounded by this: six standard deviations of a normalised feature."""
+"""Inputs of an int8 layer are clipped to ± this: six standard deviations of a normalised feature."""
 _KEEPING = {"LSTM": (-50.0, 50.0, 0.0, 50.0), "GRU": (0.0, 50.0, 0.0)}
-"""Biases of the gates, in torch's order, with which a unit keeps its state for ever."""
+"""Gate biases, in torch's order, with which a unit keeps its state for ever."""
 
 
 def lower(encoder: Encoder, precision: Precision) -> Encoder:
-    """The encoder in that precision; the same one for `float32`, else a copy that cannot be trained or saved.
+    """The encoder in that precision: itself for `float32`, else a copy that cannot be trained or saved.
 
     Raises:
         ConfigError: an unknown precision, int8 on a GPU, or int8 for cells that torch does not quantise.
@@ -53,11 +53,11 @@ def lower(encoder: Encoder, precision: Precision) -> Encoder:
 
 
 class Int8Run(nn.Module):
-    """One direction of an LSTM or GRU in bytes, whose scales do not depend on what it is given.
+    """One direction of an LSTM or GRU in int8, with quantisation scales that do not depend on the input.
 
-    torch takes the scale of a matrix product from the smallest and the largest number in the batch. So two
-    inputs are added that are always −`REACH` and `REACH`, and two units whose state is always −1 and 1, the
-    bounds of any state; no weight reads them, but they are what is smallest and largest.
+    torch derives the scale of a matrix product from the minimum and maximum over the batch. So two inputs
+    are added that are always −`REACH` and `REACH`, and two units whose state is always −1 and 1, the bounds
+    of any state; no weight reads them, but they are the minimum and the maximum.
 
     Args:
         run: batch first, one layer, one direction.
@@ -78,12 +78,12 @@ class Int8Run(nn.Module):
                     new[own] = old
             wider.bias_ih_l0[added] = torch.tensor(_KEEPING[run.mode])[:, None]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch's successor is a package of its own
+            warnings.simplefilter("ignore", DeprecationWarning)  # its successor is a separate package
             [self.run] = torch.ao.quantization.quantize_dynamic(nn.ModuleList([wider]), {type(run)})
         self._has_cell = run.mode == "LSTM"
 
     def forward(self, x_BTF: Tensor, hidden: Any = None) -> tuple[Tensor, Any]:
-        """Outputs and hidden state, as of torch's module but with the two units at the end of the state."""
+        """Outputs and hidden state as from torch's module, but the state ends with the two added units."""
         ends = torch.tensor([-1.0, 1.0])
         if hidden is None:
             zero_1BH = x_BTF.new_zeros(1, len(x_BTF), self._width)

@@ -1,11 +1,11 @@
-"""How words are said: a lexicon from a file or from espeak-ng, for models whose outputs are phones.
+"""Pronunciation lexicon, from a file or from espeak-ng, for models whose outputs are phones.
 
-English spelling takes hundreds of hours to learn; its sounds take a few. A model of phones leaves spelling to
-this lexicon: word → one or more pronunciations, each a tuple of phones. The first is what training takes for
-the word; decoding allows them all.
+A model needs hundreds of hours of speech to learn English spelling, but only a few to learn its sounds. A
+phone model leaves spelling to this lexicon: word → one or more pronunciations, each a tuple of phones.
+Training uses the first; decoding allows them all.
 
-The file format is the field's (CMUdict, Kaldi): one pronunciation a line, `word phone phone …`; a word may
-stand on several lines. Stress digits (`AH0`) and variant marks (`word(2)`) of CMUdict are removed.
+The file format is that of CMUdict and Kaldi: one pronunciation per line, `word phone phone …`; a word may
+have several lines. Stress digits (`AH0`) and variant marks (`word(2)`) of CMUdict are removed.
 """
 
 import re
@@ -22,15 +22,15 @@ Pronunciation = tuple[str, ...]
 
 MOST_RARE = 80
 RARE_SHARE = 1 / 3000
-"""A phone that is said less often in training than `MOST_RARE` times and than this share of all is not learnt
-for itself: see `Lexicon.of_common_phones`."""
+"""A phone that occurs in training fewer than `MOST_RARE` times and is less than this share of all phones is
+replaced by others: see `Lexicon.of_common_phones`."""
 
 _VARIANT = re.compile(r"\(\d+\)$")
 _STRESS = re.compile(r"(?<=[A-Z])[0-2]$")
 
 
 class Lexicon:
-    """Words and how they are said; words that are alike to the ear stand in the order of their frequency.
+    """Words and their pronunciations; homophones should be ordered by frequency, as `word` takes the first.
 
     Args:
         words: word → its pronunciations, the usual one first.
@@ -65,7 +65,7 @@ class Lexicon:
         return self.words[word][0]
 
     def word(self, pronunciation: Iterable[str]) -> str | None:
-        """The first word that is said so; None if there is none."""
+        """The first word with this pronunciation; None if there is none."""
         return self._said.get(tuple(pronunciation))
 
     @cached_property
@@ -77,10 +77,10 @@ class Lexicon:
         return said
 
     def of_common_phones(self, texts: Iterable[str]) -> "Lexicon":
-        """The same words in phones that are common in these training texts.
+        """The same words, using only phones that are common in these training texts.
 
-        A rarer phone is spelled by the common ones that its symbol is made of, longest first (`aɪɚ` by `aɪ`
-        and `ɚ`); what none of them begins with is left out.
+        A rarer phone is replaced by the common phones that its symbol is composed of, longest first (`aɪɚ`
+        by `aɪ` and `ɚ`); characters that match none are dropped.
         """
         counts = Counter(
             phone for text in texts for word in text.split() if word in self for phone in self.first(word)
@@ -100,7 +100,7 @@ class Lexicon:
         return sorted({phone for ps in self.words.values() for p in ps for phone in p})
 
     def with_words(self, words: Iterable[str]) -> "Lexicon":
-        """The lexicon with further words, pronounced in its language with the phones that it has.
+        """The lexicon with further words, pronounced by espeak-ng in its language with its existing phones.
 
         Without a language nothing is added.
 
@@ -114,12 +114,12 @@ class Lexicon:
         return Lexicon({**self.words, **added.words}, language=self.language)
 
     def to_text(self) -> str:
-        """The lexicon in the format of its file."""
+        """The lexicon in its file format."""
         return "".join(f"{word}\t{' '.join(p)}\n" for word, ps in self.words.items() for p in ps)
 
     @classmethod
     def from_text(cls, text: str, *, language: str | None = None, name: str = "lexicon") -> "Lexicon":
-        """The lexicon in the format of its file; empty lines and CMUdict's comments (`;;;`) are skipped.
+        """The lexicon read from its file format; empty lines and CMUdict's comments (`;;;`) are skipped.
 
         Raises:
             TextError: a line without phones, quoted with its number; or no words at all.
@@ -139,7 +139,7 @@ class Lexicon:
 
     @classmethod
     def read(cls, path: str | Path, *, lower: bool = False) -> "Lexicon":
-        """The lexicon in a file; `lower` brings its words to lower case, as transcripts are."""
+        """The lexicon in a file; `lower` converts its words to lower case, as transcripts are."""
         try:
             text = Path(path).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -154,9 +154,9 @@ class Lexicon:
 
 
 def pronounce(words: Iterable[str], language: str) -> Lexicon:
-    """The words as espeak-ng says each of them alone; those that are silent are left out.
+    """The words as espeak-ng pronounces each of them in isolation; silent ones are left out.
 
-    A word of one letter is said as before another word, and only in the second place as the letter's name.
+    A one-letter word is first pronounced as before another word, then, as a second variant, as the letter.
 
     Raises:
         CorpusError: espeak-ng is not installed.
@@ -172,7 +172,7 @@ def pronounce(words: Iterable[str], language: str) -> Lexicon:
 
 
 def spell(phone: str, common: Collection[str]) -> list[str]:
-    """The phone itself if it is common, else the common ones that its symbol is made of.
+    """The phone itself if it is common, else the common phones that its symbol is composed of.
 
     >>> spell("aɪɚ", {"a", "aɪ", "ɚ"}), spell("ʒ", {"z"})
     (['aɪ', 'ɚ'], [])

@@ -48,7 +48,7 @@ class Recognizer:
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
     runtime: "OnnxModel | None" = None
-    """Computes in place of the weights, which then are not there: the model was exported."""
+    """Runs an exported (ONNX) model, whose weights are then absent here; None otherwise."""
     _chooser: Chooser = field(default_factory=Chooser, repr=False, compare=False)
 
     @classmethod
@@ -61,7 +61,7 @@ class Recognizer:
         seed: int = 1,
         **rest: Any,
     ) -> "Recognizer":
-        """An untrained recogniser whose weights depend on the seed alone; of several encoders an ensemble."""
+        """An untrained recogniser, its weights determined by the seed; several encoders form an ensemble."""
         front = Features(features or FeaturesConfig())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -70,7 +70,7 @@ class Recognizer:
 
     @property
     def rate_hz(self) -> int:
-        """Sample rate that the model was trained at."""
+        """Sample rate at which the model was trained."""
         return self.features.config.rate_hz
 
     @property
@@ -80,7 +80,7 @@ class Recognizer:
 
     @property
     def streams(self) -> bool:
-        """Whether it can recognise sound that is still coming."""
+        """Whether it can recognise audio while it is still arriving."""
         return not obstacles(self.features, self.encoder)
 
     @property
@@ -112,15 +112,15 @@ class Recognizer:
     def log_probs(
         self, samples: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of some.
+        """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of recordings.
 
         Args:
-            samples: mono float32 at `rate_hz`, one array a recording, none empty.
-            around: what comes before and behind each, whole steps of the outputs before it; it has a part in
-                the scale of the features, and no outputs.
+            samples: mono float32 at `rate_hz`, one array per recording, none empty.
+            around: context before and after each, before it a whole number of output frames; it takes part
+                in the normalisation of the features, but has no outputs.
 
         Returns:
-            log_probs_BTV float32 and lengths_B (frames), both on the CPU; what stands behind is padding.
+            log_probs_BTV float32 and lengths_B (frames), both on the CPU; beyond a length is padding.
         """
         around = around or [NOTHING] * len(samples)
         wholes = (np.concatenate([b, s, a]) for s, (b, a) in zip(samples, around, strict=True))
@@ -143,7 +143,7 @@ class Recognizer:
             log_probs_BTV: natural logs, as `log_probs` gives them.
             lengths_B: frames of each recording.
             decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
-            settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords` in place of the bundle's.
+            settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords`, overriding the bundle's.
 
         Raises:
             DecodingError: an unknown decoder, or settings that make no sense.
@@ -158,9 +158,9 @@ class Recognizer:
 
     @torch.no_grad()
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The log-probabilities of a block of each stream, and the state to go on with.
+        """The log-probabilities of a block of each stream, and the new state.
 
-        Arguments as for `Features.step`, with as many windows as make whole outputs.
+        Arguments as for `Features.step`, with a number of windows that makes whole outputs.
         """
         if self.runtime is not None:
             return self.runtime.step(samples_BT, lengths_B, state)
@@ -171,7 +171,7 @@ class Recognizer:
     def open_stream(
         self, rate_hz: int | None = None, *, decoder: DecoderName | None = None, **settings: Any
     ) -> TranscriptStream:
-        """A transcript of sound that is fed block by block; see `stream`."""
+        """A transcript of audio that is fed block by block; see `stream`."""
         make = partial(self._chooser.stream_decoder, self._choice(decoder, settings))
         return TranscriptStream(self, make, rate_hz=rate_hz)
 
@@ -183,19 +183,19 @@ class Recognizer:
         decoder: DecoderName | None = None,
         **settings: Any,
     ) -> Iterator[Partial]:
-        """What was said so far, after each block of sound that is still coming.
+        """The transcript so far, after each block of audio that is still arriving.
 
-        The last one has the whole transcript, which is that of `transcribe` for the same sound.
+        The last one has the whole transcript, which is that of `transcribe` for the same audio.
 
         Args:
             blocks: mono float32 samples in [-1, 1], of any lengths.
-            rate_hz: their rate; None is that of the model.
+            rate_hz: their sample rate; None is that of the model.
             decoder: `greedy` or `beam`; None takes the bundle's.
             settings: see `decode`.
 
         Raises:
             ConfigError: the model needs the whole recording; the message says what to train instead.
-            AudioError: blocks that are no sound.
+            AudioError: blocks that are not mono, or have NaN or infinite samples.
         """
         opened = self.open_stream(rate_hz, decoder=decoder, **settings)
         yield from map(opened.feed, blocks)
@@ -204,7 +204,7 @@ class Recognizer:
     def transcribe(
         self, source: Source, *, decoder: DecoderName | None = None, **settings: Any
     ) -> Transcript:
-        """What is said in one recording.
+        """The transcript of one recording.
 
         Args:
             source: a path, the bytes of a file, an open binary file, or mono float32 samples at `rate_hz`.
@@ -224,7 +224,7 @@ class Recognizer:
         batch_s: float = 160.0,
         **settings: Any,
     ) -> Iterator[Transcript]:
-        """The transcripts of many recordings in their order, in batches of up to `batch_s` seconds.
+        """The transcripts of many recordings, in order, computed in batches of up to `batch_s` seconds.
 
         Memory is constant: long recordings are cut at pauses, or into overlapping windows (`segmentation`).
 
@@ -237,9 +237,9 @@ class Recognizer:
             yield outcome
 
     def n_best(self, source: Source, count: int, **settings: Any) -> list[Transcript]:
-        """At most `count` transcripts of one short recording, of different texts, the most probable first.
+        """At most `count` transcripts of one short recording, with different texts, most probable first.
 
-        Arguments and errors as for `transcribe`; the decoder is the beam, which hears all of it at once.
+        Arguments and errors as for `transcribe`; always the beam decoder, over the whole recording at once.
         """
         samples = samples_of(source, self.rate_hz)
         decoder = self._chooser.decoder(self._choice("beam", settings))
@@ -256,10 +256,10 @@ class Recognizer:
         vad: VoiceDetector = "energy",
         **settings: Any,
     ) -> Iterator[Transcript | AudioError]:
-        """For each source, in order, its transcript, or why it cannot be read; one never stops the rest.
+        """For each source, in order, its transcript, or why it cannot be read; no failure stops the rest.
 
-        `on_segment` is told (number of the source, segment) as soon as a segment is known; `vad` finds pauses
-        to cut recordings beyond 40 s at (`asr.voice`); `silero` also skips noise.
+        `on_segment` is called with (number of the source, segment) as soon as a segment is known; `vad` finds
+        pauses at which recordings beyond 40 s are cut (`asr.voice`); `silero` also skips noise.
         """
         how: dict[str, Any] = {"decoder": decoder, **settings}
         is_whole = vad == "silero" or self._choice(decoder, settings).name == "pyctcdecode"
@@ -277,7 +277,7 @@ class Recognizer:
         ).run(sources)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
-        """The hypothesis with frames turned into seconds and confidences calibrated."""
+        """The hypothesis as a transcript, with times in seconds and calibrated confidences."""
         calibration = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
         where = {"frame_s": self.frame_s, "duration_s": duration_s}
         return transcript_of(hypothesis, self.alphabet, calibration=calibration, **where)
@@ -304,7 +304,7 @@ class Recognizer:
         return -float(forward_backward(log_probs_BTV.double(), targets_1S, lengths_B, labels_B).nll_B[0])
 
     def save(self, path: str | Path) -> Path:
-        """The file of the bundle, written whole or not at all.
+        """Write the bundle, whole or not at all, and return its file.
 
         Args:
             path: a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
@@ -323,11 +323,11 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
     Args:
         path: the folder or the file of a bundle, or a `.onnx` file that `asr export` wrote.
         device: where the weights go, e.g. `cuda`.
-        precision: `bf16` and `int8` are often faster, and can cost words; see `asr.precision`.
+        precision: `bf16` and `int8` are often faster, but can raise the error rate; see `asr.precision`.
 
     Raises:
-        BundleError: nothing there, a truncated or foreign file, or one of a newer format.
-        ConfigError: onnxruntime is needed and missing, or a precision that does not exist there.
+        BundleError: no such file, one that is truncated or foreign, or one of a newer format.
+        ConfigError: onnxruntime is needed and missing, or the precision is not available.
     """
     path = Path(path)
     if path.suffix == ".onnx":

@@ -1,7 +1,7 @@
-"""The surroundings of every frame: what is greatest there, its mean and its variance.
+"""Maximum, mean and variance over a sliding window, the span, around every frame.
 
-Conventions. The span around a frame has a fixed number of frames. At both ends of an utterance it is moved
-inwards, and an utterance that is no longer than the span is the span of all its frames.
+Conventions. The span around a frame has a fixed number of frames. At both ends of an utterance it is shifted
+inwards, and an utterance that is no longer than the span has a single span for all its frames.
 Source: as Kaldi's sliding-window normalisation, `apply-cmvn-sliding --center=true`.
 """
 
@@ -11,12 +11,12 @@ from torch.nn import functional
 
 
 def inside(lengths_B: Tensor, size: int) -> Tensor:
-    """True (B, size, 1) for the frames of each utterance, False behind its end."""
+    """True (B, size, 1) for the frames of each utterance, False beyond its end."""
     return (torch.arange(size, device=lengths_B.device) < lengths_B[:, None])[..., None]
 
 
 def _is_one(size: int, span: int) -> bool:
-    """Whether all utterances are spans of all their frames; a graph for ONNX has to serve every length."""
+    """Whether every utterance is one span; never in ONNX export, as the graph has to serve every length."""
     return size <= span and not torch.onnx.is_in_onnx_export()
 
 
@@ -29,7 +29,7 @@ def _spans(frames_B: Tensor, size: int, span: int) -> tuple[Tensor, Tensor]:
 
 
 def greatest_in_spans(x_BT1: Tensor, frames_B: Tensor, span: int) -> Tensor:
-    """The greatest value (B, T or 1, 1) around each frame; x is ≥ 0, and 0 behind the lengths."""
+    """The maximum (B, T or 1, 1) over the span of each frame; x is ≥ 0, and 0 beyond the lengths."""
     if _is_one(x_BT1.shape[1], span):
         return x_BT1.amax(1, keepdim=True)
     first_BT1, _ = _spans(frames_B, x_BT1.shape[1], span)
@@ -39,10 +39,10 @@ def greatest_in_spans(x_BT1: Tensor, frames_B: Tensor, span: int) -> Tensor:
 
 
 def moments_of_spans(x_BTF: Tensor, frames_B: Tensor, span: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance (B, T or 1, F) around each frame, by sums over all that lies before a frame.
+    """Mean and variance (B, T or 1, F) over the span of each frame, by cumulative sums.
 
     Args:
-        x_BTF: zero behind the lengths.
+        x_BTF: zero beyond the lengths.
         frames_B: the lengths.
         span: frames.
     """

@@ -1,4 +1,4 @@
-"""The commands in groups, `asr lm …` and `asr lab …`, `asr align`, and what commands share.
+"""The command groups `asr lm …` and `asr lab …`, the command `asr align`, and what commands share.
 
 Nothing heavy is imported.
 """
@@ -15,7 +15,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_model(model: str, device: str, lm: str | None, precision: str = "float32") -> Any:
-    """The recogniser, with another language model if one is given."""
+    """The recogniser in a bundle, with another language model if one is given."""
     from asr.recognizer import load
 
     recognizer = load(model, device=device, precision=precision)  # type: ignore[arg-type]
@@ -55,7 +55,7 @@ def align(
         int, typer.Option("--per_word", "--per-word", min=0, help="Cut at most so many of a word; 0: all.")
     ] = 0,
 ) -> None:
-    """When each word of a known text is said."""
+    """Find when each word of a known text is spoken."""
     from asr.jobs import align as jobs
 
     recognizer = load_model(model, "cpu", None)
@@ -128,7 +128,7 @@ def lab_gradient_flow(
 
 @laboratory.command("memory")
 def lab_memory(output: Picture = Path("memory.png"), updates: int = 1000) -> None:
-    """Which cells learn to recall a symbol after a long gap; some ten minutes."""
+    """Which cells learn to recall a symbol after a long gap; takes about ten minutes."""
     from asr.jobs import lab
 
     lab.memory(output, updates=updates)
@@ -141,7 +141,7 @@ def lab_lattice(
     model: Model,
     output: Picture = Path("lattice.png"),
 ) -> None:
-    """Every path that spells a text: occupancy, best path, and the text's exact probability."""
+    """Draw the CTC lattice of a text: occupancy, best path, and the text's exact probability."""
     from asr.jobs import lab
 
     lab.lattice(load_model(model, "cpu", None), audio, text, output)

@@ -1,6 +1,6 @@
-"""Fewer frames for the recurrent layers: several side by side as one, or strided convolutions.
+"""Fewer frames for the recurrent layers: frame stacking or strided convolutions.
 
-Conventions. An utterance of n frames has ceil(n / factor) outputs; padding behind it changes none of them,
+Conventions. An utterance of n frames has ceil(n / factor) outputs; padding after it changes none of them,
 and a stream computed block by block gives the same.
 """
 
@@ -11,11 +11,11 @@ from torch.nn import functional
 from asr.spans import inside
 
 State = tuple[Tensor, ...]
-"""What a layer remembers between blocks."""
+"""What is carried from one block of a stream to the next."""
 
 
 class Stack(nn.Module):
-    """Every `factor` frames side by side as one; the last group is filled up with zeros."""
+    """Every `factor` frames concatenated into one; the last group is zero-padded."""
 
     held = 0
 
@@ -31,15 +31,15 @@ class Stack(nn.Module):
         return x_BTF.reshape(batch, -1, self.outputs)
 
     def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """A block of whole groups; there is nothing to remember."""
+        """The outputs of a block of whole groups; there is no state."""
         return self(x_BTF), ()
 
 
 class Convolution(nn.Module):
-    """Two convolutions over time and frequency with strides; an output sees its own frames and earlier ones.
+    """Two strided convolutions over time and frequency; an output sees only its own and earlier frames.
 
-    With a stride of s in time the kernel covers the s frames of an output and the two before them, so that no
-    output needs a frame beyond its group and blocks can be computed as they come.
+    With a time stride of s the kernel covers the s frames of an output and the two before them, so that no
+    output needs a frame beyond its group, and a stream can be computed block by block.
     """
 
     held = 2
@@ -64,12 +64,12 @@ class Convolution(nn.Module):
         for convolution, stride in zip(self.convolutions, self.strides, strict=True):
             x_BCTF = functional.relu(convolution(functional.pad(x_BCTF, (0, 0, self._CONTEXT, 0))))
             per_output //= stride
-            # Zero whole groups only: within the last one the filling counts as frames, as it does in `step`.
+            # Mask whole groups only: the zero padding of the last group counts as frames, as in `step`.
             x_BCTF = x_BCTF * inside(lengths_B * per_output, x_BCTF.shape[2])[:, None]
         return x_BCTF.transpose(1, 2).flatten(2)
 
     def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """The outputs of a block of whole groups, and the last frames that each convolution saw."""
+        """The outputs of a block of whole groups, and as state the last input frames of each convolution."""
         x_BCTF, after = x_BTF[:, None], []
         for i, convolution in enumerate(self.convolutions):
             if state is None:

@@ -1,11 +1,11 @@
 """Transcripts as the model sees them: normalised text and the alphabet that spells it.
 
-Conventions. Text is Unicode NFC. The blank of CTC is index 0 and is no symbol of the alphabet, so symbol
+Conventions. Text is Unicode NFC. The CTC blank is index 0 and not a symbol of the alphabet, so symbol
 `symbols[i]` has index `i + 1`. Three kinds of unit share one class:
 
 * characters, with " " as the symbol between words (or no space symbol at all for scripts without spaces);
-* subwords, where `▁` opens a word, spelled by a tokenizer that travels with the alphabet as JSON;
-* phones, with " " between words, spelled by a lexicon of pronunciations that travels with the alphabet.
+* subwords, where `▁` opens a word, spelled by a tokenizer that is stored with the alphabet as JSON;
+* phones, with " " between words, spelled by a pronunciation lexicon that is stored with the alphabet.
 """
 
 import json
@@ -23,7 +23,7 @@ BLANK = 0
 WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
-"""How Unicode names the characters of scripts that do not separate words by spaces."""
+"""Prefixes of the Unicode names of characters in scripts that do not separate words by spaces."""
 
 Style = Literal["none", "basic", "upper"]
 
@@ -31,7 +31,7 @@ _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
 
 
 def normalise(text: str, style: Style = "basic") -> str:
-    """The transcript in the form that is trained on and scored.
+    """The transcript normalised for training and scoring.
 
     Args:
         text: any Unicode text.
@@ -59,15 +59,15 @@ def normalise(text: str, style: Style = "basic") -> str:
 
 
 class Alphabet:
-    """The symbols that a model can write, in the order of its outputs 1, 2, …; output 0 is the blank.
+    """The symbols that a model can output, in the order of its outputs 1, 2, …; output 0 is the blank.
 
     Args:
         symbols: distinct, non-empty strings without the blank.
         tokenizer: for subwords, the JSON of a trained `tokenizers` tokenizer over the same symbols.
-        lexicon: for phones, how words are said in the same symbols.
+        lexicon: for phones, the pronunciations of words in the same symbols.
 
     Raises:
-        AlphabetError: an empty or repeated symbol, or a lexicon with other phones.
+        AlphabetError: no symbols, an empty or repeated one, or a lexicon with other phones.
 
     >>> ab = Alphabet([" ", "a", "b"])
     >>> ab.size, ab.encode("ab"), ab.decode([2, 3])
@@ -96,7 +96,7 @@ class Alphabet:
 
     @property
     def size(self) -> int:
-        """Number of outputs V of a model over this alphabet, the blank included."""
+        """Number of outputs V of a model over this alphabet, including the blank."""
         return len(self.symbols) + 1
 
     @property
@@ -111,7 +111,7 @@ class Alphabet:
 
     @cached_property
     def _written(self) -> tuple[str, ...]:
-        """What each output 0 … V−1 writes."""
+        """The text of each output 0 … V−1."""
         return ("", *self.symbols)
 
     @cached_property
@@ -123,7 +123,7 @@ class Alphabet:
         """Indices 1 … V−1 that spell `text` (already normalised; NFC is applied).
 
         Raises:
-            AlphabetError: characters that the alphabet lacks, all of them named.
+            AlphabetError: characters that the alphabet lacks, or words without pronunciation, all named.
 
         >>> Alphabet(list("abc")).encode("abx")
         Traceback (most recent call last):
@@ -147,8 +147,8 @@ class Alphabet:
         return self._encode_long_symbols(text)
 
     def _encode_long_symbols(self, text: str) -> list[int]:
-        """The longest symbol at each place after which the rest can still be spelled."""
-        spelled = {len(text)}  # places from which symbols lead to the end
+        """At each position the longest symbol after which the rest can still be spelled."""
+        spelled = {len(text)}  # positions from which the rest can be spelled
         for at in range(len(text) - 1, -1, -1):
             ends = (end for end in range(at + 1, at + self._longest + 1) if end in spelled)
             if any(text[at:end] in self._index for end in ends):
@@ -190,7 +190,7 @@ class Alphabet:
         return set(text) - self._characters
 
     def with_words(self, words: Iterable[str]) -> "Alphabet":
-        """An alphabet of phones that can spell these words too, said by espeak-ng; any other as it is.
+        """The alphabet, its lexicon (if any) extended to these words by espeak-ng.
 
         Raises:
             CorpusError: espeak-ng is needed and not installed.
@@ -202,7 +202,7 @@ class Alphabet:
     def decode(self, indices: Iterable[int]) -> str:
         """The text that the indices spell; blanks are skipped, repeats are kept.
 
-        Phones become the first word that is said so, and stay as they are where there is none.
+        Phones become the first word with that pronunciation; where there is none, they are written as such.
 
         Raises:
             AlphabetError: an index outside 0 … V−1.
@@ -223,7 +223,7 @@ class Alphabet:
         return text.replace(WORD_OPENER, " ").strip() if self.is_subword else text
 
     def to_json(self) -> str:
-        """All of the alphabet as one JSON text; `from_json` reads it back."""
+        """The whole alphabet as JSON text; `from_json` reads it back."""
         fields: dict[str, Any] = {"symbols": self.symbols, "tokenizer": self.tokenizer}
         if self.lexicon is not None:
             fields |= {"lexicon": self.lexicon.to_text(), "language": self.lexicon.language}
@@ -246,12 +246,12 @@ class Alphabet:
     ) -> "Alphabet":
         """The alphabet of a training set: its characters in code-point order, trained subwords, or phones.
 
-        Characters include the space, but for scripts that write none where none is written.
+        Characters always include the space; for scripts without spaces, only if it occurs in the texts.
 
         Args:
             texts: normalised transcripts.
             subwords: None for characters; otherwise the wanted number of byte-pair units.
-            lexicon: of the words of the texts, and of further ones, for phones.
+            lexicon: for phones: the words of the texts, and further ones.
 
         Raises:
             AlphabetError: no text, no known word, or fewer subwords asked for than there are characters.
@@ -267,7 +267,7 @@ class Alphabet:
         if not characters:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
         if not any(unicodedata.name(c, "").startswith(_UNSPACED) for c in characters):
-            characters.add(" ")  # which transcripts of one word each do not show
+            characters.add(" ")  # which transcripts of single words do not contain
         return cls(sorted(characters))
 
     @classmethod

@@ -1,8 +1,8 @@
 """Recordings on disk → packed corpus → batches; and the corpora that are known by name.
 
 A source is a module with `prepare(root, *, progress=None, **options)`, which returns the utterances of each
-split with absolute paths and transcripts as they were published. It uses what is below `root` and fetches
-what is missing, if the corpus can be fetched. A new source is one file and one line here.
+split with absolute paths and the published transcripts. It uses what is below `root` and downloads what is
+missing, if the corpus can be downloaded. Adding a source takes one file and one line here.
 """
 
 import difflib
@@ -26,18 +26,18 @@ SOURCES: dict[str, str] = {
     "synthetic": "asr.corpus.synthetic",
     "yesno": "asr.corpus.yesno",
 }
-"""Name of each source and the module that knows it."""
+"""Name of each source and its module."""
 
 
 def prepare(
     source: str, root: Path, *, progress: Callable[[int, int], None] | None = None, **options: Any
 ) -> "dict[str, list[Utterance]]":
-    """The utterances of each split of a corpus, fetched into `root` as far as they are not there.
+    """The utterances of each split of a corpus; whatever is missing is downloaded into `root`.
 
     Args:
         source: one of `SOURCES`.
         root: folder of the corpus, or for `folder` also a manifest.
-        progress: called with what is done and the whole, in the source's own unit (bytes when fetching).
+        progress: called with (done, total), in the source's own unit (bytes when downloading).
         options: those of the source's `prepare`.
 
     Raises:

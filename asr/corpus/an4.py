@@ -20,7 +20,7 @@ ARCHIVE = Archive(
         "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
     ),
     "an4",
-    # As others have recorded it; the publisher states none.
+    # As recorded by others; the publisher states no checksum.
     "sha256:a0525579493735d32b60fb6fa5975dd0eaacde087b0a4eeb7f13b7ef33077b12",
 )
 
@@ -33,8 +33,8 @@ def prepare(
     """The splits train, dev and test; `test` is the published one, `dev` are speakers held out of `train`.
 
     Args:
-        root: the folder `an4`, or the one that it is in; fetched if there is neither.
-        dev_fraction: least share of the training utterances for `dev`.
+        root: the folder `an4`, or its parent; downloaded if there is neither.
+        dev_fraction: minimum share of the training utterances for `dev`.
         seed: chooses the held-out speakers.
         progress: of the transfer, in bytes.
 

@@ -1,4 +1,4 @@
-"""Tar and zip archives → folders that are whole or absent; nothing lands anywhere else."""
+"""Unpacking tar and zip archives: the folder is complete or absent, and nothing is written outside it."""
 
 import lzma
 import shutil
@@ -15,23 +15,23 @@ from asr.files import explained
 
 _DAMAGED = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(ValueError, RuntimeError),  # as zipfile says of wrong flags, passwords and unknown methods
+    *(ValueError, RuntimeError),  # what zipfile raises for wrong flags, passwords and unknown methods
 )
 
 
 def unpack(
     path: Path, target: Path, *, inner: str = "", progress: Callable[[int, int], None] | None = None
 ) -> Path:
-    """The folder `target` with what the archive holds in `inner`; it appears when it is complete.
+    """The folder `target` with the archive's folder `inner`; it appears only when it is complete.
 
     Args:
         path: a zip file, or a tar file with any usual compression.
         target: must not exist yet, or be an empty folder.
         inner: folder inside the archive that becomes `target`; "" for the archive's top.
-        progress: called with (bytes of the archive read, all its bytes).
+        progress: called with (bytes of the archive read, its size in bytes).
 
     Raises:
-        DownloadError: the archive is damaged, has no such folder, or an entry would land outside of it: an
+        DownloadError: the archive is damaged, lacks the folder, or an entry might be written outside it: an
             absolute path, `..`, a link or a device.
         CorpusError: the disk is full.
     """
@@ -76,7 +76,7 @@ def _entries(path: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | Non
                 raise DownloadError(f"{path} holds a link or a device, {member.name!r}: refused")
             yield member.name, archive.extractfile(member)
         while archive.fileobj and archive.fileobj.read(1 << 20):
-            pass  # the checksum of a compressed stream stands behind the last entry
+            pass  # the checksum of a compressed stream follows the last entry
 
 
 def _checked(path: Path, name: str) -> Path:

@@ -1,11 +1,11 @@
 """The batch plan of an epoch: a pure function of lengths, seed and epoch.
 
-Utterances of similar length share a batch: similar after augmentation, where there is any. Lengths are
-sorted after a random change of up to 3 %, so that batches differ from epoch to epoch while little is
-padded, cut where `items × longest` would exceed the bound, and the batches are shuffled. With several
-ranks, batch k of the plan goes to rank k mod world_size; the last batches are split so that every rank has
-the same number, and nothing is left out or repeated. One process that accumulates `world_size` batches
-therefore sees the same utterances at every update.
+Utterances of similar length, after augmentation, share a batch. They are sorted by length after a random
+change of up to 3 %, so that batches differ from epoch to epoch with little padding, cut into batches where
+`items × longest` would exceed the bound, and the batches are shuffled. With several ranks, batch k of the
+plan goes to rank k mod world_size; the last batches are split so that every rank has the same number, and
+nothing is left out or repeated. One process that accumulates `world_size` batches therefore sees the same
+utterances at every update.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -41,14 +41,14 @@ def plan(
 
     Args:
         lengths_samples: length of each utterance.
-        seed, epoch: all that chance depends on.
-        seconds_per_batch: bound of items × longest item. A longer item is a batch of its own; where nearly
-            all are, and the ranks need the same number, two of the shortest may share one.
+        seed, epoch: determine all randomness.
+        seconds_per_batch: bound of items × longest item. An item beyond it is a batch of its own; if nearly
+            all are, pairs of the shortest may share a batch to give all ranks the same number.
         rate_hz: samples per second.
-        rank, world_size: which of how many processes asks; only these arguments may differ between them.
-        ascending: short batches first, as in a first epoch.
-        shuffle: False leaves nothing to chance: in order of length.
-        join: utterances of one group are joined into strings of 1 to `join`, drawn with equal chance.
+        rank, world_size: this process and how many there are; all else must be the same in all of them.
+        ascending: short utterances first, without shuffling, as in a first epoch.
+        shuffle: False for no randomness: in order of length.
+        join: utterances of one group are joined into items of 1 to `join`, each number equally likely.
         groups: the group (speaker) of each utterance; utterances of group None stay single.
         heard: lengths in samples of items after augmentation; None: the sum of their utterances' lengths.
 
@@ -117,7 +117,7 @@ def _join(
     budget: float,
     rng: np.random.Generator | None,
 ) -> list[Item]:
-    """Strings of up to `join` utterances of one group that are no longer than the budget."""
+    """Items of up to `join` utterances of one group, together no longer than the budget."""
     order = (
         range(len(lengths)) if rng is None else np.argsort(rng.random(len(lengths)), kind="stable").tolist()
     )
@@ -156,7 +156,7 @@ def _cut(items: list[Item], totals: np.ndarray, order: np.ndarray, budget: float
 
 
 def _even(batches: list[list[Item]], lengths: np.ndarray, world_size: int) -> list[list[Item]]:
-    """The same items in a multiple of `world_size` batches: those at the end are halved if need be."""
+    """The same items in a multiple of `world_size` batches: batches near the end are halved as needed."""
     batches = list(batches)
     while surplus := len(batches) % world_size:
         tail = range(len(batches) - surplus, len(batches))
@@ -171,7 +171,7 @@ def _even(batches: list[list[Item]], lengths: np.ndarray, world_size: int) -> li
 
 
 def _squeeze(batches: list[list[Item]], lengths: np.ndarray, world_size: int) -> list[list[Item]]:
-    """Batches of single items, some of which take in a second one: the shortest, as this breaks the bound."""
+    """Batches of single items, some merged in pairs: the shortest, because this may break the bound."""
     surplus = len(batches) % world_size
     if len(batches) < world_size:
         raise CorpusError(

@@ -1,6 +1,6 @@
-"""Common Voice: sentences that volunteers read in more than a hundred languages, mp3, CC0.
+"""Common Voice: sentences read by volunteers in more than a hundred languages, mp3, CC0.
 
-Its publisher asks everybody to accept terms before a download, so the archive must be fetched by hand. The
+The publisher requires accepting terms before a download, so the archive must be downloaded by hand. The
 layout is the original one: `<language>/{train,dev,test,validated}.tsv` and `<language>/clips/*.mp3`.
 Source: R. Ardila et al., "Common Voice: a massively-multilingual speech corpus", LREC 2020.
 """
@@ -21,11 +21,11 @@ DEFAULT_SPLITS = {"train": ["train"], "dev": ["dev"], "test": ["test"]}
 def prepare(
     root: Path, *, language: str = "", splits: Any = None, progress: Progress | None = None
 ) -> dict[str, list[Utterance]]:
-    """The utterances of each split; the training split never has a clip that another split has too.
+    """The utterances of each split; clips that are also in another split are removed from `train`.
 
     Args:
         root: folder of the language, of a release with several, or with an archive `*-<language>.tar.gz`.
-        language: code such as `de`; not needed where there is only one.
+        language: code such as `de`; not needed if there is only one.
         splits: tables that make up each split, such as `{train: [validated], dev: [dev], test: [test]}`.
         progress: of unpacking, in bytes.
 

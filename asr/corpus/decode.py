@@ -1,4 +1,4 @@
-"""Recordings → int16 samples, in order, by several processes; memory does not grow with the corpus."""
+"""Recordings → int16 samples, in order, by several processes, in memory independent of corpus size."""
 
 import hashlib
 import multiprocessing
@@ -19,14 +19,14 @@ from asr import audio
 from asr.errors import AudioError, CorpusError
 
 GROUP = 8
-"""Recordings that a process decodes before it answers."""
+"""Recordings per task of a worker process."""
 AHEAD = 3
-"""Groups per process that may wait to be taken; bounds memory when one long recording holds up the others."""
+"""Groups in flight per process; bounds memory when one long recording holds up the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Samples as little-endian int16 and their sha256, or why there are none."""
+    """Samples as little-endian int16 and their sha256, or the reason why there are none."""
 
     pcm: bytes
     sha256: str
@@ -34,7 +34,7 @@ class Decoded:
 
 
 def decode(path: str, rate_hz: int) -> Decoded:
-    """The recording as int16 samples at `rate_hz`; one that cannot be read is a problem, not an error."""
+    """The recording as int16 samples at `rate_hz`; if it cannot be read, `problem` says why."""
     try:
         samples = audio.read(path, rate_hz)
     except (AudioError, OSError) as error:
@@ -50,7 +50,7 @@ def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Itera
     Args:
         paths: of recordings.
         rate_hz: wanted sample rate.
-        workers: processes; 1 works in this one.
+        workers: processes; with 1, decoding is done in this one.
 
     Raises:
         CorpusError: a worker process died.
@@ -80,7 +80,7 @@ def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Itera
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -89,7 +89,7 @@ def _decode_group(paths: list[str], rate_hz: int) -> list[Decoded]:
 
 
 def start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is killed instead of waiting for ever."""
+    """Set up a worker process: ignore Ctrl-C (the parent handles it), and exit when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,8 +1,8 @@
-"""Archives from the net → folders on disk: resumed, checked, and never half there.
+"""Archives from the net → folders on disk: resumable, checked, and never incomplete.
 
-A transfer goes to `NAME.part` and gets its name when it is complete and its checksum is right. What a broken
-transfer left is continued, if the server can and says that the file is still the same. An archive is unpacked
-beside its destination and moved there in one step; entries that would land anywhere else are refused.
+A transfer goes to `NAME.part` and is renamed when it is complete and its checksum is right. An interrupted
+transfer is resumed if the server supports that and says that the file is unchanged. An archive is unpacked
+beside its destination and moved there in one step; entries that would be written elsewhere are refused.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from asr.errors import DownloadError
 from asr.files import explained, locked, whole_file
 
 Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all); 0 in all if that is not known."""
+"""Called with (bytes done, total bytes); a total of 0 means unknown."""
 
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5
-"""Tries per mirror without a single new byte before the next mirror is asked."""
+"""Consecutive tries without a new byte, after which the next mirror is tried."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive: where it is, what it must be, and what it holds."""
+    """A published archive: its mirrors, its checksum and the wanted folder in it."""
 
     urls: tuple[str, ...]
-    """The same file at several places, the first preferred."""
+    """Mirrors of the same file, in order of preference."""
     inner: str
     """Folder inside the archive that is wanted, such as `LibriSpeech/dev-clean`; "" for everything."""
     checksum: str | None = None
-    """`sha256:…` or `md5:…` in hex; None if none is published: then that of the first transfer is noted
-    beside the archive, and later transfers must have the same."""
+    """`sha256:…` or `md5:…` in hex. None if none is published: then that of the first transfer is recorded
+    beside the archive, and later transfers must match it."""
 
     @property
     def name(self) -> str:
@@ -49,10 +49,10 @@ class Archive:
 
 
 def provide(archive: Archive, target: Path, *, progress: Progress | None = None, wait_s: float = 1.0) -> Path:
-    """The folder `target` with what the archive holds; fetched and unpacked unless it is already there.
+    """The folder `target` with the content of the archive, downloaded and unpacked unless it exists.
 
     Args:
-        archive: what to fetch; one that lies in the folder of `target` already is used.
+        archive: what to download; an archive already beside `target` is used instead.
         target: becomes the archive's inner folder. It is complete whenever it exists.
         progress: of transfer and unpacking.
         wait_s: pause before the second try, doubled for each further one.
@@ -70,7 +70,7 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
         try:
             unpack(path, target, inner=archive.inner, progress=progress)
         except DownloadError:
-            _note_of(path).unlink(missing_ok=True)  # a checksum of what cannot be unpacked is worth nothing
+            _note_of(path).unlink(missing_ok=True)  # the checksum of a damaged archive is useless
             raise
         finally:
             if not put_there_by_hand:
@@ -87,15 +87,15 @@ def download(
     wait_s: float = 1.0,
     timeout_s: float = 60.0,
 ) -> Path:
-    """The file `path` with the content of the first mirror that works; it is there only when it is right.
+    """The file `path`, downloaded from the first mirror that works; it appears only once verified.
 
     Args:
         urls: mirrors of one file, http or https.
-        path: where it goes; a file that is there is checked and kept.
+        path: the destination; an existing file is checked and kept.
         checksum: `sha256:…` or `md5:…`, or None: see `Archive.checksum`.
-        progress: called with bytes done and in all.
+        progress: called with (bytes done, total bytes).
         wait_s: pause before the second try, doubled for each further one.
-        timeout_s: longest silence of a server.
+        timeout_s: longest time without data from a server.
 
     Raises:
         DownloadError: no mirror has the file, or the file is not the right one.
@@ -124,7 +124,7 @@ def download(
 
 
 def _fetch_right(part: "_Part", checksum: str | None, **settings: Any) -> None:
-    """Transfer and check; if what was continued may be to blame, then once more from the start."""
+    """Transfer and check; a resumed transfer with a wrong checksum is repeated once from the start."""
     for last in (False, True):
         _fetch(part, **settings)
         try:
@@ -158,19 +158,19 @@ def _note_of(path: Path) -> Path:
 
 
 def _noted(path: Path) -> str | None:
-    """The checksum of the first transfer, if there was one."""
+    """The recorded checksum of the first transfer, if there was one."""
     note = _note_of(path)
     return note.read_text(encoding="utf-8").strip() if note.is_file() else None
 
 
 @dataclass
 class _Part:
-    """A transfer in progress: the bytes so far, and which file they are of."""
+    """A transfer in progress: the bytes so far, and the facts that identify the file."""
 
     final: Path
     url: str
     anywhere: bool
-    """Bytes from another mirror may be continued, because a checksum will tell if they do not fit."""
+    """Bytes from another mirror may be continued, because a checksum reveals if they do not match."""
     resumed: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -201,7 +201,7 @@ class _Part:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def request(self) -> urllib.request.Request:
-        """What to ask the server: the rest if it still has the same file, or else all."""
+        """The request for the rest of the file if it is unchanged on the server, else for all of it."""
         headers = {"User-Agent": "asr", "Accept-Encoding": "identity"}
         if self.size:
             headers["Range"] = f"bytes={self.size}-"
@@ -210,7 +210,7 @@ class _Part:
         return urllib.request.Request(self.url, headers=headers)
 
     def begin(self, response: Any) -> int:
-        """Make ready for the bytes of an answer; the size that the whole file must have, 0 if unknown."""
+        """Prepare to receive a response; returns the size of the whole file, 0 if unknown."""
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdigit() else 0
         if response.status == 206:
@@ -231,23 +231,23 @@ class _Part:
         return total
 
     def discard(self) -> None:
-        """Forget what was transferred."""
+        """Delete what was transferred so far."""
         self.path.unlink(missing_ok=True)
         self._note.unlink(missing_ok=True)
         self.resumed, self.facts = False, {}
 
     def finish(self) -> None:
-        """Give the file its name."""
+        """Give the complete file its final name."""
         self.path.replace(self.final)
         self._note.unlink(missing_ok=True)
 
 
 class _TransientError(Exception):
-    """A transfer failed in a way that may pass."""
+    """A failed transfer that may succeed when retried."""
 
 
 def _fetch(part: _Part, *, progress: Progress | None, wait_s: float, timeout_s: float) -> None:
-    """Transfer until all is there; tries that bring new bytes do not count."""
+    """Transfer until the file is complete; tries that bring new bytes do not count as failed."""
     if urlsplit(part.url).scheme not in ("http", "https"):
         raise DownloadError(f"{part.url}: only http and https are fetched")
     failed, most = 0, part.size
@@ -257,7 +257,7 @@ def _fetch(part: _Part, *, progress: Progress | None, wait_s: float, timeout_s: 
             return
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {error.reason}"
-            if error.code == 416 and part.size:  # nothing after what is there: it is all, or too much
+            if error.code == 416 and part.size:  # nothing follows what is there: it is complete, or too long
                 if part.size == _content_range(error.headers.get("Content-Range", ""))[1]:
                     return
                 part.discard()
@@ -288,7 +288,7 @@ def _transfer(part: _Part, progress: Progress | None, timeout_s: float) -> None:
 
 
 def _content_range(header: str) -> tuple[int, int]:
-    """First byte and total size of `bytes 5-9/10` or `bytes */10`; −1 and 0 for what it does not say."""
+    """First byte and total size of `bytes 5-9/10` or `bytes */10`; −1 and 0 where they are not stated."""
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", header.strip())
     if not match:
         return -1, 0

@@ -1,13 +1,13 @@
 """Your own recordings: a manifest, a table, or a folder of recordings with their texts.
 
-What can be given, for the whole corpus or for each split:
+Accepted forms, for the whole corpus or for each split:
 
 * a JSONL manifest (see `asr.corpus.manifest`), or a CSV or TSV table (see `asr.corpus.tables`);
 * a folder with a `.txt` or `.lab` of the same name beside each recording;
 * a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name
   with or without suffix, followed by a space, a tab or `|`.
 
-Splits are those that are configured; or files or folders named train, dev and test; or they are made.
+Splits are taken from the configuration; else from files or folders named train, dev and test; else made.
 """
 
 import re
@@ -47,13 +47,13 @@ def prepare(
     Args:
         root: a manifest, a table or a folder.
         splits: what makes up each split, relative to `root`, such as `{train: a.jsonl, test: [b.csv, c]}`.
-        fractions: share of the utterances that is held out for each split that has to be made.
+        fractions: share of the utterances to hold out for each split that has to be made.
         by, seed: how splits are made, see `asr.corpus.split.hold_out`.
         speaker_folders: the first folder below a folder of recordings names the speaker.
         progress: not used; nothing takes long here.
 
     Raises:
-        ConfigError: splits or fractions that cannot be.
+        ConfigError: splits or fractions that are impossible or ambiguous.
         CorpusError: there are no recordings or no texts.
     """
     fractions = FRACTIONS if fractions is None else fractions
@@ -70,7 +70,7 @@ def prepare(
 
 
 def _named_splits(root: Path) -> dict[str, list[str]]:
-    """Files or folders directly in `root` that are called like splits, if there is one for training."""
+    """Files or folders directly in `root` that are named like splits, if there is one for training."""
     if not root.is_dir():
         return {}
     entries = sorted(p for p in root.iterdir() if p.is_dir() or p.suffix.lower() in MANIFESTS)

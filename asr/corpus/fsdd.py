@@ -1,7 +1,7 @@
 """Free Spoken Digit Dataset: six speakers, ten English digits, 50 recordings of each, 8 kHz, CC BY-SA 4.0.
 
-Files are named `{digit}_{speaker}_{index}.wav`. The publisher's own test part is index 0 to 4 of everybody;
-how well a recogniser does on voices it never heard is measured by holding out whole speakers.
+Files are named `{digit}_{speaker}_{index}.wav`. The published test set is index 0 to 4 of every speaker; to
+measure how well a recogniser does on unseen speakers, hold out whole speakers.
 Source: https://github.com/Jakobovski/free-spoken-digit-dataset
 """
 
@@ -21,7 +21,7 @@ SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 INNER = "free-spoken-digit-dataset-1.0.10/recordings"
 SHA256 = "c680098f5d2355ba7cc4bd8b0ca9e0a24c00ebe3b4c552208889a4d28d4fbc2b"
-"""Of the archive of tag v1.0.10 (16,419,872 bytes) as others have recorded it; the publisher states none."""
+"""Of the archive of tag v1.0.10 (16,419,872 bytes), as recorded by others; the publisher states none."""
 
 _NAME = re.compile(r"(\d)_([^_]+)_(\d+)")
 
@@ -36,19 +36,19 @@ def prepare(
 ) -> dict[str, list[Utterance]]:
     """The splits train, dev and test.
 
-    Without held-out speakers, `test` is index 0 to 4 and `dev` index 5 to 9 of everybody. Held-out test
-    speakers are `test` with all of their recordings; `dev` then is index 0 to 4 of the others, unless
+    Without held-out speakers, `test` is index 0 to 4 and `dev` index 5 to 9 of every speaker. With held-out
+    test speakers, `test` is all of their recordings; `dev` is then index 0 to 4 of the others, unless
     speakers are held out for it too.
 
     Args:
-        root: folder with the recordings, or with a folder `recordings`; fetched if there is neither.
-        test_speakers, dev_speakers: names of the speakers that are held out.
-        sha256: of the archive, should the publisher have packed it anew; "" takes any.
+        root: folder with the recordings, or with a folder `recordings`; downloaded if there is neither.
+        test_speakers, dev_speakers: names of the speakers to hold out.
+        sha256: of the archive, in case the publisher has repacked it; "" accepts any.
         progress: of the transfer, in bytes.
 
     Raises:
         ConfigError: an unknown speaker.
-        CorpusError: nothing there and nothing to be fetched.
+        CorpusError: nothing is left for training, or the download failed.
     """
     folder = _find(root)
     if folder is None:
@@ -75,7 +75,7 @@ def _find(root: Path) -> Path | None:
 
 
 def _utterance(path: Path) -> Utterance:
-    """A recording; one with another kind of name has no text, so that packing reports it."""
+    """The utterance of a recording; an unexpected file name gives it no text, so that packing reports it."""
     match = _NAME.fullmatch(path.stem)
     if not match:
         return Utterance(path.stem, path, 0.0, "")

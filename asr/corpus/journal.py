@@ -1,8 +1,8 @@
-"""What packing has written so far, so that an interrupted run goes on instead of starting over.
+"""Journal of what packing has written so far, so that an interrupted run continues instead of starting over.
 
 Samples are appended to `train.pcm.part`, and a line for each utterance to `train.journal`: how many samples
-it has and their sha256, or why it was left out. However a run ends, the two are read from the start until
-they disagree; everything before that is kept.
+it has and their sha256, or why it was left out. On resuming, however the run ended, the two are read from the
+start until they disagree; everything before that is kept.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO
 
 FLUSH_EVERY = 64
-"""Utterances after which everything is handed to the system: what a killed process costs at most."""
+"""Utterances after which buffers are flushed: the most that a killed process loses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the journal: an utterance's samples and their sha256, or its problem."""
+    """A line of the journal: an utterance's number of samples and their sha256, or its problem."""
 
     samples: int = 0
     sha256: str = ""
@@ -27,7 +27,7 @@ class Entry:
 
 
 class Journal:
-    """The samples written so far and the note of what they are."""
+    """The samples written so far, and an entry for each utterance."""
 
     def __init__(self, stem: Path, entries: list[Entry], pcm: IO[bytes], notes: IO[bytes], key: str) -> None:
         self.stem, self.entries, self.key = stem, entries, key
@@ -66,7 +66,7 @@ class Journal:
 
 
 def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], int, int]:
-    """The entries whose samples are there unharmed, and where samples and notes of them end, in bytes."""
+    """The entries whose samples are intact, and the byte offsets where their samples and notes end."""
     pcm.seek(0)
     notes.seek(0)
     entries: list[Entry] = []
@@ -89,5 +89,5 @@ def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], in
 
 
 def beside(stem: Path, suffix: str) -> Path:
-    """The file of a packed corpus with that suffix; unlike `with_suffix`, dots in the stem stay."""
+    """The file of a packed corpus with that suffix; unlike `with_suffix`, it keeps dots in the stem."""
     return stem.with_name(stem.name + suffix)

@@ -52,10 +52,10 @@ def prepare(
     """The utterances of each split.
 
     Args:
-        root: the folder `LibriSpeech`, or the one that it is in.
+        root: the folder `LibriSpeech`, or its parent.
         splits: parts that make up each split, such as `{train: [train-clean-100, train-clean-360], dev:
             [dev-clean]}`; mini LibriSpeech if None.
-        download: fetch published parts that are not there.
+        download: whether to download published parts that are missing.
         progress: of the transfer, in bytes.
 
     Raises:
@@ -87,10 +87,10 @@ def _provide_part(base: Path, part: str, download: bool, progress: Progress | No
 
 
 def language_model(name: str, folder: Path, *, progress: Progress | None = None) -> Path:
-    """The ARPA file of one of `LANGUAGE_MODELS` in the folder, fetched if it is not there.
+    """The ARPA file of one of `LANGUAGE_MODELS` in the folder, downloaded if it is missing.
 
     Raises:
-        DownloadError: it cannot be fetched.
+        DownloadError: it cannot be downloaded.
     """
     file, checksum = LANGUAGE_MODELS[name]
     urls = [f"{mirror}/11/{file}" for mirror in MIRRORS]
@@ -106,7 +106,7 @@ def _read_part(folder: Path) -> list[Utterance]:
 
 
 def _read_chapter(path: Path) -> list[Utterance]:
-    """The utterances of a chapter; a line without recording and a recording without line are among them, so
+    """The utterances of a chapter, including lines without a recording and recordings without a line, so
     that packing reports both."""
     recordings = {p.stem: p for p in sorted(path.parent.iterdir()) if p.suffix.lower() in AUDIO_SUFFIXES}
     try:

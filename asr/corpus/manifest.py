@@ -1,12 +1,12 @@
-"""Utterances as a JSONL manifest: one recording and its text a line.
+"""Utterances as a JSONL manifest: one recording and its text per line.
 
     {"audio_filepath": "clips/a.flac", "duration": 3.2, "text": "good morning", "speaker": "ann", "id": "a"}
 
-Conventions. UTF-8, one JSON object a line; empty lines are skipped. `audio_filepath` and `text` must be
-there; a relative path is relative to the manifest's folder. `duration` is in seconds and is read from the
-header of the recording if it is missing. `speaker` and `id` may be missing: the id is then the file's name
+Conventions. UTF-8, one JSON object per line; empty lines are skipped. `audio_filepath` and `text` are
+required; a relative path is relative to the manifest's folder. `duration` is in seconds and is read from the
+header of the recording if it is missing. `speaker` and `id` are optional: the id defaults to the file's name
 without suffix, with as much of its path as makes it unique. Other keys are ignored, except `offset`: a
-manifest of pieces of longer recordings is refused: ignoring that would pair texts with the wrong sound.
+manifest of pieces of longer recordings is refused, as ignoring it would pair texts with the wrong audio.
 """
 
 import json
@@ -25,14 +25,14 @@ from asr.files import whole_file
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording and what is said in it."""
+    """One recording and its transcript."""
 
     id: str
     audio_filepath: Path
     duration_s: float
-    """0 if it is not known: sources leave it to packing, which measures it."""
+    """0 if unknown: sources leave it to packing, which measures it."""
     text: str
-    """As it was transcribed, before any normalisation."""
+    """The transcript as published, before any normalisation."""
     speaker: str | None = None
 
 
@@ -43,7 +43,7 @@ class Problem:
     id: str
     audio_filepath: str
     kind: str
-    """One of a few words to count by: `missing`, `unreadable`, `duplicate id`, `empty transcript`, …"""
+    """The category: `missing`, `unreadable`, `duplicate id`, `empty transcript`, …"""
     detail: str
 
     @classmethod
@@ -58,7 +58,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     Recordings are opened only for durations that the manifest lacks; one that cannot be read has duration 0.
 
     Raises:
-        ManifestError: no such file, or a line that is wrong, with path, line number and the line.
+        ManifestError: no such file, or an invalid line, quoted with path and line number.
 
     >>> import tempfile; path = Path(tempfile.mkdtemp()) / "m.jsonl"
     >>> _ = path.write_text('{"audio_filepath": "a.wav", "duration": 1.5, "text": "yes"}')
@@ -82,7 +82,7 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
     """Write the utterances as JSONL; paths inside the manifest's folder are written relative to it.
 
-    The file appears when it is complete.
+    The file appears only when it is complete.
     """
     path = Path(path)
     folder = os.path.join(os.path.abspath(path.parent), "")  # noqa: PTH100, PTH118
@@ -100,11 +100,11 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
 
 
 def validate(utterances: Iterable[Utterance], *, open_files: bool = False) -> list[Problem]:
-    """Everything that is wrong with the utterances, in their order; empty if nothing is.
+    """All problems of the utterances, in their order; empty if there are none.
 
     Args:
         utterances: to be checked for repeated ids, empty transcripts and missing recordings.
-        open_files: also read every recording's header.
+        open_files: whether to read every recording's header too.
     """
     seen: set[str] = set()
     problems = []
@@ -121,11 +121,11 @@ def validate(utterances: Iterable[Utterance], *, open_files: bool = False) -> li
 
 
 def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
-    """What is wrong with an utterance as far as can be told without opening its recording.
+    """The problem of an utterance, if any, as far as it shows without opening the recording.
 
     Args:
         utterance: to be checked.
-        seen: ids of the utterances before it; its own is added.
+        seen: ids of the utterances before it; its own id is added.
     """
     if utterance.id in seen:
         return Problem.of(utterance, "duplicate id", f"an utterance {utterance.id!r} stands before it")
@@ -138,7 +138,7 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
 
 
 def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
-    """The utterances, each without an id ("") named by its file: as much of the path as makes it unique."""
+    """The utterances; an empty id becomes the file's name, with as much of its path as makes it unique."""
     if all(u.id for u in utterances):
         return utterances
     ids = [u.id or u.audio_filepath.stem for u in utterances]
@@ -158,7 +158,7 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
 def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
     try:
         fields = json.loads(line)
-        if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is no text
+        if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is not text
             str(fields.get("text")).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error

@@ -2,10 +2,10 @@
 
 Three files share a stem. `train.pcm` holds all samples back to back: int16, mono, little-endian.
 `train.jsonl` is the manifest of exactly these utterances in this order. `train.json` holds rate, offsets and
-fingerprint; it is written last, and without it the corpus is not whole. Beside them, `train.report.json`
+fingerprint; it is written last, and without it the corpus is incomplete. Beside them, `train.report.json`
 lists every utterance that was left out and why.
 
-Recordings are decoded by several processes but written in order, so the bytes do not depend on how many.
+Recordings are decoded by several processes but written in order, so the bytes do not depend on their number.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ from asr.files import explained, locked, whole_file
 
 FORMAT = 1
 SMALL = 256
-"""Up to this many utterances no worker processes are started by themselves: they would not pay."""
+"""Up to this many utterances are decoded without worker processes by default: starting them takes longer."""
 
 
 @dataclass(frozen=True)
 class PackReport:
-    """What became of the utterances given to `pack`."""
+    """The outcome of `pack`."""
 
     stem: Path
     packed: int
     duration_s: float
     left_out: tuple[Problem, ...]
     resumed: int = 0
-    """Utterances that an earlier, interrupted run had dealt with already."""
+    """Utterances that an earlier run had already processed."""
 
     @property
     def path(self) -> Path:
@@ -67,15 +67,15 @@ def pack(
 ) -> PackReport:
     """Decode the utterances into the packed corpus `stem`; the report says what was left out and why.
 
-    A corpus that is already packed from the same recordings and texts is left as it is; one that was
-    interrupted goes on. A second process that packs the same stem waits for the first.
+    A corpus that is already packed from the same recordings and texts is left as it is; an interrupted one
+    is continued. A second process that packs the same stem waits for the first.
 
     Args:
         utterances: with unique ids.
         stem: path of the corpus without suffix, such as `data/digits/train`.
         rate_hz: sample rate of the packed corpus.
-        workers: processes; None takes one for each core, or none for a small corpus.
-        progress: called with (utterances dealt with, all utterances).
+        workers: processes; None takes one per core, or decodes a small corpus in this process.
+        progress: called with (utterances processed, all utterances).
         min_s, max_s: shorter and longer recordings are left out.
 
     Raises:
@@ -102,13 +102,13 @@ def pack(
 
 
 class PackedCorpus:
-    """A packed corpus, opened: utterances and the memory map of their samples.
+    """An opened packed corpus: utterances and the memory map of their samples.
 
     Args:
         stem: path of the corpus without suffix.
 
     Raises:
-        CorpusError: the corpus is missing, not whole, or was changed after it was packed.
+        CorpusError: the corpus is missing, incomplete, or was changed after it was packed.
     """
 
     def __init__(self, stem: str | Path) -> None:
@@ -151,7 +151,7 @@ class PackedCorpus:
 def _entries(
     utterances: Sequence[Utterance], first: int, *, rate_hz: int, workers: int, min_s: float, max_s: float
 ) -> Generator[tuple[Entry, bytes]]:
-    """A journal entry and the samples of each utterance from `first` on."""
+    """The journal entry and the samples of each utterance from `first` on."""
     seen: set[str] = set()
     problems = [find_problem(u, seen) for u in utterances]
     wanted = (
@@ -179,7 +179,7 @@ def _entry_of(decoded: Decoded, *, rate_hz: int, min_s: float, max_s: float) -> 
 
 
 def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, resumed: int) -> PackReport:
-    """Bring everything to its final name, the file that makes the corpus whole last."""
+    """Write the report, then the files of the corpus under their final names, `.json` last."""
     stem, kept, left_out = journal.stem, [], []
     digest, offsets = hashlib.sha256(), [0]
     for u, entry in zip(utterances, journal.entries, strict=True):
@@ -216,7 +216,7 @@ def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, 
 
 
 def _key(utterances: Sequence[Utterance], settings: list[Any]) -> str:
-    """sha256 of all that the packed bytes depend on; a recording counts by path, size and time of change."""
+    """sha256 of all that the packed bytes depend on; of a recording, its path, size and modification time."""
     digest = hashlib.sha256(json.dumps(settings).encode())
     for u in utterances:
         path = os.fspath(u.audio_filepath)
@@ -239,7 +239,7 @@ def _report_fields(report: PackReport) -> dict[str, Any]:
 
 
 def _read_report(stem: Path, key: str) -> PackReport | None:
-    """The report of a corpus that is whole and was packed from the same; None if there is no such corpus."""
+    """The report of a complete corpus that was packed with the same key; None if there is none."""
     try:
         if _read_facts(stem)["source_key"] != key:
             return None

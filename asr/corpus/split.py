@@ -1,4 +1,4 @@
-"""Which utterances are for training and which for measuring: as configured, or by a hash."""
+"""Splitting utterances into training and held-out sets: as configured, or by a hash."""
 
 import difflib
 import hashlib
@@ -11,26 +11,26 @@ from asr.errors import ConfigError, CorpusError
 By = Literal["auto", "speaker", "utterance"]
 
 FEWEST_SPEAKERS = 5
-"""With fewer, `auto` holds out utterances: a single speaker may be most of the corpus."""
+"""With fewer, `auto` holds out utterances, as a single speaker may be most of the corpus."""
 
 
 def hold_out(
     utterances: Sequence[Utterance], fractions: Mapping[str, float], *, by: By = "auto", seed: int = 0
 ) -> dict[str, list[Utterance]]:
-    """The utterances as `train` and the held-out splits, in their order.
+    """The utterances as `train` and the held-out splits, each in the given order.
 
-    Which ones are held out depends on the seed and the names of speakers or utterances alone, neither on
-    their order nor on the machine.
+    Which ones are held out depends only on the seed and the names of speakers or utterances, not on their
+    order or on the machine.
 
     Args:
         utterances: to be split.
-        fractions: share of the utterances for each held-out split; whole speakers may make it more.
+        fractions: share of the utterances for each held-out split; whole speakers may exceed it.
         by: hold out whole `speaker`s or single `utterance`s; `auto` takes speakers if all are known and there
-            are enough.
-        seed: gives another choice.
+            are at least `FEWEST_SPEAKERS`.
+        seed: selects another choice.
 
     Raises:
-        ConfigError: fractions that leave nothing, or an unknown way.
+        ConfigError: fractions that leave nothing for training, or an unknown `by`.
         CorpusError: too few speakers or utterances.
     """
     wanted = {name: share for name, share in fractions.items() if share}
@@ -98,10 +98,10 @@ def as_splits(value: Any, default: Mapping[str, Sequence[str]]) -> dict[str, lis
 
 
 def check_known(names: Iterable[str], known: Iterable[str], *, what: str) -> None:
-    """Pass if all names are known.
+    """Check that all names are known.
 
     Raises:
-        ConfigError: one that is not, with the nearest that is.
+        ConfigError: an unknown name, with the closest known one.
     """
     known = sorted(set(known))
     for name in names:

@@ -1,9 +1,9 @@
-"""The embedded corpus: connected digits spoken by espeak-ng in many voices, made in half a minute.
+"""The built-in corpus: connected digits spoken by espeak-ng in many voices, synthesised in half a minute.
 
-A voice is an accent and a timbre. Timbres are dealt out to the splits, so that nothing in `dev` or `test` was
-ever heard in training. What utterance n of a split says, and how, depends on (seed, split, n) alone; the same
+A voice is an accent and a timbre. Timbres are divided among the splits, so that none in `dev` or `test`
+occurs in training. Text and voice of utterance n of a split depend on (seed, split, n) alone; the same
 options give the same bytes with any number of processes. It is meant for learning the tools, for tests, and
-as an addition to recordings of real people; alone it does not make a recogniser of real people.
+as an addition to recordings of real people; a model trained on it alone does not recognise real people.
 """
 
 import hashlib
@@ -48,21 +48,21 @@ ed f1 f3 f4 grandma grandpa ian john linda m1 m2 m4 m5 m6 m7 m8 marcelo max norb
 sandro shelby travis victor zac
 """
 FAMILIES = (*(tuple(line.split()) for line in _KIN.strip().splitlines()), *((t,) for t in _SINGLE.split()))
-"""Timbres; those of a family sound nearly alike (cepstra aligned in time differ by a third of what is usual),
-so that a split has all of them or none.
+"""Timbres; those of a family sound nearly alike (their time-aligned cepstra differ by a third of what is
+usual), so a family is never divided between splits.
 
 Left out are robots, whispers, croaks and novelties, which nobody would train for, and Alicia, announcer and
-kaukovalta, whose echo or formants make a nearest neighbour among sixteen ordinary timbres take more than a
-fifth of their digits for other ones."""
+kaukovalta: because of their echo or formants, a nearest-neighbour classifier over sixteen ordinary timbres
+takes more than a fifth of their digits for other ones."""
 _HELD_OUT = {"test": 12, "dev": 8}
-_LARGEST_HELD_OUT = 3  # timbres of a family: a larger one would be most of a split
-EDITION = 2  # to be raised when the same options begin to give other recordings
+_LARGEST_HELD_OUT = 3  # timbres in a held-out family: a larger one would be most of a split
+EDITION = 2  # to be increased whenever the same options give other recordings than before
 _CHUNK = 16
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One utterance to make."""
+    """One utterance to synthesise."""
 
     path: Path
     text: str
@@ -87,19 +87,19 @@ def prepare(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, list[Utterance]]:
-    """The splits train, dev and test, as FLAC files below `root`; files that are there already are kept.
+    """The splits train, dev and test, as FLAC files below `root`; existing files are kept.
 
     Args:
-        root: folder of the corpus; what would sound different gets a folder of its own in it.
-        train, dev, test: utterances of each split.
+        root: folder of the corpus; options that change the audio get a subfolder of their own.
+        train, dev, test: number of utterances of each split.
         longest: digits in the longest string; all lengths from 1 are equally likely.
-        sentences: said instead of digits, one drawn for each utterance: a list, or a file with one a line.
+        sentences: spoken instead of digits, one drawn per utterance: a list, or a file with one per line.
         seed: of everything that is drawn.
         rate_hz: of the files.
-        workers: processes; None takes one for each core.
+        workers: processes; None takes one per core.
 
     Raises:
-        ConfigError: a number that makes no sense.
+        ConfigError: a number out of range.
         CorpusError: espeak-ng is not installed, a sentence that cannot be spoken, or a full disk.
     """
     counts = {"train": train, "dev": dev, "test": test}
@@ -128,7 +128,7 @@ def prepare(
 
 @cache
 def timbres(seed: int = 1) -> dict[str, list[str]]:
-    """The timbres of each split; no family is in two.
+    """The timbres of each split; no family is in two splits.
 
     >>> dealt = timbres()
     >>> [len(dealt[split]) for split in ("train", "dev", "test")]
@@ -220,7 +220,7 @@ def _make(chunk: tuple[list[_Request], int]) -> int:
 
 
 def _staged(spoken: np.ndarray, request: _Request, rate_hz: int) -> np.ndarray:
-    """The speech without its own silence, between new edges, at its own loudness, over faint noise."""
+    """The speech, its own silence replaced by the request's, with the request's gain and faint noise."""
     loud = np.flatnonzero(np.abs(spoken) > 0.01 * np.abs(spoken).max())
     spoken = spoken[loud[0] : loud[-1] + 1]
     edges = [np.zeros(int(s * rate_hz), np.float32) for s in (request.lead_s, request.trail_s)]

@@ -1,8 +1,8 @@
 """CSV and TSV files with a header → utterances.
 
-Columns are found by the names that are in use elsewhere (`AUDIO`, `TEXT`, …), in any case and order.
-A path is relative to the table's folder, or to `clips` in it. TSV is taken literally; in CSV a text may stand
-in quotes, and the separator is the one of , ; | and tab that the header has most of.
+Columns are found by common names (`AUDIO`, `TEXT`, …), in any case and order. A path is relative to the
+table's folder, or to `clips` in it. TSV is taken literally, without quoting; in CSV a field may be quoted,
+and the separator is the one of , ; | and tab that is most frequent in the header.
 """
 
 import csv
@@ -23,7 +23,7 @@ def read_table(path: Path) -> list[Utterance]:
     """The utterances of a CSV or TSV file, in its order, with absolute paths and unknown durations.
 
     Raises:
-        ManifestError: no such file, no such columns, or a row that has more or fewer fields than the header.
+        ManifestError: no such file, missing columns, or a row with more or fewer fields than the header.
     """
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()

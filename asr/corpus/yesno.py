@@ -1,4 +1,4 @@
-"""YesNo: 60 recordings of one man who says eight times yes or no in Hebrew, 8 kHz, public domain.
+"""YesNo: 60 recordings of one man, each of eight words, yes or no in Hebrew, 8 kHz, public domain.
 
 A file's name is its text: `0_1_1_0_0_1_0_1.wav`, 1 for yes.
 Source: https://www.openslr.org/1
@@ -34,7 +34,7 @@ def prepare(
     """The splits train, dev and test of the only speaker.
 
     Args:
-        root: the folder `waves_yesno`, or the one that it is in; fetched if there is neither.
+        root: the folder `waves_yesno`, or its parent; downloaded if there is neither.
         fractions: share of each held-out split.
         seed: chooses the held-out recordings.
         progress: of the transfer, in bytes.
@@ -52,7 +52,7 @@ def prepare(
 
 
 def _text(path: Path) -> str:
-    """What the name says; nothing for another kind of name, so that packing reports the file."""
+    """The text that the name encodes; empty for any other name, so that packing reports the file."""
     if not re.fullmatch(r"[01](_[01])+", path.stem):
         return ""
     return " ".join(WORDS[digit] for digit in path.stem.split("_"))

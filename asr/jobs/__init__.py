@@ -1,1 +1,1 @@
-"""What each command does, as functions that other programs can call; the only room that knows Hydra."""
+"""The commands as functions that other programs can call; the only package that uses Hydra."""

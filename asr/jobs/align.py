@@ -1,4 +1,4 @@
-"""`asr align`: recordings and their texts → when each word was said, as CTM, JSON, TextGrid, or cut apart."""
+"""`asr align`: recordings and their texts → word times as CTM, JSON or TextGrid, or a recording per word."""
 
 import json
 import random
@@ -22,7 +22,7 @@ from asr.transcript import Transcript, Word
 
 MANIFESTS = (".jsonl", ".json")
 BEFORE_S, AFTER_S = 0.07, 0.1
-"""Kept around the labels of a word that is cut out, which CTC makes short; at most half way to the next."""
+"""Margins around a word that is cut out, as CTC alignments are short; at most half way to the next word."""
 
 
 class Aligned(NamedTuple):
@@ -56,9 +56,9 @@ def of_recording(model: Recognizer, recording: str, text: str, *, form: str, out
     """Align one recording; write its words to a file, or print them.
 
     Raises:
-        AudioError, AlphabetError, CtcError: as `align_words`.
-        ConfigError: another format.
-        CorpusError: a place that cannot be written.
+        AudioError, AlphabetError, CtcError: as for `align_words`.
+        ConfigError: an unknown format.
+        CorpusError: the file cannot be written.
     """
     _check(form)
     words, duration_s = align_words(model, recording, text)
@@ -72,15 +72,16 @@ def of_recording(model: Recognizer, recording: str, text: str, *, form: str, out
 def of_manifest(
     model: Recognizer, manifest: Path, *, form: str, output: Path | None, folder: Path | None, per_word: int
 ) -> dict[str, str]:
-    """Align all utterances; write or print their words, or cut them apart into `folder`, or both.
+    """Align all utterances; write or print their words, or cut them into recordings in `folder`, or both.
 
     Returns:
-        Why utterances could not be aligned, by id; each is warned of, too.
+        By id, why utterances could not be aligned; a warning is printed for each.
 
     Raises:
         ManifestError: no readable manifest.
-        ConfigError: another format, a form of many files without a folder, two ids that make the same name.
-        CorpusError: a place that cannot be written.
+        ConfigError: an unknown format, one with a file per utterance but no folder, or two ids that give the
+            same file name.
+        CorpusError: a file cannot be written.
     """
     _check(form)
     if manifest.suffix not in MANIFESTS:
@@ -101,7 +102,7 @@ def of_manifest(
 
 
 def align_all(model: Recognizer, utterances: Sequence[Utterance]) -> tuple[list[Aligned], dict[str, str]]:
-    """The utterances that can be aligned, and of the others why they cannot, by id."""
+    """The aligned utterances, and by id why the others cannot be aligned."""
     done: list[Aligned] = []
     failed: dict[str, str] = {}
     with counting("aligning", "utterances") as progress:
@@ -118,10 +119,10 @@ def align_all(model: Recognizer, utterances: Sequence[Utterance]) -> tuple[list[
 
 
 def write(aligned: Sequence[Aligned], names: Sequence[str], output: Path, *, form: str) -> None:
-    """One CTM of all, or a folder with a file for each utterance.
+    """Write one CTM for all utterances, or a folder with a file for each.
 
     Raises:
-        CorpusError: a place that cannot be written.
+        CorpusError: a file cannot be written.
     """
     if form == "ctm":
         _write(output, _ctm(aligned, names))
@@ -144,15 +145,15 @@ def _ctm(aligned: Sequence[Aligned], names: Sequence[str]) -> str:
 
 
 def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_word: int) -> None:
-    """Every word as a recording of its own, at the rate of the recording it is from, with a manifest of all.
+    """Write every word as a recording of its own, at its recording's sample rate, and a manifest of all.
 
     Args:
-        names: of the utterances, for files.
-        folder: becomes `words.jsonl` and, below `audio/`, a wav for each word.
-        per_word: at most so many recordings of a word, chosen by lot, the same lot every time; 0 takes all.
+        names: file names for the utterances.
+        folder: gets `words.jsonl` and, in `audio/`, a wav for each word.
+        per_word: at most this many recordings per word, chosen at random with a fixed seed; 0 takes all.
 
     Raises:
-        AudioError, CorpusError: a place that cannot be written.
+        AudioError, CorpusError: a file cannot be written.
     """
     places = [(i, k) for i, a in enumerate(aligned) for k in range(len(a.words))]
     random.Random(0).shuffle(places)
@@ -173,7 +174,7 @@ def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_w
 
 
 def _cut(aligned: Aligned, chosen: Sequence[int], folder: Path, *, name: str) -> list[str]:
-    """Writes the chosen words of an utterance; their lines of the manifest."""
+    """Write the chosen words of an utterance; returns their manifest lines."""
     utterance, words, duration_s = aligned
     rate_hz = audio.info(utterance.audio_filepath).rate_hz
     samples = audio.read(utterance.audio_filepath, rate_hz)
@@ -199,10 +200,10 @@ def _cut(aligned: Aligned, chosen: Sequence[int], folder: Path, *, name: str) ->
 
 
 def _names(ids: Sequence[str]) -> list[str]:
-    """Ids as names of files.
+    """The ids as file names.
 
     Raises:
-        ConfigError: two become the same.
+        ConfigError: two ids give the same name.
     """
     names = [re.sub(r"[^\w.-]", "_", name) for name in ids]
     if len(set(names)) < len(names):
@@ -219,7 +220,7 @@ def _word(span: WordSpan, frame_s: float, duration_s: float) -> Word:
 
 
 def read_text(text_or_file: str) -> str:
-    """The text itself, or what is in the file of that name."""
+    """The text itself, or the content of the file of that name."""
     path = Path(text_or_file)
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else text_or_file

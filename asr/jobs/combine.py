@@ -1,4 +1,4 @@
-"""`asr combine`: several bundles → one that hears with all of them; transcripts are for `asr.jobs.vote`."""
+"""`asr combine`: several bundles → one ensemble; for transcripts, see `asr.jobs.vote`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from asr.recognizer import Recognizer, load
 def combine(models: Sequence[Recognizer]) -> Recognizer:
     """A recogniser whose log-probabilities are the mean of those of the models.
 
-    Decoder, language model and lexicon are those of the first; the decoder wants to be tuned anew.
+    Decoder, language model and lexicon are those of the first; the decoder should be tuned again.
 
     Raises:
-        ConfigError: less than two models, or some that do not fit together.
+        ConfigError: fewer than two models, or models that do not fit together.
     """
     if len(models) < 2:
         raise ConfigError(f"{len(models)} model: combining needs at least two")
@@ -43,7 +43,7 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
 
 
 def _difference(one: Recognizer, other: Recognizer) -> str:
-    """Why two models cannot be heard as one, or nothing."""
+    """Why two models cannot be combined; empty if they can."""
     if one.runtime is not None or other.runtime is not None:
         return "an exported one is among them, give the bundles"
     if any(isinstance(model.encoder, Ensemble) for model in (one, other)):

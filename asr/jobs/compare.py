@@ -1,4 +1,4 @@
-"""`asr compare`: two files of hypotheses for the same references → whether one is really better."""
+"""`asr compare`: two files of hypotheses for the same references → whether one is significantly better."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def compare_files(
     formats: Sequence[Format] | Format | None = None,
     utt2spk: Path | None = None,
 ) -> Comparison:
-    """Both scores side by side, with the tests of their difference; arguments as for `score_files`.
+    """Both scores, with significance tests of their difference; arguments as for `score_files`.
 
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.

@@ -1,4 +1,4 @@
-"""What people see: messages and progress bars on standard error, results on standard output."""
+"""Terminal output: messages and progress bars on standard error, results on standard output."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,18 +23,18 @@ output = Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """A message to the person at the terminal."""
+    """Print a message to the user."""
     console.print(text, markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """Something that went on, but that the person should know."""
+    """Print a warning: the job continues, but the user should know."""
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
 @contextmanager
 def counting(title: str, unit: str | None = "files") -> Iterator[Callable[[int, int], None]]:
-    """A bar that a job moves by calling it with (done, total); without a unit it shows the share done."""
+    """A progress bar, moved by calling it with (done, total); without a unit it shows a percentage."""
     shown = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TaskProgressColumn(),)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), *shown, TimeElapsedColumn())
     quiet = not console.is_terminal
@@ -44,7 +44,7 @@ def counting(title: str, unit: str | None = "files") -> Iterator[Callable[[int, 
 
 
 class TrainingBar:
-    """Draws the progress of a training run: a bar within the epoch and a line for each epoch that ended."""
+    """Shows the progress of a training run: a progress bar, and a line for each finished epoch."""
 
     def __init__(self, epochs: int) -> None:
         self._bar = Progress(
@@ -69,7 +69,7 @@ class TrainingBar:
         self._bar.stop()
 
     def __call__(self, kind: str, facts: dict[str, Any]) -> None:
-        """What `asr.training.Trainer` tells its observer."""
+        """Handle an event of `asr.training.Trainer`, whose observer this is."""
         if kind == "step":
             self._bar.update(
                 self._task,

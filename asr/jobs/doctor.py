@@ -1,4 +1,4 @@
-"""`asr doctor`: what is wrong with this installation; `asr doctor EXPERIMENT`: with a training run."""
+"""`asr doctor`: problems of this installation; `asr doctor EXPERIMENT`: problems of a training run."""
 
 import importlib.util
 import platform
@@ -17,7 +17,7 @@ from asr.training.doctor import diagnose
 from asr.training.history import FILE, read
 
 FREE_GB = 6.0
-"""What an installation with a small corpus and its experiment takes."""
+"""Disk space of an installation with a small corpus and its experiment."""
 EXTRAS = {
     "synth": ("espeakng_loader",),
     "serve": ("fastapi", "uvicorn", "multipart", "websockets"),
@@ -28,14 +28,14 @@ EXTRAS = {
     "search": ("hydra_plugins.hydra_optuna_sweeper",),
     "slurm": ("hydra_plugins.hydra_submitit_launcher",),
 }
-"""Optional parts: extra of the installation → modules that it brings."""
+"""Optional dependencies: extra of the installation → modules that it installs."""
 
 State = Literal["good", "missing", "broken"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding: `broken` is essential, `missing` can be lived without."""
+    """One finding: something essential is `broken`, or something optional is `missing`."""
 
     name: str
     state: State
@@ -64,7 +64,7 @@ def examine_installation() -> list[Check]:
 
 
 def show_installation() -> bool:
-    """Print the findings; True if all that is essential works."""
+    """Print the findings; True if everything essential works."""
     checks = examine_installation()
     colours = {"good": "green", "missing": "yellow", "broken": "red"}
     for check in checks:
@@ -75,7 +75,7 @@ def show_installation() -> bool:
 
 
 def show_experiment(folder: Path) -> None:
-    """Print what the history of an experiment says.
+    """Print a diagnosis of an experiment from its history.
 
     Raises:
         TrainingError: there is no history, or it is damaged.
@@ -175,7 +175,7 @@ def _extras() -> Iterator[Check]:
 def _exists(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package around it
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 

@@ -20,7 +20,7 @@ from asr.transcript import Transcript
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of a manifest, the transcripts behind them, and the utterances that could not be read."""
+    """Scores of a manifest, its transcripts, and the utterances that could not be read."""
 
     score: scoring.Score
     utterances: list[Utterance]
@@ -41,7 +41,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
 
     Args:
         model: a loaded recogniser.
-        manifest: JSONL file of the usual shape, or utterances.
+        manifest: a JSONL manifest, or utterances.
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
@@ -89,7 +89,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
 
 
 def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
-    """Its samples, or why they cannot be read."""
+    """The utterance's samples, or why they cannot be read."""
     try:
         return audio.read(utterance.audio_filepath, rate_hz)
     except AudioError as error:
@@ -97,7 +97,7 @@ def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
 
 
 def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
-    """Print the scores, as a table or as one JSON object; write the page with every error if asked to."""
+    """Print the scores, as a table or as one JSON object; `report` is for a page with every error."""
     if report is not None:
         audio = {u.id: u.audio_filepath for u in evaluation.utterances}
         scoring.write_report(evaluation.score, report, title=report.stem, audio=audio)
@@ -111,12 +111,12 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """The scores with the number of utterances that could not be read."""
+    """The scores and the number of utterances that could not be read."""
     return {**evaluation.score.to_json(), "failed": len(evaluation.failed)}
 
 
 def write_hypotheses(evaluation: Evaluation, path: Path) -> None:
-    """One JSON line an utterance: id, reference, hypothesis, duration and words with times and confidence."""
+    """Write a JSON line per utterance: id, reference, hypothesis, duration, words, times, confidences."""
     with whole_file(path) as file:
         for u, t in zip(evaluation.utterances, evaluation.transcripts, strict=True):
             words = [[w.text, w.start_s, w.end_s, w.confidence] for w in t.words]

@@ -10,12 +10,13 @@ from asr.onnx_model import lm_file, write
 from asr.recognizer import Recognizer, load
 
 MOST_DIFFERENCE = 1e-3
-"""Of log-probabilities, between file and bundle. Mostly it is 1e-5; a trained network may make more of what
-rounding leaves in the spectrum, as two ways to compute that in float32 show without any export."""
+"""Largest accepted difference of log-probabilities between file and bundle. Mostly it is 1e-5; a trained
+network may amplify rounding errors of the spectrum, as two ways to compute it in float32 show even without
+any export."""
 
 
 def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
-    """The largest difference between log-probabilities of the file and of the model, after writing it.
+    """Write the file; returns the largest difference of its log-probabilities from the model's.
 
     Args:
         model: a loaded bundle, on the CPU.
@@ -23,7 +24,7 @@ def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
         form: onnx.
 
     Raises:
-        ConfigError: another form or suffix, a package that is missing, or a folder that cannot be written to.
+        ConfigError: another form or suffix, a missing package, or a folder that cannot be written to.
         BundleError: the file does not compute what the bundle computes.
     """
     if form != "onnx":
@@ -47,7 +48,7 @@ def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
 
 
 def _difference(model: Recognizer, other: Recognizer) -> float:
-    """Over noises of several lengths and levels, in one batch."""
+    """The largest difference, over a batch of noise recordings of several lengths and levels."""
     rng = np.random.default_rng(0)
     lengths = (rng.uniform(0.05, 3.0, 4) * model.rate_hz).astype(int)
     noises = [

@@ -13,16 +13,16 @@ from typing import Any
 from asr.transcript import Partial, Transcript, Word
 
 LONGEST_CUE_S = 7.0
-"""As long as two lines of subtitles may stand, by the usual guidelines."""
+"""Longest time that two lines of subtitles may be shown, by the usual guidelines."""
 LONGEST_CUE_CHARACTERS = 84
 """Two lines of 42."""
 PAUSE_S = 0.8
-"""A new cue begins behind a longer pause."""
+"""A new cue begins after a longer pause."""
 
 
 @dataclass(frozen=True)
 class Cue:
-    """Words that are shown at once."""
+    """Words that are shown together."""
 
     start_s: float
     end_s: float
@@ -31,7 +31,7 @@ class Cue:
 
 
 def cues(transcript: Transcript) -> list[Cue]:
-    """The words of each segment in cues that can be read, in order and without overlap."""
+    """The words of each segment in cues of readable length, in order and without overlap."""
     found: list[Cue] = []
     for segment in transcript.segments:
         spaced = segment.text == " ".join(w.text for w in segment.words)
@@ -71,7 +71,7 @@ def clock(seconds: float, point: str = ",") -> str:
 
 
 def to_txt(transcript: Transcript, *, name: str, words: bool = False) -> str:
-    """The text in one line."""
+    """The text on one line."""
     return transcript.text + "\n"
 
 
@@ -103,9 +103,9 @@ def to_tsv(transcript: Transcript, *, name: str, words: bool = False) -> str:
 
 
 def to_ctm(transcript: Transcript, *, name: str, words: bool = False) -> str:
-    """Recording, channel, start (s), duration (s), word, confidence: a line a word.
+    """Recording, channel, start (s), duration (s), word, confidence: a line per word.
 
-    A recording's name has its white space replaced, which CTM has no way to quote.
+    White space in the recording's name is replaced, as CTM cannot quote it.
     """
     recording = "_".join(name.split()) or "-"
     return "".join(
@@ -120,7 +120,7 @@ def to_json(transcript: Transcript, *, name: str, words: bool = False) -> str:
 
 
 def to_jsonl(transcript: Transcript, *, name: str, words: bool = False) -> str:
-    """The same object in one line."""
+    """The same object on one line."""
     return json.dumps(as_dict(transcript, name=name, words=words), ensure_ascii=False) + "\n"
 
 
@@ -141,15 +141,15 @@ def as_dict(transcript: Transcript, *, name: str, words: bool = False) -> dict[s
 
 
 def word_dict(word: Word) -> dict[str, Any]:
-    """A word under the keys of whisper."""
+    """A word with the keys of whisper."""
     return {"word": word.text, "start": word.start_s, "end": word.end_s, "probability": word.confidence}
 
 
 def news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
-    """What a stream has said since, as plain values; None if nothing.
+    """What a stream has recognised since `before`, as plain values; None if nothing changed.
 
-    `stable` is to be appended to what was stable before; `unstable` is a guess at what follows it; `words`
-    are those completed since; `heard` is how much sound was taken in, in seconds.
+    `stable` is to be appended to the previous stable text; `unstable` is a guess at what follows it; `words`
+    are those completed since; `heard` is how much audio was taken in, in seconds.
     """
     stable, unstable, complete = (
         (before.stable, before.unstable, before.stable_words) if before else ("", "", 0)
@@ -166,7 +166,7 @@ def news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
 
 
 def _lines(transcript: Transcript, words: bool) -> list[tuple[float, float, str]]:
-    """Times and text of what is shown; players drop what lasts no time, so all lasts a millisecond."""
+    """Times and text of what is shown, at least a millisecond each, as players drop empty intervals."""
     shown = [(w.start_s, w.end_s, w.text) for w in transcript.words] if words else cues(transcript)
     plain = [s if isinstance(s, tuple) else (s.start_s, s.end_s, s.text) for s in shown]
     return [(start_s, max(end_s, start_s + 0.001), text) for start_s, end_s, text in plain]

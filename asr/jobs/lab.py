@@ -1,4 +1,4 @@
-"""`asr lab`: the theory's measurements and pictures, on fresh cells or on a trained model."""
+"""`asr lab`: the lab's measurements and pictures, on untrained cells or on a trained model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def gradients(path: Path, *, longest: int = 10_000) -> None:
 
 
 def gradient_flow(path: Path, model: Recognizer | None = None, recording: str | None = None) -> None:
-    """How far gradients reach: in fresh cells, or in a model on a recording (noise if none is given)."""
+    """How far back gradients reach: in untrained cells, or in a model on a recording (noise if None)."""
     flows = lab.compare_cells() if model is None else [_flow_of(model, recording)]
     table = Table(title="gradient norm over the lag")
     for column in ("network", "half-life (frames)", "half-life (ms)"):
@@ -71,7 +71,7 @@ def memory(path: Path, *, updates: int = 1000) -> None:
 
 
 def lattice(model: Recognizer, recording: str, text: str, path: Path) -> None:
-    """The lattice of a text over the recording's spectrogram, and the text's exact log-probability."""
+    """Draw the lattice of a text with the recording's spectrogram; print the text's exact log-probability."""
     samples = audio.read(recording, model.rate_hz)
     log_probs_BTV, _ = model.log_probs([samples])
     targets: Sequence[int] = model.targets(text)

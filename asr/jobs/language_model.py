@@ -18,7 +18,7 @@ def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", s
     """Train on the files (or `-`) and write ARPA, compressed if the name ends in .gz.
 
     Raises:
-        ConfigError: cut-offs that are no numbers.
+        ConfigError: cut-offs that are not whole numbers.
         LanguageModelError: no text, or an order or cut-offs that make no sense.
     """
     try:
@@ -45,9 +45,9 @@ def _sentences(texts: Sequence[str], style: str) -> Iterator[str]:
 
 
 def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
-    """The recipe's language model, in the case of its transcripts; None if it has none.
+    """The recipe's language model, upper- or lower-cased like its transcripts; None if it has none.
 
-    A published model that cannot be fetched is replaced by one of the training transcripts, with a warning.
+    A published model that cannot be downloaded is replaced, with a warning, by one of the training texts.
 
     Raises:
         LanguageModelError: an ARPA file that is damaged.

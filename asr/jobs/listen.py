@@ -1,4 +1,4 @@
-"""`asr transcribe --stream` and `--microphone`: words appear while they are said."""
+"""`asr transcribe --stream` and `--microphone`: words appear while they are spoken."""
 
 import json
 import struct
@@ -17,10 +17,10 @@ from asr.recognizer import Recognizer
 from asr.transcript import Partial
 
 BLOCK_S = 0.1
-"""Of a file or the microphone at a time."""
+"""Seconds read at a time from a file or the microphone."""
 _READ_BYTES = 1 << 16
 _ENDLESS_BYTES = (
-    0x7FFF_0000  # from here on, or at 0, a size in a header says that the program did not know it
+    0x7FFF_0000  # a size in a header that is this large, or 0, means that the writer did not know it
 )
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _FILES = {
@@ -39,18 +39,18 @@ def listen(
     output_format: str = "txt",
     **settings: Any,
 ) -> None:
-    """Print what is said as soon as it is certain, until the sound ends or Ctrl-C is pressed.
+    """Print the transcript as soon as it is certain, until the audio ends or Ctrl-C is pressed.
 
     Args:
-        model: a recogniser that hears the past alone.
-        place: a file, `-` for standard input (WAV as it comes, or raw PCM), or None for the microphone.
+        model: a recogniser that can stream.
+        place: a file, `-` for standard input (WAV or raw PCM), or None for the microphone.
         rate_hz: of raw PCM; None is the model's.
-        output_format: txt, or jsonl for a line for each piece of news and one for the whole at the end.
+        output_format: txt, or jsonl for a line per change and one for the whole transcript at the end.
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
-        ConfigError: a model that needs the whole recording, another format, or no way to a microphone.
-        AudioError: no sound.
+        ConfigError: a model that needs the whole recording, another format, or no microphone support.
+        AudioError: unreadable audio, or no microphone.
     """
     if output_format not in ("txt", "jsonl"):
         raise ConfigError(f"output format {output_format!r}: a stream is written as txt or jsonl")
@@ -68,7 +68,7 @@ def listen(
             now = stream.feed(block)
             _show(before, now, output_format)
             before = now
-    except KeyboardInterrupt:  # the way to end it
+    except KeyboardInterrupt:  # how the user ends it
         pass
     end = stream.finish()
     _show(before, end, output_format)
@@ -93,9 +93,9 @@ def _print(text: str) -> None:
 
 
 def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
-    """The rate of 16-bit sound that is still being written, and its blocks as soon as they are there.
+    """The rate of 16-bit audio that is still being written, and its blocks as they arrive.
 
-    A WAV header is believed; without one, the samples are mono, little-endian and at `rate_hz`.
+    A WAV header is used if there is one; else the samples are mono, little-endian and at `rate_hz`.
 
     Raises:
         AudioError: another kind of file, or WAV with other samples than 16-bit integers.
@@ -130,8 +130,8 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
 
 
 def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) -> Iterator[np.ndarray]:
-    """Mono float32 blocks of what has come; up to `left` bytes, None for as many as there are."""
-    read = getattr(file, "read1", file.read)  # one that does not wait for more than is there
+    """Mono float32 blocks of what has arrived; up to `left` bytes, None for as many as there are."""
+    read = getattr(file, "read1", file.read)  # read1 returns what is there without waiting for more
     while data := read(_READ_BYTES if left is None else min(left, _READ_BYTES)):
         left = None if left is None else left - len(data)
         held += data
@@ -142,7 +142,7 @@ def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) ->
 
 
 def microphone() -> tuple[int, Iterator[np.ndarray]]:
-    """The rate of the default microphone and its endless blocks.
+    """The rate of the default microphone, and its endless stream of blocks.
 
     Raises:
         ConfigError: the package sounddevice or the library PortAudio is missing.

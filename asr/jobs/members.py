@@ -1,7 +1,7 @@
-"""Training of what a recipe asks for: one model, or several from different seeds that are heard as one.
+"""Training of what a recipe asks for: one model, or an ensemble of several from different seeds.
 
-On a CPU as many of them as there are cores are trained side by side, each with its share of the cores: small
-networks gain less from a second core than a second network does.
+On a CPU as many members as there are cores are trained in parallel, each with its share of the cores: a
+second core speeds up a small network less than it speeds up training two.
 """
 
 import dataclasses
@@ -32,21 +32,21 @@ from asr.training.interruption import on_signal, signals_wait
 from asr.training.optim import choose_device
 
 LOG = "training.log"
-"""In the folder of a member: its messages, if another one has the terminal."""
+"""File in the folder of a member for its messages, while another one has the terminal."""
 SEED_STEP = 1000
-"""From the seed of a member to that of the next."""
+"""Difference between the seeds of consecutive members."""
 _FAILED, _ASKED = 1, 2
-"""Why members that are trained together stop: one of them failed; a signal asked for it."""
+"""Why members that are trained in parallel stop: one of them failed, or a signal asked for it."""
 
 
 def train_all(recipe: Recipe, prepared: Prepared) -> Path:
-    """The folder of the bundle; what was interrupted goes on, what is finished returns at once.
+    """The folder of the bundle; interrupted training is resumed, finished training returns at once.
 
-    Every member has a folder of its own; history and curves of all together are those of the first.
+    Every member has a folder of its own; history and curves of the ensemble are those of the first.
 
     Raises:
         ConfigError: settings that contradict each other.
-        CorpusError, TrainingError: see `train`; or a process that trained died.
+        CorpusError, TrainingError: see `train`; or a training process died.
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
@@ -79,7 +79,7 @@ def _member(recipe: Recipe, k: int) -> Recipe:
 
 
 def _is_there(combined: Recognizer, bundle: Path) -> bool:
-    """Whether the bundle has these very weights; its decoder may have been tuned since."""
+    """Whether the bundle has exactly these weights; its decoder may have been tuned since."""
     if not (bundle / FILE).is_file():
         return False
     ours, theirs = combined.encoder.state_dict(), load(bundle).encoder.state_dict()
@@ -87,7 +87,7 @@ def _is_there(combined: Recognizer, bundle: Path) -> bool:
 
 
 def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
-    """Their bundles."""
+    """The bundles of all members, trained in parallel where that pays."""
     is_shared = Ranks().size > 1 or choose_device(members[0].training.device).type != "cpu"
     at_once = 1 if is_shared else min(len(members), available_cores())
     bundles = []
@@ -100,13 +100,13 @@ def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
 
 
 def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
-    """The bundles of members that are trained at the same time; the first one shows how far it is.
+    """The bundles of members that are trained in parallel; the first one shows its progress.
 
-    If one fails, the others stop at their next step; run again, they go on from there.
+    If one fails, the others stop at their next step; run again, they continue from there.
     """
     spawn = multiprocessing.get_context("spawn")
-    stop = spawn.Value("i", 0, lock=False)  # without a lock, which a signal could find taken
-    ensure_running()  # or else the first start does this, and lets signals through
+    stop = spawn.Value("i", 0, lock=False)  # no lock: the signal handler could deadlock on it
+    ensure_running()  # otherwise the first process start does this, and unblocks signals
     started: dict[Connection, SpawnProcess] = {}
     answers: dict[Connection, Path | BaseException] = {}
 
@@ -139,11 +139,11 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
 
 
 def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
-    """What a process that trained has to say; one that died says nothing."""
+    """The result of a training process: its bundle, or its error, or one for a process that died."""
     try:
         answer: Path | BaseException = connection.recv()
     except EOFError:
-        if was_asked:  # before there was anything to save
+        if was_asked:  # stopped before there was anything to save
             return KeyboardInterrupt()
         return TrainingError(
             "a process that trained a member died; out of memory, perhaps. Run again, it goes on where it "
@@ -153,10 +153,10 @@ def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
 
 
 def _bundles(answers: Sequence[Path | BaseException]) -> list[Path]:
-    """Where they are, told of all but the first, which has told itself.
+    """The bundles; prints the result of all but the first, which has printed its own.
 
     Raises:
-        BaseException: what one of them failed of, before what stopped the others because of that.
+        BaseException: the error of a member; an actual failure takes precedence over KeyboardInterrupt.
     """
     failures = [answer for answer in answers if isinstance(answer, BaseException)]
     for failure in sorted(failures, key=lambda failure: isinstance(failure, KeyboardInterrupt)):
@@ -171,9 +171,9 @@ def _bundles(answers: Sequence[Path | BaseException]) -> list[Path]:
 def _train_in_worker(
     recipe: Recipe, prepared: Prepared, stop: Any, answer: Connection, *, threads: int, is_first: bool
 ) -> None:
-    """Answers with the bundle, or with what went wrong; an error nobody expected shows itself and ends this.
+    """Send back the bundle, or the expected error; an unexpected error is printed and ends the process.
 
-    What others than the first have to say goes to a file, for one terminal shows one bar.
+    Messages of all members but the first go to a file, because a terminal can show only one progress bar.
     """
     start_worker()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))

@@ -1,4 +1,4 @@
-"""`asr prepare`: any corpus → a packed corpus, once; a report of everything that was left out."""
+"""`asr prepare`: any corpus → a packed corpus, made once, and a report of everything left out."""
 
 import hashlib
 import json
@@ -38,14 +38,14 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """The packed corpus of the recipe; made if it is not there yet, resumed if it is half done.
+    """The packed corpus of the recipe; made if it does not exist, resumed if it is incomplete.
 
     Raises:
-        CorpusError: the original corpus is missing or damaged, or nothing of it can be used.
+        CorpusError: the original corpus is missing or damaged, or nothing in it can be used.
     """
     folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
-    with locked(folder / ".lock"):  # the ranks of a training, or the jobs of a sweep, want the same corpus
-        may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # one's own recordings
+    with locked(folder / ".lock"):  # ranks of a run, or jobs of a sweep, share a corpus
+        may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # the user's own recordings
         if (folder / DONE).is_file() and not may_change:
             splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
             return Prepared(folder, splits)
@@ -92,7 +92,7 @@ def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Ut
 
 
 def packed_folder(data: DataConfig, *, rate_hz: int) -> Path:
-    """Where the packed corpus of these settings is kept: recipes that share a corpus share the folder."""
+    """The folder of the packed corpus of these settings; recipes with the same corpus share it."""
     root = str(Path(data.root).expanduser().resolve()) if data.root else None
     sources = [corpus.SOURCES[s] for s in (data.source, *data.extra) if s in corpus.SOURCES]
     editions = [getattr(import_module(source), "EDITION", 1) for source in sources]
@@ -113,7 +113,7 @@ def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
 
 
 def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfig) -> None:
-    """Characters that no training transcript has cannot be recognised: say where they stand."""
+    """Warn of characters that no training transcript has and that therefore cannot be recognised."""
     if "train" not in splits:
         return
     known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}

@@ -1,6 +1,6 @@
-"""A recipe: everything that decides a result, composed by Hydra from defaults, files and overrides.
+"""A recipe: everything that determines a result, composed by Hydra from defaults, files and overrides.
 
-The defaults are those of the dataclasses below and of the rooms they name; `conf/` and `recipes/` state
+The defaults are those of the dataclasses below and of those they refer to; `conf/` and `recipes/` state
 differences only. A recipe is named by its path below a `recipes/` folder (this project's, or one in the
 working directory), without `default.yaml`: `digits`, `digits/streaming`.
 """
@@ -30,16 +30,16 @@ MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 @dataclass
 class DataConfig:
-    """Which recordings, where they are, and what counts as their text."""
+    """Which recordings, where they are, and how their text is processed."""
 
     source: str = "folder"
-    """One of the corpora that `asr.corpus` knows."""
+    """One of the corpora of `asr.corpus.SOURCES`."""
     root: str | None = None
-    """Folder of the original corpus; None downloads or makes it under `dir`."""
+    """Folder of the original corpus; None: in `dir`, downloaded or synthesised there if missing."""
     dir: str = "data"
     """Folder for downloads and packed corpora."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Passed on to the source: held-out speakers, folders of a split, numbers of utterances …"""
+    """Options of the source: held-out speakers, folders of a split, numbers of utterances …"""
     extra: dict[str, Any] = field(default_factory=dict)
     """Further sources, each with its options (and `root`), whose training split is added to this one's."""
     style: Literal["none", "basic", "upper"] = "basic"
@@ -47,27 +47,27 @@ class DataConfig:
     subwords: int | None = None
     """Number of byte-pair units; None trains on characters."""
     phones: str | None = None
-    """Trains on phones: a voice of espeak-ng that pronounces the words (`en-us`), or a lexicon file."""
+    """Trains on phones: an espeak-ng voice that pronounces the words (`en-us`), or a lexicon file."""
     min_s: float = 0.1
     max_s: float = 30.0
-    """Training utterances outside these durations are left out, and counted."""
+    """Training utterances shorter than min_s or longer than max_s are left out, and counted."""
     resident: Literal["auto", "never", "always"] = "auto"
-    """Whether the training samples are copied into the memory of the device; `auto`: into a GPU with room."""
+    """Whether to hold all training samples in device memory; `auto`: on a GPU with enough free memory."""
     workers: int | None = None
-    """Processes that decode audio while packing; None takes one for each core."""
+    """Processes that decode audio while packing; None takes one per core."""
 
 
 @dataclass
 class LmConfig:
-    """The n-gram language model that travels in the bundle."""
+    """The n-gram language model that is stored in the bundle."""
 
     order: int = 0
-    """0 trains none."""
+    """Order of the n-gram model to train; 0 trains none."""
     text: list[str] = field(default_factory=list)
-    """Files of further sentences, one a line; the training transcripts are always used."""
+    """Files of additional sentences, one per line; the training transcripts are always used."""
     arpa: str | None = None
-    """A ready model, used unless `text` is given: an ARPA file, or the name of a published one, such as
-    `librispeech-3gram`, that is fetched once."""
+    """An existing model, used unless `text` is given: an ARPA file, or the name of a published one, such as
+    `librispeech-3gram`, which is downloaded once."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Recipe:
     """Folder of the experiment; the bundle is `<exp>/model`."""
     seed: int = 1
     members: int = 1
-    """Models that are trained from different seeds and heard as one, see `asr.ensemble`."""
+    """Number of models that are trained from different seeds and combined, see `asr.ensemble`."""
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -118,15 +118,15 @@ def _recipe_folders() -> Iterator[Path]:
 
 
 def hydra_overrides(words: Sequence[str]) -> list[str]:
-    """What the user typed, in Hydra's own terms: the first bare word becomes `recipes=…`.
+    """The words of the command line as Hydra overrides: the bare word, the recipe, becomes `recipes=…`.
 
-    A manifest, or a folder of recordings, in the place of the recipe stands for the recipe `folder` on it.
+    A manifest or a folder of recordings in place of the recipe means the recipe `folder` with it as root.
 
     Raises:
-        ConfigError: no recipe, one that does not exist (with the nearest that does), or two.
+        ConfigError: no recipe, one that does not exist (with the closest that does), or two.
     """
     bare = [w for w in words if not re.match(r"^[~+]|.*=", w)]
-    # These mappings belong to the sources: any key may be set, and is checked by the source itself.
+    # The keys of these mappings belong to the sources: any may be set, and the source checks them.
     rest = ["++" + w if w.startswith(("data.options.", "data.extra.")) else w for w in words if w not in bare]
     if len(bare) > 1:
         raise ConfigError(f"one recipe is expected, but {' and '.join(map(repr, bare))} were given")
@@ -162,10 +162,10 @@ def _slug(path: Path) -> str:
 
 
 def register() -> None:
-    """Tell Hydra the types of all keys, so that an unknown one is an error, and the recipes there are.
+    """Register with Hydra the types of all keys, so that an unknown one is an error, and all recipes.
 
-    Recipes are stored one by one instead of adding their parents to Hydra's search path: there, any folder
-    beside `recipes/`, say `exp/`, would be taken for a group of configurations.
+    Recipes are stored one by one, not through Hydra's search path: there, any folder beside `recipes/`, say
+    `exp/`, would be taken for a config group.
 
     Raises:
         ConfigError: a recipe that is not YAML.
@@ -192,7 +192,7 @@ def compose(words: Sequence[str]) -> Recipe:
         words: a recipe name and Hydra overrides, in any order.
 
     Raises:
-        ConfigError: an unknown recipe, key or value, with the nearest that exists.
+        ConfigError: an unknown recipe, key or value, with the closest that exists.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -212,7 +212,7 @@ def from_hydra(config: Any) -> Recipe:
     """The typed recipe of a configuration that Hydra composed.
 
     Raises:
-        ConfigError: a word that is not among the choices of its key.
+        ConfigError: a value that is not among the choices of its key.
     """
     from omegaconf import OmegaConf
 
@@ -223,10 +223,10 @@ def from_hydra(config: Any) -> Recipe:
 
 
 def build(cls: type, fields: dict[str, Any], *, place: str = "") -> Any:
-    """An instance of the dataclass `cls` from plain nested dictionaries; words are checked against Literals.
+    """An instance of the dataclass `cls` from plain nested dictionaries; values are checked against Literals.
 
     Raises:
-        ConfigError: a key or word that does not exist, with those that do.
+        ConfigError: an unknown key or choice, with those that exist.
     """
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}
@@ -248,7 +248,7 @@ def build(cls: type, fields: dict[str, Any], *, place: str = "") -> Any:
 
 
 def to_fields(recipe: Any) -> dict[str, Any]:
-    """The recipe as plain nested dictionaries, fit for JSON and YAML."""
+    """The recipe as plain nested dictionaries, ready for JSON and YAML."""
     fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
     return fields
 
@@ -263,7 +263,7 @@ def _choices(hint: Any) -> tuple[Any, ...]:
 
 
 def _schema(cls: type) -> type:
-    """The dataclass with its Literals widened to their base type, which is what OmegaConf understands."""
+    """The dataclass with its Literals widened to their base type, as OmegaConf does not support Literals."""
     hints = typing.get_type_hints(cls)
     fields: list[Any] = []
     for f in dataclasses.fields(cls):
@@ -293,7 +293,7 @@ def _keys(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
 
 
 def _explain(error: Exception) -> str:
-    """Hydra's message in one or two lines, with the nearest key that exists."""
+    """Hydra's message in one or two lines, with the closest key that exists."""
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
     if match:

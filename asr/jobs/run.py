@@ -49,21 +49,21 @@ def run(recipe: Recipe) -> Path:
 
 
 def _decoding(recipe: Recipe) -> dict[str, Any]:
-    """What the recipe asks of decoding, which may change once the model is trained."""
+    """The recipe's decoding settings, which may be changed after training."""
     fields = to_fields(recipe)
     return {name: fields[name] for name in ("decoder", "lm")}
 
 
 def _tuned_for(folder: Path) -> dict[str, Any] | None:
-    """What the bundle was tuned for; None if it was not tuned since it was trained, or nobody knows."""
+    """The decoding settings that the bundle was tuned for; None if it was not tuned, or they are unknown."""
     file = folder / TUNED
     return json.loads(file.read_text(encoding="utf-8")).get("asked") if file.is_file() else None
 
 
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
-    """On `dev`: the weights of the recipe's language model, if any, and the calibration of confidences.
+    """Tune the recipe's language model, if any, and calibrate confidences, on the development split.
 
-    The bundle is written last but one, so that a kill in between only means doing it again.
+    `tuning.json` is written last, after the bundle, so that a killed run only has to repeat this.
     """
     model, facts = recognizer.load(bundle), {"asked": _decoding(recipe)}
     model.decoder, model.lm = dataclasses.replace(recipe.decoder), None
@@ -90,7 +90,7 @@ def _stamp(bundle: Path) -> str:
 
 
 def _known_results(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
-    """Scores already computed with this very bundle."""
+    """Scores already computed with exactly this bundle."""
     file = folder / RESULTS
     if file.is_file():
         saved = json.loads(file.read_text(encoding="utf-8"))

@@ -23,13 +23,13 @@ def score_files(
     utt2spk: Path | None = None,
     report: Path | None = None,
 ) -> Score:
-    """The score of a file of hypotheses; what was left out, and which formats were read, goes to the console.
+    """The score of a file of hypotheses; prints which formats were read and what was left out.
 
     Args:
         reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
-        formats: one for both or one for each; guessed if not given.
+        formats: one for both or one for each file; guessed if not given.
         utt2spk: lines of id and speaker.
         report: write a page with every error there.
 
@@ -70,8 +70,8 @@ def show_score(
         found: from `score_files`.
         as_json: print one JSON object instead.
         worst: utterances to show with their alignment; 0 leaves out the details.
-        hotwords: words or phrases whose recall is wanted.
-        vocabulary: a text whose words are known to the model, for the recall of all others.
+        hotwords: words or phrases whose recall is shown.
+        vocabulary: a text with the words the model knows, for the recall of all other words.
     """
     recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if as_json:
@@ -81,7 +81,7 @@ def show_score(
 
 
 def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | None = None) -> list[Recall]:
-    """Recall of hotwords, and of words that a text does not contain, in the normalisation of the score."""
+    """Recall of hotwords, and of words not in the vocabulary text, under the score's normalisation."""
     split = word_splitter(found.style)
     recalls = breakdown.hotwords(found, [" ".join(split(phrase)) for phrase in hotwords])
     if vocabulary is not None:
@@ -96,7 +96,7 @@ def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | Non
 
 
 def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
-    """The numbers of the score, of its groups, and the recalls."""
+    """The score, the scores of its groups, and the recalls, as plain values."""
     groups = {
         "speakers": breakdown.by_speaker(found),
         "lengths": breakdown.by_length(found),
@@ -117,7 +117,7 @@ def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
 
 
 def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...] | None]:
-    """Confidences of each hypothesis whose words the normalisation leaves as many as they are."""
+    """Confidences of each hypothesis, None where normalisation changes the number of words."""
     split = word_splitter(style)
     kept = [
         confidences if confidences is None or len(split(text)) == len(confidences) else None
@@ -129,7 +129,7 @@ def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...]
 
 
 def tell(paired: pairing.Paired) -> None:
-    """Say how the files were read, and what was left out."""
+    """Print how the files were read, and what was left out."""
     how = "line by line" if paired.ids is None else "by id"
     say(f"read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}")
     for note in paired.notes:

@@ -9,7 +9,7 @@ from asr.jobs.console import say, warn
 from asr.recognizer import FILE, Recognizer
 
 PATIENCE_S = 5
-"""That requests which are being answered have left, when the service is to end."""
+"""Time for requests in progress to finish when the service is stopped."""
 
 
 def serve(
@@ -28,9 +28,9 @@ def serve(
     Args:
         model: a loaded recogniser.
         name: what clients call it.
-        host: address to listen at; other machines reach only what is not loopback.
+        host: address to listen at; a loopback address cannot be reached from other machines.
         port: 0 takes a free one.
-        token: what clients must send as bearer token; empty asks for none.
+        token: bearer token that clients must send; empty requires none.
         waiting: requests that may wait.
         upload_mb: largest upload in MiB.
         settings: `decoder` and the settings of `Recognizer.decode`.
@@ -65,7 +65,7 @@ def serve(
 
 
 def default_name(model: str) -> str:
-    """What a bundle is called unless a name is given: the experiment that made it.
+    """The default name of a bundle: that of the experiment that made it.
 
     >>> default_name("exp/digits/model"), default_name("german.safetensors")
     ('digits', 'german')

@@ -1,4 +1,4 @@
-"""The commands that take a recipe, alone or as a Hydra sweep."""
+"""The commands that take a recipe, as a single run or as a Hydra sweep."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from asr.jobs.console import say, warn
 
 
 def single(stage: str, words: Sequence[str]) -> None:
-    """Run one stage of the recipe that the words describe."""
+    """Run one stage of the recipe that the words of the command line describe."""
     _job(stage)(recipes.compose(words))
 
 
@@ -34,9 +34,9 @@ def _job(stage: str) -> Any:
 
 
 class _Job:
-    """One job of a sweep, in a form that launchers can send to another machine.
+    """The job function of a sweep, which launchers can pickle and send to another machine.
 
-    A job that fails for a reason we know does not stop the others; it is named at the end.
+    A job that fails with an `AsrError` does not stop the others; it is listed at the end.
     """
 
     def __init__(self, stage: str) -> None:
@@ -56,7 +56,7 @@ class _Job:
 
 
 def _development_wer(folder: Path) -> float:
-    """What a sweeper that searches should make small."""
+    """The objective that a searching sweeper minimises."""
     from asr.recognizer import load
 
     bundle = folder if folder.name == "model" else folder / "model"
@@ -64,13 +64,13 @@ def _development_wer(folder: Path) -> float:
 
 
 def sweep(stage: str, words: Sequence[str]) -> None:
-    """Hydra's multirun over values given with commas; each job has its own folder below the experiment's.
+    """Hydra's multirun over comma-separated values; each job has its own folder below the experiment's.
 
     That is `exp=…`, or `exp/` and the name of the recipe.
 
     Raises:
-        ConfigError: the overrides are wrong.
-        AsrError: jobs failed, after all of them have been tried.
+        ConfigError: wrong overrides.
+        AsrError: jobs failed; raised after all of them have been run.
     """
     import hydra
 
@@ -104,7 +104,7 @@ def sweep(stage: str, words: Sequence[str]) -> None:
 
 
 def _folder(overrides: Sequence[str]) -> str:
-    """Where the jobs of a sweep have their folders."""
+    """The parent of the folders of a sweep's jobs."""
     given = {key: value.strip("'\"") for key, _, value in (o.partition("=") for o in overrides)}
     name = given.get("name") or given["recipes"].removesuffix("/default")
     return given.get("exp") or f"exp/{name}"
@@ -119,7 +119,7 @@ def _is_swept(override: str) -> bool:
 
 
 def _rank(folder: Path) -> None:
-    """Print the runs of a sweep from best to worst, with the differences that are real."""
+    """Print the runs of a sweep from best to worst, with the significance of their differences."""
     from asr import scoring
     from asr.jobs.console import output
 

@@ -20,18 +20,18 @@ from asr.training import Trainer
 from asr.training.history import plot, read
 
 TUNED = "tuning.json"
-"""Written once the bundle's decoder is tuned; training makes it invalid."""
+"""Written once the bundle's decoder is tuned; deleted by training."""
 _FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
 """Training settings that do not change the result and may differ when a run continues."""
 
 
 def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bool) -> Path:
-    """The folder of the bundle; a run that was interrupted goes on, a finished one returns at once.
+    """The folder of the bundle; an interrupted run is resumed, a finished one returns at once.
 
     Args:
         recipe: what to train.
         prepared: its packed corpus.
-        must_stop: asked at each step whether another process wants this one to stop.
+        must_stop: called at each step; returns True if another process wants this one to stop.
 
     Raises:
         CorpusError: no training or development split, or nothing in them to learn from.
@@ -74,13 +74,13 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
 
 
 def write_recipe(recipe: Recipe) -> None:
-    """Note beside the bundle what it was asked to be."""
+    """Write the recipe to `recipe.json` in the folder of the experiment."""
     text = json.dumps(to_fields(recipe), indent=2) + "\n"
     (Path(recipe.exp) / "recipe.json").write_text(text, encoding="utf-8")
 
 
 def development_split(prepared: Prepared) -> str:
-    """The split that epochs and weights are chosen on.
+    """The split on which the best epochs and the decoder's weights are selected.
 
     Raises:
         CorpusError: there is none.

@@ -1,4 +1,4 @@
-"""`asr transcribe`: recordings → text on standard output, or files in any format; bad files are listed."""
+"""`asr transcribe`: recordings → text on standard output, or files in any format; failures are listed."""
 
 import glob
 import sys
@@ -19,17 +19,18 @@ from asr.recognizer import Recognizer
 from asr.transcript import Segment, Transcript
 
 STDIN = "stdin"
-"""What the recording on standard input is called in files."""
+"""Name of the recording on standard input, in files."""
 
 
 def find_audio(places: Sequence[str]) -> dict[str, Path]:
-    """The recordings named, each with the path, without suffix, that its files have in an output folder.
+    """The recordings, each with the path of its files in an output folder, without the format's suffix.
 
-    Files are taken as they are, `-` is standard input, folders are searched through and keep their shape,
-    patterns such as `calls/*.mp3` are filled in. What does not exist is told when its turn comes.
+    `-` is standard input, folders are searched recursively and keep their structure, patterns such as
+    `calls/*.mp3` are expanded. The recording's suffix is kept only where paths would coincide without it.
+    Files that do not exist are reported when they are read.
 
     Raises:
-        AudioError: a folder without recordings, or a pattern that fits nothing.
+        AudioError: a folder without recordings, or a pattern that matches nothing.
     """
     found: dict[str, Path] = {}
     for place in places:
@@ -66,11 +67,11 @@ def transcribe(
     overwrite: bool = False,
     **settings: Any,
 ) -> dict[str, str]:
-    """Transcribe each recording; what failed, and why, by file.
+    """Transcribe each recording; returns, by file, why it failed.
 
-    Without `output_dir` one format goes to standard output, `txt` as one line a recording, its segments as
-    soon as they are known. With it each recording has a file a format, and those whose files are there and
-    newer than the recording are skipped.
+    Without `output_dir` one format goes to standard output, `txt` as one line per recording, its segments as
+    soon as they are known. With it each recording has a file per format, and recordings whose files exist and
+    are not older are skipped.
 
     Args:
         model: a loaded recogniser.
@@ -78,12 +79,12 @@ def transcribe(
         output_dir: where files go; made if it is missing.
         output_format: one of `FORMATS`, several with commas, or `all`.
         word_timestamps: subtitles word by word, and words in JSON.
-        overwrite: do again what is there.
+        overwrite: transcribe again even if the files exist.
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
-        AudioError: a folder without recordings, or a pattern that fits nothing.
-        ConfigError: an unknown format, or several without a folder to put them in.
+        AudioError: a folder without recordings, or a pattern that matches nothing.
+        ConfigError: an unknown format, several without a folder, or recordings that share an output file.
     """
     formats = _formats(output_format)
     recordings = find_audio(places)
@@ -109,7 +110,7 @@ def _work(
 ) -> dict[str, str]:
     failed: dict[str, str] = {}
     with ExitStack() as stack:
-        # On a terminal that shows the text, a bar would stand in its way.
+        # On a terminal that shows the text, a progress bar would interfere with it.
         hidden = isinstance(sink, Printer) and sys.stdout.isatty()
         bar = None if hidden else stack.enter_context(Bar(names))
 
@@ -144,13 +145,13 @@ class Printer:
         self._number = self._printed = 0
 
     def segment(self, number: int, segment: Segment) -> None:
-        """Print what belongs to the recording whose turn it is; the others wait for theirs."""
+        """Print the segment if it belongs to the current recording; those of others wait for their turn."""
         if self._form == "txt" and number == self._number:
             _print((self._joint if self._printed else "") + segment.text)
             self._printed += 1
 
     def done(self, name: str, transcript: Transcript) -> None:
-        """Print the rest of the recording whose turn it was."""
+        """Print the rest of the current recording, and move on to the next."""
         if self._printed:
             for segment in transcript.segments[self._printed :]:
                 self.segment(self._number, segment)
@@ -161,7 +162,7 @@ class Printer:
         self._next()
 
     def failed(self, name: str) -> None:
-        """End the line that was begun, if one was."""
+        """End the current line if it was begun, and move on to the next recording."""
         if self._printed:
             _print("\n")
         self._next()
@@ -171,7 +172,7 @@ class Printer:
 
 
 class Files:
-    """Writes each transcript to a file a format, whole or not at all."""
+    """Writes each transcript to a file per format, whole or not at all."""
 
     def __init__(self, folder: Path, paths: dict[str, Path], formats: list[str], words: bool) -> None:
         self._paths = {
@@ -187,7 +188,7 @@ class Files:
         self._formats, self._words = formats, words
 
     def has(self, name: str) -> bool:
-        """Whether all files of a recording are there and newer than it."""
+        """Whether all files of a recording exist and are not older than it."""
         try:
             own_s = Path(name).stat().st_mtime
             return all(path.stat().st_mtime >= own_s for path in self._paths[name])
@@ -195,7 +196,7 @@ class Files:
             return False
 
     def segment(self, number: int, segment: Segment) -> None:
-        """Nothing: files wait for the whole."""
+        """Do nothing: files are written once the transcript is complete."""
 
     def done(self, name: str, transcript: Transcript) -> None:
         """Write the files of a recording."""
@@ -205,11 +206,11 @@ class Files:
                 file.write(FORMATS[form](transcript, name=shown, words=self._words))
 
     def failed(self, name: str) -> None:
-        """Nothing: no file tells that there is no transcript."""
+        """Do nothing: there is no file for a failed recording."""
 
 
 class Bar:
-    """A bar over the recordings that moves within long ones too."""
+    """A progress bar over the recordings, which moves within long ones too."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -231,7 +232,7 @@ class Bar:
         """Move within a recording."""
         if number not in self._durations_s:
             name = self._names[number]
-            try:  # standard input has no header to go back to
+            try:  # the header of standard input cannot be read again
                 self._durations_s[number] = audio.info(name).duration_s if name != "-" else 0.0
             except AudioError:
                 self._durations_s[number] = 0.0

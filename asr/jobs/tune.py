@@ -1,4 +1,4 @@
-"""`asr tune`: the development set's log-probabilities once, and the decoder's settings searched over them."""
+"""`asr tune`: decoder settings searched on the development set, whose log-probabilities are computed once."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,19 +28,19 @@ _ALPHA = (0.0, 0.3, 0.6, 0.9, 1.2)
 _BETA = (-2.0, -1.0, 0.0, 1.0, 2.0)
 _PRIOR_WEIGHT = (0.0, 0.4)
 _STEPS = (0.15, 0.5, 0.2)
-"""Of α, β and the prior's weight around the best of these."""
+"""Step sizes of α, β and the prior's weight for refining the best point of the grid above."""
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 _HOTWORD_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 NOTHING_LEARNT = 0.8
-"""From this share of wrong outputs on there is nothing to tune: saying always the same gets nearly as far."""
+"""At or above this output error rate tuning is pointless: constant output scores nearly as well."""
 
 Point = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting and what it gave on the development set."""
+    """One setting and its error rates on the development set."""
 
     alpha: float
     beta: float
@@ -51,13 +51,13 @@ class Trial:
 
 @dataclass
 class Tuning:
-    """All trials, in the order they were made; none if the model had learnt nothing.
+    """All trials, in the order they were made; none if the model has learnt next to nothing.
 
     Attributes:
-        trials: settings of α, β and the prior's weight, at the width that the model came with.
-        greedy_wer: of the best path.
-        widths: with the best of these, the score at each width.
-        hotword_weights: at the width that was chosen, the score with each weight of the hotwords, if any.
+        trials: settings of α, β and the prior's weight, at the beam width that the model came with.
+        greedy_wer: WER of greedy decoding.
+        widths: beam width → score, with the best of the trials.
+        hotword_weights: hotword weight → score at the chosen width; empty without hotwords.
     """
 
     trials: list[Trial]
@@ -67,9 +67,9 @@ class Tuning:
 
     @property
     def best(self) -> Trial:
-        """The one of lowest WER, then CER, then least weight of the prior, then nearest to the defaults.
+        """The trial of lowest WER, then CER, then smallest prior weight, then closest to the defaults.
 
-        A weight that makes no difference here may make one for other voices: then the language model counts.
+        Of weights that are equal here the defaults are preferred, as the language model may help elsewhere.
         """
         usual = DecoderConfig()
 
@@ -79,7 +79,7 @@ class Tuning:
         return min(self.trials, key=order)
 
     def to_json(self) -> dict[str, Any]:
-        """Rates of all that was tried."""
+        """The error rates of everything that was tried, as plain values."""
         return {
             "greedy_wer": self.greedy_wer,
             "trials": [asdict(t) for t in self.trials],
@@ -89,7 +89,7 @@ class Tuning:
 
 
 class Emissions:
-    """Log-probabilities of a set of utterances, computed once, with the texts they should give."""
+    """Log-probabilities of a set of utterances, computed once, and their reference texts."""
 
     def __init__(self, model: Recognizer, utterances: Sequence[Utterance]) -> None:
         self.model = model
@@ -116,14 +116,14 @@ class Emissions:
             self.batches.append(self.model.log_probs(waves))
 
     def prior(self) -> tuple[float, ...]:
-        """(V,) the probability of each output on average over all frames."""
+        """The mean probability of each output over all frames (V,)."""
         frames_NV = torch.cat(
             [row[:n] for lp_BTV, n_B in self.batches for row, n in zip(lp_BTV, n_B, strict=True)]
         )
         return tuple(round(p, 7) for p in frames_NV.double().exp().mean(0).tolist())
 
     def score(self, **settings: object) -> Score:
-        """The score of the beam (or, with `decoder="greedy"`, of the best path) with these settings."""
+        """The score of beam search (or, with `decoder="greedy"`, of the best path) with these settings."""
         how: dict[str, Any] = {"decoder": "beam", "judge": False} | settings
         found = [
             hypothesis.text(self.model.alphabet)
@@ -133,7 +133,7 @@ class Emissions:
         return scoring.score(self.texts, found)
 
     def wrong_outputs(self) -> float:
-        """Errors of the best path in outputs over the outputs that spell the texts.
+        """The output error rate of the best path: edit distance over the number of reference outputs.
 
         Texts that the alphabet cannot spell are left out; 0 if none is left.
         """
@@ -148,11 +148,11 @@ class Emissions:
 
 
 def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequence[str] = ()) -> Tuning:
-    """The best α, β, weight of the prior, width, and weight of hotwords if any are given.
+    """The best α, β, prior weight, beam width and, if there are hotwords, hotword weight.
 
-    They are put into the model's decoder settings, with the prior. The beam becomes the model's decoder if it
-    beats the best path on these utterances, else the best path. With a model that has learnt nothing yet,
-    whose posteriors are flat and beams full, nothing is searched; a warning says so.
+    They are stored in the model's decoder settings, with the prior. Beam search becomes the model's decoder
+    unless it is worse than greedy decoding on these utterances. A model that has learnt next to nothing, with
+    flat posteriors and full beams, is not tuned; a warning says so.
 
     Raises:
         ConfigError: the model has no language model, or there are no utterances.
@@ -182,7 +182,7 @@ def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequen
 
 
 def _search_weights(emissions: Emissions, tuning: Tuning) -> None:
-    """Try α, β and the weight of the prior: a grid, then twice around the best."""
+    """Search α, β and the prior's weight: a grid, then two refinements around the best."""
     tried: set[Point] = set()
 
     def explore(points: Iterable[Point], title: str) -> None:
@@ -203,7 +203,7 @@ def _search_weights(emissions: Emissions, tuning: Tuning) -> None:
 def _score_each(
     emissions: Emissions, setting: str, values: Sequence[Any], **others: object
 ) -> dict[Any, Score]:
-    """The score with each value of a setting."""
+    """The score for each value of a setting."""
     scores = {}
     with counting(f"searching {setting.replace('_', ' ')}", "settings") as progress:
         for n, value in enumerate(values, 1):
@@ -213,9 +213,9 @@ def _score_each(
 
 
 def smallest_within_noise(scores: Mapping[int, Score]) -> int:
-    """The smallest width that makes more errors than the best by at most one standard error.
+    """The smallest width whose errors exceed those of the best by at most one standard error.
 
-    The error is that of the sum of the utterances' differences d if there were none on average: √Σd².
+    It is the standard error of the sum of the utterances' differences d, if their mean is 0: √Σd².
 
     Source: Breiman et al. 1984, section 3.4.3 (the 1-SE rule).
     """
@@ -228,7 +228,7 @@ def smallest_within_noise(scores: Mapping[int, Score]) -> int:
 
 
 def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Sequence[str]) -> None:
-    """Put the weight of lowest WER, of equals the least, into the decoder settings."""
+    """Store the hotword weight of lowest WER, the smallest of equals, in the decoder settings."""
     model = emissions.model
     phrases = [normalise(phrase, model.style) for phrase in hotwords]
     said = sum(f" {text} ".count(f" {phrase} ") for text in emissions.texts for phrase in phrases)
@@ -241,7 +241,7 @@ def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Seque
 
 
 def _around(centre: Point, steps: Sequence[float]) -> list[Point]:
-    """One step either way along each axis and along α and β together."""
+    """The points one step away along each axis, and along α and β together."""
     a, b, w = centre
     moves = [(i, j, 0) for i, j in product((-1, 0, 1), repeat=2)] + [(0, 0, -1), (0, 0, 1)]
     points = [(a + i * steps[0], b + j * steps[1], w + k * steps[2]) for i, j, k in moves]
@@ -249,7 +249,7 @@ def _around(centre: Point, steps: Sequence[float]) -> list[Point]:
 
 
 def calibrate(model: Recognizer, utterances: Sequence[Utterance]) -> Calibration:
-    """The calibration that makes the confidences on these utterances honest; it is put into the model."""
+    """Fit the calibration of the model's confidences on these utterances, and store it in the model."""
     model.decoder.confidence_slope, model.decoder.confidence_bias = 1.0, 0.0
     confidences_W, right_W = judged_words(evaluate(model, list(utterances)).score)
     if not len(confidences_W):
@@ -293,14 +293,14 @@ def tune_bundle(
     hotwords: Sequence[str] = (),
     picture: Path | None = None,
 ) -> None:
-    """Tune a bundle on a manifest, say what came out, and save the bundle with it.
+    """Tune a bundle on a manifest, print the result, and save the bundle with it.
 
     Args:
         bundle: its folder or file, which is rewritten.
         manifest: JSONL of the development set.
-        lm: an ARPA file that becomes the bundle's language model; None keeps the one it has.
-        hotwords: words and phrases whose weight is searched too; only the weight goes into the bundle.
-        picture: PNG of the surface.
+        lm: an ARPA file that becomes the bundle's language model; None keeps the present one.
+        hotwords: words and phrases whose weight is searched too; only the weight is stored in the bundle.
+        picture: PNG of the WER surface.
     """
     model = load(bundle)
     if model.runtime is not None:
@@ -320,12 +320,12 @@ def tune_bundle(
 
 
 def _nearest_grid(tuning: Tuning) -> float:
-    """The weight of the prior, of those tried with all α and β, that is nearest to the best."""
+    """The prior weight of the grid that is nearest to the best one."""
     return min(_PRIOR_WEIGHT, key=lambda w: abs(w - tuning.best.prior_weight))
 
 
 def tell(tuning: Tuning) -> None:
-    """The result in a few lines."""
+    """Print the result in a few lines."""
     if not tuning.trials:
         return
     best, width = tuning.best, smallest_within_noise(tuning.widths)

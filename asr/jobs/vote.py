@@ -1,4 +1,4 @@
-"""`asr combine` of transcripts: what several recognisers wrote for the same recordings → a vote on each word.
+"""`asr combine` of transcripts: those of several recognisers for the same recordings → a vote on each word.
 
 A file is a CTM, JSON lines as `asr run` (`test.hypotheses.jsonl`) and `asr transcribe --word_timestamps`
 write them, or the JSON of one recording, theirs or whisper's: words with times and confidences.
@@ -25,10 +25,10 @@ _WRITTEN = (".ctm", ".jsonl")
 def vote_files(files: Sequence[Path], output: Path) -> None:
     """Write the vote of the transcripts to `output`, a `.ctm` or `.jsonl` file.
 
-    A recording that a CTM does not name has no words there; other files must have the same recordings.
+    A recording that is missing in a CTM has no words there; other files must have all recordings.
 
     Raises:
-        ScoringError: a file or line that is wrong, words without confidences, other recordings.
+        ScoringError: a file or line that is wrong, words without confidences, or missing recordings.
     """
     if output.suffix not in _WRITTEN:
         raise ScoringError(f"{output}: a vote on transcripts is written as {' or '.join(_WRITTEN)}")
@@ -49,7 +49,7 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
-    """For each recording its words, and what else JSON says of it."""
+    """For each recording its words, and its other fields in JSON."""
     lines = transcripts.read_lines(path)
     found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
     if path.suffix == ".ctm":
@@ -107,7 +107,7 @@ def _ctm(name: str, words: Sequence[Word]) -> str:
 
 
 def _json(name: str, words: Sequence[Word], facts: dict[str, Any]) -> str:
-    """A line as `asr run` writes it, with the reference if the first file has one."""
+    """A line in the format of `asr run`, with the reference if the first file has one."""
     kept = ("audio_filepath", "duration", "speaker", *(["text"] if "pred_text" in facts else []))
     line = {"id": name} | {key: facts[key] for key in kept if key in facts}
     text = str(facts.get("pred_text", facts.get("text", " ")))

@@ -1,4 +1,4 @@
-"""The theory made runnable: recurrence, gradients through time, how far they reach, and pictures of it."""
+"""Runnable theory: recurrence, gradients through time, how far back they reach, and plots of it."""
 
 from asr.lab.comparison import Expense, measure_gradients, verdict
 from asr.lab.costs import CtcCost, SquaredError

@@ -1,4 +1,4 @@
-"""BPTT against RTRL, measured: time and peak memory of one exact gradient over the length of the sequence."""
+"""BPTT and RTRL compared: time and peak memory of one exact gradient against sequence length."""
 
 import time
 import tracemalloc
@@ -22,7 +22,7 @@ METHODS: dict[str, Callable[..., tuple[float, Rnn]]] = {
 
 @dataclass(frozen=True)
 class Expense:
-    """What one gradient took: seconds of the processor, and the most bytes held beyond input and target."""
+    """The cost of one gradient: CPU seconds, and peak bytes allocated beyond input and target."""
 
     method: str
     frames: int
@@ -33,7 +33,7 @@ class Expense:
 def measure_gradients(
     lengths: Sequence[int] = LENGTHS, *, inputs: int = 8, width: int = 16, outputs: int = 4, repeats: int = 3
 ) -> list[Expense]:
-    """The expense of each method at each length, on a random regression; time is the least of the repeats."""
+    """The expense of each method at each length, on a random regression; time is the minimum of repeats."""
     rng = np.random.default_rng(0)
     net = Rnn.random(inputs, width, outputs)
     expenses = []
@@ -51,7 +51,7 @@ def measure_gradients(
 
 
 def verdict(expenses: Sequence[Expense]) -> str:
-    """In words, which exact method wins where: BPTT against RTRL in time and in memory."""
+    """A sentence on which exact method wins where: BPTT or RTRL, in time and in memory."""
     by = {(e.method, e.frames): e for e in expenses}
     lengths = sorted({e.frames for e in expenses})
     slower = [by["RTRL", n].time_s / by["BPTT", n].time_s for n in lengths]

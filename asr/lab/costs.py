@@ -1,6 +1,6 @@
 """Costs of a recurrent network's outputs, each with its output function y = g(v) and δ_out = ∂E/∂v.
 
-Both pairs are canonical: the derivative by v is the difference of the output and what it should be,
+In both, the output function is the canonical one: the derivative with respect to v is output minus target,
 
     squared error:  y = v,           E = ½ Σ_t |y_t − d_t|²        δ_out,t = y_t − d_t
     CTC:            y = softmax(v),  E = −ln p(l | y)              δ_out,t = y_t − γ_t
@@ -22,7 +22,7 @@ Array = np.ndarray
 
 
 class SequenceCost(Protocol):
-    """A cost that can be judged only after the last frame."""
+    """A cost that can be computed only after the last frame."""
 
     def of_sequence(self, v_TK: Array) -> tuple[float, Array]:
         """E and δ_out (T, K)."""
@@ -30,7 +30,7 @@ class SequenceCost(Protocol):
 
 @runtime_checkable
 class FrameCost(Protocol):
-    """A cost that is a sum over frames, so that each frame is judged when it comes."""
+    """A cost that is a sum over frames, so that it can be computed frame by frame."""
 
     def of_frame(self, t: int, v_K: Array) -> tuple[float, Array]:
         """E_t and δ_out,t of frame t = 0, 1, …"""

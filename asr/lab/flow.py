@@ -1,12 +1,12 @@
-"""How far a gradient reaches: its norm over the lag between an output and the state or input it depends on.
+"""How far a gradient reaches: its norm against the lag between an output and an earlier state or input.
 
-For the middle layer z of a recurrent network
+For the hidden state z of a recurrent network
 
     ∂z_t/∂z_{t−k} = Π_{τ=t−k+1…t} f′(u_τ) W,
 
-a product of k matrices. If the spectral radius of W is below one it dies out like ρ^k; if it is above, it can
-grow like ρ^k until f′ damps it. In an LSTM the cell state c adds a way that is multiplied by the forget gate
-only, Π σ(forget): with forget bias 0, 1, 5 about 0.5, 0.73 and 0.993 per frame.
+a product of k matrices. If the spectral radius ρ of W is below one it vanishes like ρ^k; if it is above, it
+can grow like ρ^k until f′ damps it. In an LSTM the cell state c adds a path that is multiplied by the forget
+gate only, Π σ(forget): with forget bias 0, 1, 5 about 0.5, 0.73 and 0.993 per frame.
 
 Sources: Hochreiter, "Untersuchungen zu dynamischen neuronalen Netzen", 1991; Pascanu, Mikolov, Bengio, "On
 the difficulty of training recurrent neural networks", ICML 2013; Gers, Schmidhuber, Cummins, "Learning to
@@ -24,15 +24,15 @@ from torch import Tensor, nn
 
 from asr.errors import AsrError
 
-SETTLING_FRAMES = 1000  # a forget gate of bias 5 remembers some 150 frames
-TINY = 1e-35  # float32 has no normal numbers below
+SETTLING_FRAMES = 1000  # a forget gate with bias 5 remembers some 150 frames
+TINY = 1e-35  # near the smallest normal float32, 1.2e-38
 
 
 @dataclass(frozen=True)
 class Flow:
-    """The norm of a gradient over the lag; negative lags look into the future.
+    """The norm of a gradient against the lag; negative lags look into the future.
 
-    name: what was measured; lags: frames, ascending; norms: as many, ≥ 0; frame_s: seconds of a frame, if
+    name: what was measured; lags: frames, ascending; norms: as many, ≥ 0; frame_s: seconds per frame, if
     known.
     """
 
@@ -43,9 +43,9 @@ class Flow:
 
     @property
     def half_life_frames(self) -> float:
-        """Frames in which the norm halves, looking back: ln 2 over the mean decay per frame; ∞ without decay.
+        """Frames in which the norm halves, going back: ln 2 over the mean decay per frame; ∞ without decay.
 
-        The decay is the slope of the least-squares line through ln(norm) over the lags from 1 on.
+        The decay is the negative slope of the least-squares line through ln(norm) against lags from 1 on.
 
         >>> Flow("ρ = 0.9", np.arange(50), 0.9 ** np.arange(50)).half_life_frames    # ln 2 / −ln 0.9
         6.578...
@@ -71,9 +71,9 @@ def make_cell(
     spectral_radius: float = 1.0,
     forget_bias: float = 0.0,
 ) -> nn.RNNCellBase:
-    """A fresh cell in float64: "rnn" with the spectral radius, "gru", or "lstm" with the forget bias.
+    """An untrained cell in float64: "rnn" with the spectral radius, "gru", or "lstm" with the forget bias.
 
-    Recurrent weights of the rnn are Gaussian, scaled; all else is torch's own initialisation, drawn from the
+    Recurrent weights of the rnn are Gaussian, scaled; everything else is torch's own initialisation with the
     seed.
     """
     with torch.random.fork_rng(devices=[]):
@@ -96,14 +96,14 @@ def make_cell(
 def gradient_flow(
     cell: nn.RNNCellBase, x_TI: Tensor, *, max_lag: int, name: str = "", frame_s: float | None = None
 ) -> Flow:
-    """‖∂(output at the last frame)/∂(middle layer k frames before)‖ for k = 0 … max_lag, exact.
+    """‖∂(output at the last frame)/∂(state k frames before)‖ for k = 0 … max_lag, exact.
 
-    The middle layer is all that the cell hands on: z, or z and c in an LSTM. The norm is Frobenius', divided
-    by √H, so that one means carried as it is. Every unit of the output is differentiated in its own copy of
-    the sequence. Frames before the lags only settle the state.
+    The state is everything that the cell passes on: z, or z and c in an LSTM. The norm is the Frobenius norm
+    divided by √H, so that 1 means passed on unchanged. Every unit of the output is differentiated in its own
+    copy of the sequence. Frames before the lags only let the state settle.
 
     Raises:
-        AsrError: no lag, or a sequence that is not longer than the lags.
+        AsrError: max_lag below 1, or not below the length of the sequence.
     """
     if not 1 <= max_lag < len(x_TI):
         raise AsrError(f"a sequence of {len(x_TI)} frames has lags from 1 to {len(x_TI) - 1}, not {max_lag}")
@@ -124,7 +124,7 @@ def gradient_flow(
 
 
 def _step(cell: nn.RNNCellBase, x_BI: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The next state; its parts are copies, so that neither is differentiated through the other."""
+    """The next state; its parts are copies, so that no gradient of one passes through the other."""
     if isinstance(cell, nn.LSTMCell):
         z_BH, c_BH = cell(x_BI, state)
         return z_BH.clone(), c_BH.clone()
@@ -134,7 +134,7 @@ def _step(cell: nn.RNNCellBase, x_BI: Tensor, state: tuple[Tensor, ...]) -> tupl
 def compare_cells(
     *, width: int = 64, max_lag: int = 200, frame_s: float = 0.01, seeds: int = 5
 ) -> list[Flow]:
-    """The flow in fresh cells that noise drives: RNN, GRU, LSTM; geometric means over the seeds.
+    """The flow in untrained RNN, GRU and LSTM cells driven by noise; geometric means over the seeds.
 
     The RNNs have spectral radius 0.9 and 2, the LSTMs forget bias 0, 1 and 5.
     """
@@ -177,12 +177,12 @@ def model_gradient_flow(
         features_1TF: one utterance, longer than twice max_lag for full lags.
         stride: input frames per output frame; output t reads input frames t·stride … t·stride + stride − 1,
             and lag 0 is the last of them.
-        at: a module inside the model; its output, of T or of T′ frames, then takes the place of the input.
+        at: a module inside the model; its output, of T or of T′ frames, is then used in place of the input.
         positions, probes: output frames in the middle of the utterance, and random directions of the output
-            at each, over which the squared norm is averaged (an unbiased estimate of Frobenius').
+            at each, over which the squared norm is averaged (an unbiased estimate of the Frobenius norm's).
 
     Raises:
-        AsrError: an utterance too short to have any lag, or a model whose output is not what `stride` says.
+        AsrError: an utterance too short to have any lag, or a model whose output does not match `stride`.
     """
     x_1TF = features_1TF.detach().clone().requires_grad_()
     inputs_1TF = [x_1TF]
@@ -201,7 +201,7 @@ def model_gradient_flow(
         raise AsrError(
             f"{outputs} outputs of {frames} frames; expected ⌈frames / {stride}⌉ of them, and at least 2"
         )
-    edge = min(-(-max_lag // stride), (outputs - 1) // 2)  # outputs at either end that lack some lags
+    edge = min(-(-max_lag // stride), (outputs - 1) // 2)  # outputs at either end, which lack some lags
     middles = np.unique(np.linspace(edge, outputs - 1 - edge, positions).astype(int))
     lags, norms = _mean_norms(inputs_1TF[-1], hidden_1TH, middles, probes, stride, frames)
     inside = np.abs(lags) <= max_lag
@@ -209,7 +209,7 @@ def model_gradient_flow(
 
 
 def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The sequence among what a layer returns."""
+    """The output sequence of a layer, which may return a tuple."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -218,10 +218,10 @@ def _mean_norms(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lags in input frames and the root mean square over outputs and probes of |Σ_h r_h ∂hidden_h/∂input|.
 
-    For directions r of independent normal numbers the mean of the square is the squared Frobenius norm.
+    For directions r of independent standard normal numbers, the mean square is the squared Frobenius norm.
     """
     generator = torch.Generator().manual_seed(0)
-    unit = -(-frames // inputs_1TF.shape[1])  # input frames of one frame of the inputs: 1, or the stride
+    unit = -(-frames // inputs_1TF.shape[1])  # model input frames per frame of these inputs: 1, or the stride
     ends = np.arange(1, inputs_1TF.shape[1] + 1) * unit
     squares: dict[int, list[float]] = {}
     for t in outputs:

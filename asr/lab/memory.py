@@ -1,10 +1,10 @@
 """A long-memory task: recall a symbol after a gap. What the gradient cannot reach, a network does not learn.
 
 A sequence shows one of four symbols, then a gap of noise, then a mark that asks for the symbol. The mark
-carries no information, so chance is 1/4, and to beat it the middle layer must hold the symbol over the gap.
+carries no information, so chance is 1/4, and to beat it the hidden state must keep the symbol over the gap.
 
-A gated cell can begin in the carrying state: with `carry` = c, the LSTM's forget gate starts at bias c and
-its input gate at −c, the GRU's update gate at c, so that they pass on σ(c) of the state per frame. A plain
+A gated cell can be initialised to carry its state: with `carry` = c, the LSTM's forget gate starts at bias c
+and its input gate at −c, the GRU's update gate at c, so that they keep σ(c) of the state per frame. A plain
 RNN has no gate.
 
 Sources: after Hochreiter and Schmidhuber, "Long short-term memory", 1997, section 5; the biases after Tallec
@@ -28,7 +28,7 @@ _CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "l
 
 @dataclass(frozen=True)
 class Recall:
-    """How well one network recalls: accuracy in [0, 1] on new sequences, and the updates it had."""
+    """How well one network recalls: accuracy in [0, 1] on new sequences, and its number of updates."""
 
     cell: str
     carry: float
@@ -59,8 +59,8 @@ class Recaller(nn.Module):
 def draw_sequences(count: int, gap: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Inputs (B, 1 + gap + 1, SYMBOLS + 2) and the symbols to recall (B,).
 
-    Inputs 0 … SYMBOLS − 1 show the symbol at the first frame, the next is the mark at the last, and one is
-    noise.
+    Inputs 0 … SYMBOLS − 1 are the symbol, one-hot at the first frame; the next is the mark at the last frame;
+    the last is noise.
     """
     symbol_B = torch.randint(0, SYMBOLS, (count,), generator=generator)
     x_BTI = torch.zeros(count, gap + 2, SYMBOLS + 2)
@@ -73,10 +73,10 @@ def draw_sequences(count: int, gap: int, generator: torch.Generator) -> tuple[Te
 def train_recall(
     cell: str, gap: int, *, carry: float = 0.0, seed: int = 0, width: int = 32, updates: int = 1000
 ) -> Recall:
-    """The accuracy of a fresh network ("rnn", "gru" or "lstm") after training on the task with this gap.
+    """The accuracy of a new network ("rnn", "gru" or "lstm") after training on the task with this gap.
 
-    Adam, 3e-3, gradient norm cut at 1, 32 sequences per update; it stops when 10 updates in a row had no
-    error.
+    Adam, 3e-3, gradient norm clipped to 1, 32 sequences per update; stops after 10 updates in a row without
+    an error.
     """
     if cell not in _CELLS:
         raise AsrError(f"cell {cell!r}: expected one of {', '.join(_CELLS)}")
@@ -109,9 +109,9 @@ def memory_task(
     updates: int = 1000,
     progress: Callable[[Recall], None] | None = None,
 ) -> list[Recall]:
-    """`train_recall` for every (cell, carry), gap and seed, in this order; some ten minutes on one core.
+    """`train_recall` for every (cell, carry), gap and seed, in this order; about ten minutes on one core.
 
-    progress: called with each result as it comes.
+    progress: called with each result when it is ready.
     """
     results = []
     for (cell, carry), gap, seed in itertools.product(nets, gaps, range(seeds)):

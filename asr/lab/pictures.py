@@ -1,7 +1,7 @@
-"""The lab's pictures: gradients measured, gradient flow, and the lattice of an utterance, each as a PNG file.
+"""The lab's plots: cost of gradients, gradient flow, memory, and the lattice of an utterance, as PNG files.
 
-Every function draws from numbers that others computed, writes one file and returns its path. matplotlib is
-loaded on first use, without a display.
+Every function draws given results, writes one file and returns its path. matplotlib is loaded on first use
+and needs no display.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ DOTS_PER_INCH = 150
 
 
 def plot_gradients(expenses: Sequence[Expense], path: str | Path) -> Path:
-    """Time and peak memory of each method over the length of the sequence, both axes logarithmic."""
+    """Time and peak memory of each method against sequence length, all axes logarithmic."""
     figure, (time_axes, memory_axes) = _figure(11, 4.2, columns=2)
     for method in dict.fromkeys(e.method for e in expenses):
         mine = [e for e in expenses if e.method == method]
@@ -41,9 +41,9 @@ def plot_gradients(expenses: Sequence[Expense], path: str | Path) -> Path:
 
 
 def plot_gradient_flow(flows: Sequence[Flow], path: str | Path) -> Path:
-    """The norm of the gradient over the lag, logarithmic, with each half-life in the legend.
+    """The norm of the gradient, logarithmic, against the lag, with each half-life in the legend.
 
-    A lag in seconds stands above if all flows have the same frame.
+    The lag in seconds is shown at the top if all flows have the same frame length.
     """
     figure, axes = _figure(8.5, 6)
     for flow in flows:
@@ -64,7 +64,7 @@ def plot_gradient_flow(flows: Sequence[Flow], path: str | Path) -> Path:
 
 
 def plot_memory(results: Sequence[Recall], path: str | Path) -> Path:
-    """The accuracy of recall over the gap for each network, mean over the seeds, with the line of chance."""
+    """The accuracy of recall against the gap for each network, mean over the seeds, with the chance level."""
     figure, axes = _figure(7.5, 4.4)
     for cell, carry in dict.fromkeys((r.cell, r.carry) for r in results):
         mine = [r for r in results if (r.cell, r.carry) == (cell, carry)]
@@ -92,18 +92,18 @@ def plot_lattice(
     rate_hz: int,
     frame_s: float,
 ) -> Path:
-    """The lattice of one text over its spectrogram: occupancy as shade, the best path as a line.
+    """The lattice of one text below its spectrogram: occupancy as shading, the best path as a line.
 
     Args:
         log_probs_TV: natural log-probabilities of the utterance, blank at 0.
         targets_S: the labels of the text; they must fit.
         alphabet: names the labels.
         samples, rate_hz: the audio itself, mono.
-        frame_s: seconds of one frame of the log-probabilities.
+        frame_s: seconds per frame of the log-probabilities.
 
     Raises:
         CtcError: the text cannot fit, as in `align`.
-        AsrError: no labels, thus no lattice worth a picture.
+        AsrError: the text has no labels.
     """
     if not len(targets_S):
         raise AsrError("the text is empty: a lattice needs at least one label")
@@ -189,7 +189,7 @@ def _figure(
     heights: Sequence[float] | None = None,
     sharex: bool = False,
 ) -> tuple[Any, Any]:
-    """A figure in inches and its axes; no window, no global state."""
+    """A figure (size in inches) and its axes, without a window or global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")

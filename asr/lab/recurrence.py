@@ -1,26 +1,26 @@
-"""The recurrent network written out, and its gradient computed in both directions of time.
+"""A recurrent network written out, with its gradient computed backward (BPTT) and forward (RTRL) in time.
 
-The network, with input x, middle layer u and z, output v and y, for frames t = 1 … T and z_0 = 0:
+The network, with input x, hidden layer u and z, output v and y, for frames t = 1 … T and z_0 = 0:
 
     u_t = W_in x_t + W z_{t−1} + b                                                                      (1)
     z_t = f(u_t),  f = tanh,  f′(u) = 1 − z²                                                            (2)
     v_t = W_out z_t + c                                                                                 (3)
     y_t = g(v_t)     (g belongs to the cost: identity for regression, softmax for CTC)                  (4)
 
-Backpropagation through time keeps all z_t and walks back. With δ_out,t = ∂E/∂v_t from the cost, δ_t =
+Backpropagation through time stores all z_t and goes backward. With δ_out,t = ∂E/∂v_t from the cost, δ_t =
 ∂E/∂u_t:
 
     δ_t = f′(u_t) ⊙ (W_outᵀ δ_out,t + Wᵀ δ_{t+1}),   δ_{T+1} = 0                                         (5)
     ∂E/∂W_in = Σ_t δ_t x_tᵀ    ∂E/∂W = Σ_t δ_t z_{t−1}ᵀ    ∂E/∂b = Σ_t δ_t                               (6)
     ∂E/∂W_out = Σ_t δ_out,t z_tᵀ    ∂E/∂c = Σ_t δ_out,t                                                  (7)
 
-Real-time recurrent learning walks forward and carries the derivative of the middle layer by every weight.
+Real-time recurrent learning goes forward and carries the derivative of the hidden state by every weight.
 With θ = [W_in W b], its input s_t = [x_t; z_{t−1}; 1] and P_t[i, k, j] = ∂z_t,i / ∂θ_kj:
 
     P_t[i, k, :] = f′(u_t,i) · (Σ_m W_im P_{t−1}[m, k, :] + [i = k] s_tᵀ),   P_0 = 0                     (8)
     ∂E/∂θ = Σ_t Σ_i (W_outᵀ δ_out,t)_i P_t[i]                                                           (9)
 
-BPTT costs O(T H²) time and O(T H) memory; RTRL O(T H⁴) time and O(H³) memory, however long the sequence.
+BPTT costs O(T H²) time and O(T H) memory; RTRL O(T H⁴) time and O(H³) memory, independent of T.
 
 Sources: Werbos, "Backpropagation through time: what it does and how to do it", 1990; Williams and Zipser, "A
 learning algorithm for continually running fully recurrent neural networks", 1989.
@@ -70,7 +70,7 @@ class Rnn:
 
 @dataclass(frozen=True)
 class Activity:
-    """All that the network computes for one sequence: u and z (T, H), v (T, K)."""
+    """The activations of the network for one sequence: u and z (T, H), v (T, K)."""
 
     u_TH: Array
     z_TH: Array
@@ -78,7 +78,7 @@ class Activity:
 
 
 def rnn_forward(net: Rnn, x_TI: Array, z_0: Array | None = None) -> Activity:
-    """The middle layer and the output at every frame, equations (1) to (3).
+    """The hidden layer and the output at every frame, equations (1) to (3).
 
     >>> net = Rnn(W_in=np.eye(1), W=0.5 * np.eye(1), W_out=np.eye(1), b=np.zeros(1), c=np.zeros(1))
     >>> rnn_forward(net, np.array([[1.0], [0.0]])).v_TK.round(3).ravel().tolist()   # tanh 1, tanh(½ tanh 1)
@@ -95,10 +95,10 @@ def rnn_forward(net: Rnn, x_TI: Array, z_0: Array | None = None) -> Activity:
 def bptt(
     net: Rnn, x_TI: Array, cost: FrameCost | SequenceCost, *, truncate: int | None = None
 ) -> tuple[float, Rnn]:
-    """The cost and its gradient, backwards through time, equations (5) to (7).
+    """The cost and its gradient by backpropagation through time, equations (5) to (7).
 
-    truncate: None for the exact gradient; with k, the sequence is cut into pieces of k frames, the middle
-    layer is handed on from piece to piece but no δ crosses a cut. Memory is then O(k H), and longer
+    truncate: None for the exact gradient; with k, the sequence is cut into pieces of k frames, the hidden
+    state is passed on from piece to piece but no δ crosses a cut. Memory is then O(k H), and longer
     dependencies are lost.
     """
     if truncate is not None and truncate < 1:
@@ -119,7 +119,7 @@ def bptt(
 
 
 def _add_piece(gradient: Rnn, net: Rnn, x_TI: Array, z_TH: Array, z_0: Array, delta_out_TK: Array) -> None:
-    """Adds the gradient of consecutive frames that begin in state z_0, equations (5) to (7)."""
+    """Add the gradient of consecutive frames that begin in state z_0, equations (5) to (7)."""
     delta_TH = np.empty_like(z_TH)
     from_later = np.zeros(len(z_0))  # Wᵀ δ_{t+1}
     for t in range(len(x_TI) - 1, -1, -1):
@@ -133,11 +133,11 @@ def _add_piece(gradient: Rnn, net: Rnn, x_TI: Array, z_TH: Array, z_0: Array, de
 
 
 def rtrl(net: Rnn, x_TI: Array, cost: FrameCost | SequenceCost) -> tuple[float, Rnn]:
-    """The cost and its exact gradient, forwards in time, equations (8) and (9); nothing past is kept.
+    """The cost and its exact gradient, forward in time, equations (8) and (9); no past states are stored.
 
-    A cost that is a sum over frames is followed as the frames come. One of the whole string, such as CTC,
+    A cost that is a sum over frames is computed frame by frame. A cost of the whole sequence, such as CTC,
     gives δ_out,t only after the last frame: then the network runs twice, and the outputs v (T · K numbers)
-    are kept.
+    are stored.
     """
     output_error = _output_errors(net, x_TI, cost)
     width, inputs = net.W_in.shape
@@ -164,7 +164,7 @@ def rtrl(net: Rnn, x_TI: Array, cost: FrameCost | SequenceCost) -> tuple[float, 
 
 
 def _output_errors(net: Rnn, x_TI: Array, cost: FrameCost | SequenceCost) -> OutputError:
-    """E_t and δ_out,t as a function of t and v_t; a cost of the whole string sees all outputs first."""
+    """E_t and δ_out,t as a function of t and v_t; for a cost of the whole sequence from a first pass."""
     if isinstance(cost, FrameCost):
         return cost.of_frame
     total, delta_out_TK = cost.of_sequence(_outputs(net, x_TI))
@@ -172,7 +172,7 @@ def _output_errors(net: Rnn, x_TI: Array, cost: FrameCost | SequenceCost) -> Out
 
 
 def _outputs(net: Rnn, x_TI: Array) -> Array:
-    """v alone, (T, K)."""
+    """Only the outputs v (T, K)."""
     z, v_TK = np.zeros(len(net.W)), np.empty((len(x_TI), len(net.c)))
     for t, x in enumerate(x_TI):
         z = np.tanh(net.W_in @ x + net.W @ z + net.b)

@@ -1,13 +1,13 @@
-"""An LSTM in bfloat16 on a CPU at the rate of its matrix products: torch's cell with a faster gradient.
+"""A bfloat16 LSTM on a CPU at the speed of its matrix products: torch's cell with a faster gradient.
 
-torch hands an LSTM in bfloat16 to oneDNN, whose backward run is slow: for wide layers it takes longer than
-in float32. Here everything that does not depend on the step before is one large product over all steps: the
-inputs of the gates before the run, the gradients of inputs and weights behind it. The steps are one compiled
-loop: a product with the recurrent matrix, which was packed for it, and a pass over the gates. Utterances do
-not wait for each other, so they are shared out over torch's threads.
+torch hands an LSTM in bfloat16 to oneDNN, whose backward pass is slow: for wide layers slower than in
+float32. Here everything that does not depend on the previous step is one large product over all steps: the
+inputs of the gates before the recurrence, the gradients of inputs and weights after it. The steps are one
+compiled loop: a product with the recurrent matrix, which is packed for it, and a pass over the gates.
+Utterances are independent, so they are divided among torch's threads.
 
-Products are of bfloat16 with float32 sums; the state of the cell and all functions of the gates are float32;
-what is kept for the backward run is bfloat16, but the state. Errors are those of oneDNN's bfloat16.
+Products are bfloat16 with float32 accumulation; the cell state and all gate functions are float32; what is
+kept for the backward pass is bfloat16, except the state. Errors are like those of oneDNN's bfloat16.
 
 Source: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000; gates in torch's order:
 input, forget, cell, output. `asr.lab.recurrence` has the same equations to read.
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 
 def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
-    """True where our `run` beats torch's: an LSTM in training in bfloat16 on a CPU made for that."""
+    """True where `run` is faster than torch: an LSTM trained in bfloat16 on a CPU with AVX-512 BF16."""
     return (
         run.mode == "LSTM"
         and x_BTF.device.type == "cpu"
@@ -35,7 +35,7 @@ def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
 
 
 def is_missing(run: nn.RNNBase, x_BTF: Tensor) -> bool:
-    """True where torch has none: oneDNN's LSTM in bfloat16 needs a CPU with AVX-512, and fails on others."""
+    """True where torch cannot run it: oneDNN's bfloat16 LSTM needs AVX-512 and fails on other CPUs."""
     return (
         run.mode == "LSTM"
         and x_BTF.device.type == "cpu"
@@ -62,7 +62,7 @@ def run(lstm: nn.RNNBase, x_BTF: Tensor) -> Tensor:
 
 
 class _Run(Function):
-    """One direction over a whole batch. H are the units, rounded up to vectors; G is 4H, gate by gate."""
+    """One direction over a batch. H is the number of units, rounded up to whole vectors; G is 4H, by gate."""
 
     @staticmethod
     def forward(
@@ -123,7 +123,7 @@ class _Run(Function):
 
 
 def _rounded(weights_GX: Tensor, width: int) -> Tensor:
-    """The weights in bfloat16, the rows of each gate filled up with zeros to `width`."""
+    """The weights in bfloat16, the rows of each gate zero-padded to `width`."""
     gates_4HX = weights_GX.bfloat16().unflatten(0, (4, -1))
     return functional.pad(gates_4HX, (0, 0, 0, width - gates_4HX.shape[1])).flatten(0, 1)
 

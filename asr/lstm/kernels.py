@@ -1,6 +1,6 @@
-"""The steps of an LSTM that wait for each other, compiled by numba into vector instructions.
+"""The sequential steps of an LSTM, compiled by numba into vector instructions.
 
-bfloat16 numbers come as the 16-bit integers that hold their bits: the upper half of a float32.
+bfloat16 numbers are given as 16-bit integers that hold their bits: the upper half of a float32.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ LN_2 = np.float32(0.6931471805599453)
 ROUND = np.float32(12582912.0)  # 1.5 · 2^23: a float32 plus this has the rounded integer in its low bits
 ROUND_BITS = np.int32(0x4B400000)
 BIAS = np.int32(127)  # of a float32's exponent
-# exp(z) for |z| ≤ ln 2 / 2 by its series to 3e−7, more than bfloat16's 8 binary digits can tell.
+# exp(z) for |z| ≤ ln 2 / 2 by its series to 3e−7, far more precise than bfloat16's 8 binary digits.
 C2, C3, C4, C5 = (np.float32(1 / n) for n in (2, 6, 24, 120))
 
 Bits = Any  # contiguous array of uint16
@@ -40,7 +40,7 @@ def _narrow(x: Number) -> Number:
 
 @njit(nogil=True, error_model="numpy")
 def _logistic(x: Number) -> Number:
-    """1 / (1 + exp(−x)), exp(−x) being 2^i · exp(z); not a number if x is not finite."""
+    """1 / (1 + exp(−x)), with exp(−x) as 2^i · exp(z); NaN if x is not finite."""
     y = min(max(np.float32(-x), -MOST), MOST)
     shifted = np.float32(y * LOG2_E + ROUND)
     z = np.float32(y - np.float32(shifted - ROUND) * LN_2)
@@ -56,7 +56,7 @@ def _tanh(x: Number) -> Number:
 
 @njit(nogil=True, error_model="numpy")
 def _open(gate: Bits, product: Floats, scale: Number) -> None:
-    """What the gates of one kind let through, in their place: logistic for scale 1, tanh for scale 2."""
+    """Replace gate inputs by gate activations, in place: logistic for scale 1, tanh for scale 2."""
     for j in range(gate.shape[0]):
         x = np.float32(wide(gate[j]) + product[j])
         gate[j] = _narrow(np.float32(scale * _logistic(np.float32(scale * x)) - (scale - ONE)))
@@ -64,7 +64,7 @@ def _open(gate: Bits, product: Floats, scale: Number) -> None:
 
 @njit(nogil=True, error_model="numpy")
 def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, y: Bits) -> None:
-    """The state and the outputs behind it."""
+    """The new cell state and the outputs."""
     for j in range(y.shape[0]):
         c = np.float32(wide(f[j]) * before[j] + wide(i[j]) * wide(g[j]))
         cells[j] = c
@@ -75,13 +75,13 @@ def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, 
 def run_forward(
     first: int, end: int, panels: Any, gates_TBG: Bits, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats
 ) -> None:
-    """Outputs of all steps and the states behind them; gates are found as inputs and left as they are open.
+    """Outputs and cell states of all steps; the gates' inputs are replaced by their activations.
 
     Args:
         first, end: utterances of the batch to work on; the others are left alone.
         panels: the recurrent matrix (H, G), packed.
-        product_BG: room for a product, zero.
-        cells_TBH: the state before step t at t, zero at first; one place more than there are steps.
+        product_BG: buffer for a product, initially zero.
+        cells_TBH: the state before step t at index t, zero at index 0; one more entry than steps.
     """
     steps, _, width = y_TBH.shape
     for t in range(steps):
@@ -109,7 +109,7 @@ def _retreat(
     more: Floats,
     carried: Floats,
 ) -> None:
-    """The gradients of the inputs of the gates in place of the gates."""
+    """Replace the gates' activations by the gradients of their inputs."""
     for j in range(grad.shape[0]):
         ij, fj, gj, oj = wide(i[j]), wide(f[j]), wide(g[j]), wide(o[j])
         y_grad, shown = np.float32(wide(grad[j]) + more[j]), _tanh(after[j])
@@ -132,15 +132,15 @@ def run_backward(
     cells_TBH: Floats,
     carried_BH: Floats,
 ) -> None:
-    """The gradients of the inputs of the gates, in place of the gates.
+    """Replace the gates' activations by the gradients of their inputs, for all steps.
 
     Args:
         first, end: as in `run_forward`.
-        gates_TBG, cells_TBH: as that left them.
+        gates_TBG, cells_TBH: as `run_forward` left them.
         panels: the recurrent matrix transposed, (G, H), packed.
-        product_BH: room for what comes back to the outputs from the step behind, zero.
+        product_BH: buffer for the outputs' gradient from the following step, initially zero.
         grad_TBH: gradients of the outputs.
-        carried_BH: what comes back to the state from there, zero.
+        carried_BH: buffer for the state's gradient from the following step, initially zero.
     """
     steps, _, width = grad_TBH.shape
     for t in range(steps - 1, -1, -1):

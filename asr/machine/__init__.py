@@ -1,1 +1,1 @@
-"""What the processor and the system can do and Python has no name for."""
+"""Features of the processor and the operating system that Python does not expose."""

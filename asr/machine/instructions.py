@@ -1,4 +1,4 @@
-"""Single instructions for compiled loops."""
+"""Single processor instructions for loops compiled by numba."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def _prefetch(_typing: Any, array: Any, index: Any) -> Any:
 
 
 def reinterpretation(given: Any, wanted: Any) -> Any:
-    """A function for compiled code that reads the bits of one type as another."""
+    """A function for compiled code that reinterprets the bits of one type as another (bit cast)."""
 
     @intrinsic
     def reinterpret(_typing: Any, _x: Any) -> Any:
@@ -47,5 +47,5 @@ count_bits: Any = intrinsic(_count_bits)
 """`count_bits(x)`: the number of bits that are set in an int64."""
 
 prefetch: Any = intrinsic(_prefetch)
-"""`prefetch(array, index)`: have an item of a one-dimensional array brought near, because it will be read.
-Waits for nothing."""
+"""`prefetch(array, index)`: fetch an item of a one-dimensional array into the cache, because it will be read
+soon. Does not wait for it."""

@@ -1,4 +1,4 @@
-"""How the C library hands memory out."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 import sys
@@ -7,11 +7,11 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's ma
 
 
 def keep_freed() -> bool:
-    """From now on memory that is freed stays with this process, and the next tensor takes it.
+    """Let this process keep freed memory for reuse by later tensors; True on success (glibc only).
 
-    By default glibc gives every large block back to the system, which clears it page by page when it is asked
-    again: a twelfth of the time of a training step on a CPU. Blocks of many sizes leave gaps: the peak is a
-    quarter higher. Returns whether it could be arranged: other C libraries than glibc are left alone.
+    By default glibc returns every large block to the system, which clears its pages when they are allocated
+    again: a twelfth of the time of a training step on a CPU. The price is fragmentation: a peak a quarter
+    higher. Other C libraries than glibc are left alone.
 
     Source: mallopt(3).
     """

@@ -1,13 +1,13 @@
-"""Products of a few rows with a matrix that stays: bfloat16 numbers, float32 sums, for compiled loops.
+"""Products of a few rows with a constant matrix: bfloat16 inputs, float32 sums, for compiled loops.
 
 A recurrence multiplies a handful of rows by the same matrix step after step. Libraries are made for large
-products, and the call alone costs as much as such a small one. Here the matrix is packed once, in the order
-in which it will be read, and `multiply` is compiled into the loop around it. On
-processors with AVX-512 BF16 that reaches the rate of the instruction, see `AVAILABLE`.
+products: their call overhead alone costs as much as such a small one. Here the matrix is packed once, in the
+order in which it will be read, and `multiply` is compiled into the loop around it. On processors with
+AVX-512 BF16 that reaches the peak rate of the instruction, see `AVAILABLE`.
 
-A panel is a strip of 64 columns: for each pair of the matrix's rows four vectors, each of 16 columns, each
-lane of a vector the two numbers of a column. One instruction multiplies and adds such pairs. Up to six rows
-of four vectors of sums stay in registers (24 of 32) while the panel runs through once.
+A panel is a strip of 64 columns: for each pair of the matrix's rows four vectors, each of 16 columns; each
+lane of a vector holds the two numbers of a column. One instruction multiplies and accumulates such pairs. For
+up to six rows, four vectors of sums each stay in registers (24 of 32) while the panel is read once.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from torch.nn import functional
 from asr.machine.instructions import reinterpretation
 
 AVAILABLE: bool = llvmlite.binding.get_host_cpu_features().get("avx512bf16", False)
-"""Whether this processor has the instructions; elsewhere `multiply` is right, and slow."""
+"""Whether this processor has the instructions; elsewhere `multiply` is correct but slow."""
 LANES, VECTORS = 16, 4
 COLUMNS = LANES * VECTORS
 """Columns of a panel."""
@@ -36,7 +36,7 @@ _float = reinterpretation(types.int32, types.float32)
 
 @njit(nogil=True, error_model="numpy")
 def wide(bits: Any) -> Any:
-    """A bfloat16, given as the integer that holds its bits, as float32."""
+    """The float32 value of a bfloat16 given as the integer of its bits."""
     return _float(np.int32(np.int32(bits) << np.int32(16)))
 
 
@@ -45,7 +45,7 @@ _SUMS, _PAIRS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 
 
 class _BFloat16(ir.types.Type):
-    """The type of that name, which llvmlite lacks."""
+    """LLVM's type bfloat, which llvmlite lacks."""
 
     def _to_string(self) -> str:
         return "bfloat"
@@ -64,10 +64,10 @@ _ZEROS, _NOTHING = ir.Constant(_SUMS, [0.0] * LANES), ir.Constant(_PAIRS, ir.Und
 
 
 def pack(matrix_KN: Tensor) -> np.ndarray:
-    """The panels (⌈N / 64⌉, K / 2, 64) of a bfloat16 matrix, as int32 that hold a pair of rows each.
+    """The panels (⌈N / 64⌉, K / 2, 64) of a bfloat16 matrix; each int32 holds the numbers of a pair of rows.
 
     Args:
-        matrix_KN: with an even number of rows. Columns that the last panel lacks become zeros.
+        matrix_KN: with an even number of rows. The last panel is padded with columns of zeros.
     """
     rows, columns = matrix_KN.shape
     panels = -(-columns // COLUMNS)
@@ -79,7 +79,7 @@ def pack(matrix_KN: Tensor) -> np.ndarray:
 
 @dataclass
 class _Strip:
-    """A loop over the pairs of rows of one panel, in the making: `size` rows of a against it."""
+    """Emits the loop over one panel's pairs of rows, which multiplies several rows of a by it."""
 
     builder: Any
     rows: list[Any]
@@ -87,10 +87,10 @@ class _Strip:
     panel: Any
     """Pointer to its vectors of pairs."""
     pairs: Any
-    """How many there are."""
+    """Number of pairs."""
 
     def sums(self) -> list[list[Any]]:
-        """Emit the loop; the sums of each row, as vectors, behind it."""
+        """Emit the loop; returns the vectors of sums of each row, as values after the loop."""
         builder, word = self.builder, self.pairs.type
         before, loop = builder.block, builder.append_basic_block("pairs")
         after = builder.append_basic_block("summed")
@@ -116,7 +116,7 @@ class _Strip:
         return self.builder.bitcast(vector, _NUMBERS)
 
     def _added(self, row: Any, k: Any, sums: list[Any], strip: list[Any]) -> list[Any]:
-        """The sums with the products of one pair of a row, spread over all lanes."""
+        """The sums plus the products of one pair of a row of a, broadcast to all lanes."""
         builder = self.builder
         pair = builder.load(builder.gep(row, [k]), align=4)
         lane = builder.insert_element(_NOTHING, pair, _INT(0))
@@ -128,7 +128,7 @@ class _Strip:
 
 
 def _rows(size: int) -> Any:
-    """An intrinsic: rows `first` to `first + size` of a times a panel, into the same rows of out."""
+    """An intrinsic that multiplies rows `first` to `first + size` of a by a panel, into those rows of out."""
 
     def declare(_typing: Any, a: Any, first: Any, panels: Any, number: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -170,7 +170,7 @@ def _multiply(a_BK: Any, panels_PKC: Any, out_BN: Any) -> None:
     batch = a_BK.shape[0]
     blocks = (batch + 5) // 6
     for p in range(panels_PKC.shape[0]):
-        for block in range(blocks):  # of sizes as equal as can be
+        for block in range(blocks):  # of nearly equal sizes
             first = batch * block // blocks
             size = batch * (block + 1) // blocks - first
             if size == 6:
@@ -189,7 +189,7 @@ def _multiply(a_BK: Any, panels_PKC: Any, out_BN: Any) -> None:
 
 @njit(nogil=True, error_model="numpy")
 def multiply_plainly(a_BK: Any, panels_PKC: Any, out_BN: Any) -> None:
-    """As `multiply`, number by number, on any processor."""
+    """`multiply`, element by element, for any processor."""
     for p in range(panels_PKC.shape[0]):
         for b in range(a_BK.shape[0]):
             for c in range(COLUMNS):
@@ -204,5 +204,5 @@ def multiply_plainly(a_BK: Any, panels_PKC: Any, out_BN: Any) -> None:
 multiply: Any = _multiply if AVAILABLE else multiply_plainly
 """`multiply(a_BK, panels_PKC, out_BN)`: out = a · matrix, in compiled code.
 
-a_BK are the bits of bfloat16, contiguous, K the rows of the matrix; out_BN is float32, 64 columns a panel.
+a_BK holds bits of bfloat16, contiguous, K the rows of the matrix; out_BN is float32, 64 columns per panel.
 """

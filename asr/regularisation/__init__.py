@@ -1,8 +1,8 @@
-"""What stands between recurrent layers in training: masked batch normalisation and dropout.
+"""Regularisation between recurrent layers in training: masked batch normalisation and dropout.
 
-On a CPU each is one compiled pass over the numbers, there and back. As torch's operations they took a fifth
-of a training step, since every one of them writes a tensor of its own. Elsewhere they are torch's operations,
-which also say what the compiled ones must give.
+On a CPU each is a compiled loop over the data, forward and backward. As torch operations they took a fifth
+of a training step, since each operation writes a tensor of its own. On other devices they are torch
+operations, which also define what the compiled ones must compute.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ _EPSILON = 1e-5
 
 
 class MaskedBatchNorm(nn.Module):
-    """Batch normalisation whose statistics are those of the true frames alone.
+    """Batch normalisation whose statistics exclude padding.
 
     Source: Ioffe & Szegedy 2015, over batch and time together; running averages with momentum 0.1.
     """
@@ -32,7 +32,7 @@ class MaskedBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(width))
 
     def forward(self, x_BTF: Tensor, inside_BT1: Tensor | None) -> Tensor:
-        """Normalised x, float32; `inside_BT1` marks the true frames, None says that all are."""
+        """Normalised x, float32; `inside_BT1` is True for frames that are not padding, None if none are."""
         x_BTF = x_BTF.float()
         if not self.training:
             scale_F = (self.running_var + _EPSILON).rsqrt() * self.weight
@@ -50,14 +50,14 @@ class MaskedBatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Zeroes a share p of the numbers in training and scales the rest up, so that the mean stays."""
+    """Zeroes a share p of the values in training and scales up the rest, so that the mean is kept."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """x, float32 on a CPU, or what is left of it; which numbers go is drawn from torch's generator."""
+        """x after dropout (float32 on a CPU, seeded by torch's generator); x itself in evaluation."""
         if not self.training or not self.p:
             return x
         if x.device.type != "cpu":
@@ -69,7 +69,7 @@ class Dropout(nn.Module):
 def _plain(
     x_BTF: Tensor, inside_BT1: Tensor, count: Tensor, weight_F: Tensor, bias_F: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean and variance of the true frames)."""
+    """y, and mean and variance over the frames that are not padding, by torch operations."""
     weight = inside_BT1.float()
     mean_F = (x_BTF * weight).sum((0, 1)) / count
     var_F = ((x_BTF - mean_F).square() * weight).sum((0, 1)) / count
@@ -84,7 +84,7 @@ def _compiled(
 
 
 class _Normalised(Function):
-    """`_plain` on a CPU; the gradients of mean and variance are not asked for."""
+    """`_plain` compiled for a CPU; mean and variance are not differentiable."""
 
     @staticmethod
     def forward(
@@ -123,7 +123,7 @@ class _Normalised(Function):
 
 
 class _Dropout(Function):
-    """What goes is a function of seed and place, so that nothing is kept for the way back."""
+    """Dropout as a function of seed and position, so that no mask is kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, p: float, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
-"""Passes over the outputs of a layer, compiled by numba into vector instructions.
+"""Loops over the outputs of a layer, compiled by numba into vector instructions.
 
-N are the frames of all utterances, one after the other, F the units. Sums over frames are float64.
+N are the concatenated frames of all utterances, F the units. Sums over frames are float64.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ GOLDEN, FIRST, SECOND = np.uint32(0x9E3779B9), np.uint32(0x21F0AAAD), np.uint32(
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def moments(x_NF: Floats, inside_N: Flags, count: float) -> tuple[Floats, Floats]:
-    """Mean and variance of the rows that are inside."""
+    """Mean and variance of the rows that `inside_N` marks; `count` is their number."""
     total_F, square_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
     for n in range(len(x_NF)):
         if inside_N[n]:
@@ -44,7 +44,7 @@ def scale_rows(x_NF: Floats, factor_F: Floats, offset_F: Floats, y_NF: Floats) -
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def gradient_sums(x_NF: Floats, grad_NF: Floats, mean_F: Floats, rate_F: Floats) -> tuple[Floats, Floats]:
-    """The sums over the rows of the gradient, and of the gradient times normalised x."""
+    """The sums over all rows of the gradient, and of the gradient times normalised x."""
     plain_F, along_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
     for n in range(len(x_NF)):
         x_F, grad_F = x_NF[n], grad_NF[n]
@@ -66,7 +66,7 @@ def gradient_of_rows(
     along_F: Floats,
     x_grad_NF: Floats,
 ) -> None:
-    """The gradients of x; `plain_F` and `along_F` are `gradient_sums` divided by the number of true rows."""
+    """The gradient of x; `plain_F` and `along_F` are `gradient_sums` divided by the number of marked rows."""
     factor_F = rate_F * weight_F
     for n in range(len(x_NF)):
         x_F, grad_F, x_grad_F = x_NF[n], grad_NF[n], x_grad_NF[n]
@@ -81,9 +81,9 @@ def gradient_of_rows(
 
 @njit(nogil=True, error_model="numpy", cache=True)
 def drop(x: Floats, p: float, seed: int, kept: Floats) -> None:
-    """x / (1 − p), but 0 at a share p of the places, which the seed decides.
+    """Write x / (1 − p) to `kept`, but 0 at a share p of the positions, determined by the seed.
 
-    Places and seed are mixed by multiplications and shifts, as in hash functions. Not for secrets.
+    Position and seed are hashed by multiplications and shifts; not cryptographically secure.
     """
     low, high = np.uint32(seed), np.uint32(seed >> 31)
     least, scale = np.uint32(min(p * 2.0**32, 2.0**32 - 1)), np.float32(1.0 / (1.0 - p))

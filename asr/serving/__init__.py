@@ -1,1 +1,1 @@
-"""The recogniser as a service: OpenAI's transcription API, one page, health and metrics."""
+"""The recogniser as a service: OpenAI's transcription API, streaming, a web page, health and metrics."""

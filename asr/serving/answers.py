@@ -1,4 +1,4 @@
-"""Transcripts and refusals in the form of OpenAI's API."""
+"""Transcripts and errors in the format of OpenAI's API."""
 
 from typing import Any
 
@@ -16,10 +16,10 @@ class RefusalError(ServingError):
     """A request that is answered with an error.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: what was wrong and what is expected.
         code: short and stable, for programs.
-        param: the field that is to blame.
+        param: the offending field.
     """
 
     def __init__(self, status: int, message: str, *, code: str, param: str | None = None) -> None:

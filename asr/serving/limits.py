@@ -1,4 +1,4 @@
-"""What is refused before any work: an upload that is too large, while it comes; whoever lacks the token."""
+"""Requests that are refused before any work: uploads that are too large, and clients without the token."""
 
 import base64
 import hmac
@@ -12,13 +12,13 @@ BEARER = "bearer."
 
 
 class UploadLimit:
-    """Answers 413 as soon as a body is, or says that it is, larger than `most_bytes`."""
+    """ASGI middleware: answers 413 once a body, or its declared length, exceeds `most_bytes`."""
 
     def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
         self._app, self._most_bytes = app, most_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting its body."""
+        """Pass a request on, counting the bytes of its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -44,15 +44,15 @@ class UploadLimit:
 
 
 def authorise(headers: Mapping[str, str], token: str) -> None:
-    """Refuse whoever lacks the token; an empty one asks for none.
+    """Check the client's token; if `token` is empty, none is required.
 
-    It comes as `Authorization: Bearer …`, or, since the pages of a browser cannot send that along with a
-    WebSocket, in base64url behind `bearer.` among the subprotocols.
+    It is sent as `Authorization: Bearer …` or, because browsers cannot send that header with a WebSocket, as
+    a subprotocol: `bearer.` followed by the token in base64url.
 
     Raises:
         RefusalError: 401.
     """
-    # headers are handed over as Latin-1, whatever their bytes were
+    # header values are decoded as Latin-1, whatever their bytes were
     given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
         if protocol.strip().startswith(BEARER):
@@ -64,7 +64,7 @@ def authorise(headers: Mapping[str, str], token: str) -> None:
 
 
 def _decoded(text: str) -> bytes:
-    """base64url without its padding; nothing if it is none."""
+    """The bytes of base64url without padding; empty if the text is not base64url."""
     try:
         return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except ValueError:

@@ -1,18 +1,19 @@
-"""`/v1/audio/stream`: a WebSocket that takes sound and gives the words while they are said.
+"""`/v1/audio/stream`: a WebSocket that takes audio and returns the words while they are spoken.
 
-The client opens `ws://…/v1/audio/stream?sample_rate=16000` (in a browser that has to send a token with the
+The client opens `ws://…/v1/audio/stream?sample_rate=16000` (a browser that needs a token adds the
 subprotocols `asr` and `bearer.` + the token in base64url), sends binary messages of mono 16-bit PCM
-(little-endian, any length up to a bound), and at last the text `{"type": "end"}`. The service sends JSON:
+(little-endian, any length up to a bound), and finally the text `{"type": "end"}`. The service sends JSON:
 
-* `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever there is news. `stable`
-  is to be appended to what was stable before and never changes; `unstable` is a guess at what follows it;
-  `words` are those that were completed since the last message, with their times in seconds.
-* `{"type": "final", "text": …, "segments": […], "words": […], "duration": …}` for all of it, behind the end,
-  as `verbose_json` has it. Then it closes.
-* `{"type": "error", "code": …, "message": …}` in place of that. Then it closes.
+* `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever something changes.
+  `stable` is to be appended to the previous stable text and never changes; `unstable` is a guess at what
+  follows it; `words` are those completed since the last message, with their times in seconds; `heard` is the
+  audio received so far in seconds.
+* `{"type": "final", "text": …, "segments": […], "words": […], "duration": …}` for the whole stream after its
+  end, as in `verbose_json`. Then it closes.
+* `{"type": "error", "code": …, "message": …}` instead, on failure. Then it closes.
 
-Nothing is kept of a stream that has ended, whoever ended it. A client that sends faster than its sound is
-recognised waits in its own send: nothing piles up here but a few messages.
+Nothing is kept of a stream that has ended, whoever ended it. A client that sends faster than recognition runs
+is held back by flow control: only a few messages are buffered here.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ from asr.transcript import Partial
 
 PATH = "/v1/audio/stream"
 PROTOCOL = "asr"
-"""Name of what is spoken here, for clients that must name it, as browsers must that send a token."""
+"""WebSocket subprotocol, for clients that must name one, such as browsers that send a token."""
 MOST_RATE_HZ = 192_000
 CLOSED_NORMALLY, CLOSED_FOR_POLICY, CLOSED_AS_TOO_BIG, CLOSED_FOR_ERROR, CLOSED_AS_BUSY = (
     1000, 1008, 1009, 1011, 1013,
@@ -47,20 +48,20 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class LiveConfig:
-    """What a stream may be."""
+    """Limits of streams."""
 
     streams: int = 16
-    """At once; one more is told to try again later."""
+    """Maximum number of open streams; further clients are told to try again later."""
     message_bytes: int = 2**20
-    """Of one message."""
+    """Maximum size of a message."""
     idle_s: float = 30.0
-    """Without a message, after which a stream is closed."""
+    """A stream is closed after this long without a message."""
     longest_s: float = 4 * 3600.0
-    """Of sound in one stream."""
+    """Maximum duration of the audio of a stream."""
 
 
 class StreamError(AsrError):
-    """Why a stream is closed: a short name for programs, a code of WebSocket, and a message."""
+    """Why a stream is closed: a short code for programs, a WebSocket close code, and a message."""
 
     def __init__(self, code: str, message: str, *, closing: int = CLOSED_FOR_POLICY) -> None:
         super().__init__(message)
@@ -72,8 +73,8 @@ class Live:
 
     Args:
         model: a loaded recogniser.
-        token: clients must send it, see `authorise`; empty asks for none.
-        config: bounds.
+        token: clients must send it, see `authorise`; empty requires none.
+        config: limits.
         settings: `decoder` and the settings of `Recognizer.decode`.
     """
 
@@ -83,15 +84,15 @@ class Live:
         self._model, self._token, self._settings = model, token, settings
         self._config = config or LiveConfig()
         self.open = 0
-        """Streams at this moment."""
+        """Number of open streams."""
 
     @property
     def is_possible(self) -> bool:
-        """Whether the model hears the past alone."""
+        """Whether the model can stream (it uses past context only)."""
         return self._model.streams
 
     async def serve(self, socket: WebSocket) -> None:
-        """One stream, from its opening to its end."""
+        """Handle one stream, from its opening to its end."""
         try:
             self._admit(socket)
         except RefusalError as refusal:
@@ -106,7 +107,7 @@ class Live:
             await _end(socket, error.closing, type="error", code=error.code, message=str(error))
         except WebSocketDisconnect:
             return
-        except Exception as error:  # whoever listens is told that it is over, and not how
+        except Exception as error:  # the client is told that it failed, but no details
             log.error("a stream could not be recognised: %r", error)
             message = "the sound could not be recognised"
             await _end(socket, CLOSED_FOR_ERROR, type="error", code="internal", message=message)
@@ -114,7 +115,7 @@ class Live:
             self.open -= 1
 
     def _admit(self, socket: WebSocket) -> None:
-        """Refuse whoever lacks the token, and pages of other sites, which browsers let in unasked."""
+        """Refuse clients without the token, and pages of other sites, which browsers do not block."""
         authorise(socket.headers, self._token)
         origin = socket.headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
@@ -124,7 +125,7 @@ class Live:
         if self.open > self._config.streams:
             why = f"{self._config.streams} streams are open already; try again later"
             raise StreamError("busy", why, closing=CLOSED_AS_BUSY)
-        # the first decoder of a large language model takes a while
+        # building the first decoder with a large language model takes a while
         stream = await asyncio.to_thread(self._open_stream, socket.query_params.get("sample_rate", ""))
         before: Partial | None = None
         while (samples := await self._next_samples(socket)) is not None:

@@ -1,4 +1,4 @@
-"""What the service counts, in the text format of Prometheus (version 0.0.4)."""
+"""Metrics of the service, in the text format of Prometheus (version 0.0.4)."""
 
 import threading
 from collections import Counter
@@ -24,7 +24,7 @@ class Histogram:
         self._sum += value
 
     def lines(self, name: str) -> list[str]:
-        """The histogram as Prometheus reads it; buckets are cumulative."""
+        """The histogram in Prometheus' text format; buckets are cumulative."""
         buckets = [
             f'{name}_bucket{{le="{bound:g}"}} {count}'
             for bound, count in zip(self._bounds, self._counts, strict=True)
@@ -38,7 +38,7 @@ class Histogram:
 
 
 class Metrics:
-    """Requests by status, their latency, seconds of audio, sizes of batches. Safe between threads."""
+    """Requests by status, their latency, seconds of audio, sizes of batches. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,7 +61,7 @@ class Metrics:
             self._busy_s += seconds
 
     def render(self, *, waiting: int, streams: int = 0) -> str:
-        """All of it as text."""
+        """All metrics as text."""
         with self._lock:
             requests = [f'asr_requests_total{{status="{s}"}} {n}' for s, n in sorted(self._requests.items())]
             parts = [

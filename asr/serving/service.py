@@ -1,7 +1,7 @@
-"""The HTTP service: OpenAI's `/v1/audio/transcriptions` and `/v1/models`, a page, health and metrics.
+"""The HTTP service: OpenAI's `/v1/audio/transcriptions` and `/v1/models`, a web page, health and metrics.
 
-An upload lies in memory or in a file without a name, which the system removes whatever happens. Answers never
-hold paths or tracebacks.
+An upload is held in memory or in an unnamed temporary file, which the system removes whatever happens.
+Responses never contain paths or tracebacks.
 """
 
 import asyncio
@@ -30,27 +30,27 @@ from asr.transcript import Transcript
 
 PAGE = Path(__file__).parent / "page"
 FOREIGN_NAME = "whisper-1"
-"""Programs made for OpenAI's service ask for this model; it stands for the one that is served."""
+"""Clients made for OpenAI's service ask for this model; it is an alias of the model that is served."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class ServingConfig:
-    """What the service allows."""
+    """Name, token and limits of the service."""
 
     name: str = "asr"
-    """What the model is called in `/v1/models`."""
+    """Name of the model in `/v1/models`."""
     token: str = ""
-    """Clients must send it as `Authorization: Bearer`; empty asks for none."""
+    """Clients must send it as `Authorization: Bearer`; empty requires none."""
     waiting: int = 64
-    """Requests that may wait; one more is answered 503."""
+    """Maximum number of queued requests; further ones are answered with 503."""
     upload_bytes: int = 100 * 2**20
-    """A larger upload is answered 413."""
+    """Larger uploads are answered with 413."""
 
 
 class Upload:
-    """A file of a form under the name that its sender gave it, for messages."""
+    """An uploaded file with the name that the client gave it, for error messages."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self.name = file, name
@@ -64,7 +64,7 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
 
     Args:
         model: a loaded recogniser.
-        config: names and limits.
+        config: name, token and limits.
         settings: `decoder` and the settings of `Recognizer.decode`.
     """
     config = config or ServingConfig()
@@ -95,7 +95,7 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
 
 
 class Service:
-    """The answers to requests."""
+    """The request handlers."""
 
     def __init__(self, worker: Worker, metrics: Metrics, config: ServingConfig, streams: live.Live) -> None:
         self._worker, self._metrics, self._config, self._streams = worker, metrics, config, streams
@@ -104,7 +104,7 @@ class Service:
     async def transcribe(self, request: Request) -> Response:
         """`POST /v1/audio/transcriptions`: file, model, response_format, timestamp_granularities[].
 
-        language, prompt and temperature are taken and have no meaning to a model of this kind.
+        language, prompt and temperature are accepted, but ignored: they mean nothing to this kind of model.
         """
         began, status, audio_s = time.monotonic(), 500, 0.0
         try:
@@ -123,7 +123,7 @@ class Service:
         except ClientDisconnect:
             status = 499
             return Response(status_code=499)
-        except asyncio.CancelledError:  # the server has waited for long enough, and ends
+        except asyncio.CancelledError:  # the server shuts down and has waited long enough
             status = 503
             return RefusalError(503, "the service is ending", code="ending").response()
         finally:
@@ -174,7 +174,7 @@ class Service:
             raise RefusalError(503, str(full), code="overloaded") from None
         waiter = asyncio.wrap_future(future)
         while not (await asyncio.wait([waiter], timeout=0.5))[0]:
-            # what nobody waits for is not begun; what is begun keeps its file until it is through
+            # a queued request of a client that left is cancelled; a running one keeps its file to the end
             if await request.is_disconnected() and future.cancel():
                 raise ClientDisconnect
         try:
@@ -197,12 +197,12 @@ class Service:
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
-        """As OpenAI describes one, and whether it can be asked for words while they are said."""
+        """The model in OpenAI's format, and whether it can stream."""
         known = {"id": self._config.name, "object": "model", "created": self._began, "owned_by": "asr"}
         return known | {"streams": self._streams.is_possible}
 
     async def health(self) -> Response:
-        """`GET /healthz`: 200 while recordings are recognised."""
+        """`GET /healthz`: 200 while the worker thread is alive, else 503."""
         alive = self._worker.is_alive
         return JSONResponse(
             {"status": "ok" if alive else "the recogniser has stopped"}, 200 if alive else 503

@@ -1,4 +1,4 @@
-"""One thread that recognises what requests bring, several at a time; a queue with a bound before it."""
+"""A worker thread that recognises uploaded recordings in batches, with a bounded queue."""
 
 import queue
 import threading
@@ -13,7 +13,7 @@ from asr.recognizer import Recognizer
 from asr.transcript import Transcript
 
 MOST_IN_BATCH = 32
-"""Requests that are recognised together."""
+"""Maximum number of requests that are recognised together."""
 
 
 class FullError(ServingError):
@@ -22,7 +22,7 @@ class FullError(ServingError):
 
 @dataclass
 class Task:
-    """A recording and the promise of its transcript."""
+    """A recording and the future of its transcript."""
 
     recording: BinaryIO
     future: "Future[Transcript]" = field(default_factory=Future)
@@ -33,8 +33,8 @@ class Worker:
 
     Args:
         model: a loaded recogniser.
-        waiting: recordings that may wait; one more is refused.
-        on_batch: told the number of recordings and the seconds that each batch took.
+        waiting: maximum number of queued recordings; further ones are refused.
+        on_batch: called after each batch with (recordings, seconds).
         settings: `decoder` and the settings of `Recognizer.decode`.
     """
 
@@ -58,14 +58,14 @@ class Worker:
 
     @property
     def is_alive(self) -> bool:
-        """Whether recordings are recognised at all."""
+        """Whether the thread is running."""
         return self._thread.is_alive()
 
     def submit(self, recording: BinaryIO) -> "Future[Transcript]":
-        """The promise of a transcript; it raises AudioError if there is no audio in the recording.
+        """The future of the transcript; its result raises AudioError if the recording has no readable audio.
 
         Raises:
-            FullError: as many recordings wait as may.
+            FullError: the queue is full.
         """
         task = Task(recording)
         try:
@@ -75,7 +75,7 @@ class Worker:
         return task.future
 
     def close(self) -> None:
-        """Finish what waits, then end the thread."""
+        """Finish the recordings in the queue, then end the thread."""
         self._queue.put(None)
         self._thread.join()
 
@@ -102,7 +102,7 @@ class Worker:
                 else:
                     task.future.set_result(outcome)
         except Exception as error:
-            # The thread must live on; whoever asked is told, and alone if another's recording is to blame.
+            # The thread must survive. The rest is retried one by one, so that only the culprit fails.
             left = [t for t in tasks if not t.future.done()]
             if len(left) > 1:
                 for task in left:

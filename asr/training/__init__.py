@@ -1,7 +1,7 @@
 """Training: the loop, its optimiser, its checkpoints and its history.
 
-Everything random in step n is a function of (seed, epoch, step, utterance), so nothing random is saved and a
-killed run goes on with the same bits.
+Everything random in step n is a function of (seed, epoch, step, utterance), so no random state is saved, and
+a killed run continues with bit-identical results.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The best epochs of a run: their weights on the disk, their order, and their mean."""
+"""The best epochs of a run: their ranking, and their weights on disk."""
 
 import math
 from pathlib import Path
@@ -13,24 +13,24 @@ Entry = list[float]
 
 
 class BestEpochs:
-    """Keeps the weights of the best few epochs, in order of WER, then loss, then age.
+    """Keeps the weights of the best few epochs, ranked by WER, then loss, then the earlier epoch.
 
     Args:
         folder: for the weights.
         count: how many are kept.
-        entries: the same list that the run's progress saves with its checkpoints.
-        by_loss: the loss comes before the WER.
+        entries: `Progress.best`, the list that is saved with checkpoints; updated in place.
+        by_loss: rank by loss before WER.
     """
 
     def __init__(self, folder: Path, *, count: int, entries: list[Entry], by_loss: bool = False) -> None:
         self.folder, self.count, self.entries, self.by_loss = folder, max(1, count), entries, by_loss
 
     def order(self, entry: Entry) -> Entry:
-        """What is smaller for a better epoch."""
+        """Sort key, smaller for a better epoch."""
         return [entry[1], entry[0], entry[2]] if self.by_loss else entry
 
     def enter(self, epoch: int, wer: float, loss: float) -> tuple[bool, bool, list[int]]:
-        """Whether the epoch is the best, whether it is kept, and the epochs that it puts out."""
+        """Whether the epoch is the best, whether it is kept, and which epochs are no longer kept."""
         mine = [wer, loss if math.isfinite(loss) else 1e9, float(epoch)]
         ranked = sorted([*self.entries, mine], key=self.order)
         is_best = ranked[0] == mine
@@ -38,19 +38,19 @@ class BestEpochs:
         return is_best, mine in self.entries, [int(entry[2]) for entry in ranked[self.count :]]
 
     def write(self, epoch: int, state: dict[str, Tensor]) -> None:
-        """Put the weights of an epoch on the disk."""
+        """Write the weights of an epoch to disk."""
         checkpoint.write(self._file(epoch), state)
 
     def remove(self, epochs: list[int]) -> None:
-        """Delete the weights of epochs that were put out."""
+        """Delete the weights of epochs that are no longer kept."""
         for epoch in epochs:
             self._file(epoch).unlink(missing_ok=True)
 
     def read(self) -> list[tuple[int, dict[str, Tensor]]]:
-        """(epoch, weights) of those kept, the best first.
+        """(epoch, weights) of those kept, best first.
 
         Raises:
-            TrainingError: some are gone.
+            TrainingError: some weights are missing or damaged.
         """
         found = []
         for epoch in (int(entry[2]) for entry in self.entries):

@@ -17,7 +17,7 @@ LAST = "last.pt"
 
 @dataclass
 class Progress:
-    """All of a run's state besides weights and optimiser; plain values, saved with each checkpoint."""
+    """A run's state apart from weights and optimiser, as plain values; saved with each checkpoint."""
 
     epoch: int = 0
     step: int = 0
@@ -25,12 +25,12 @@ class Progress:
     loss_sum: float = 0.0
     labels: int = 0
     skipped: int = 0
-    """Updates left out because loss or gradient was not finite."""
+    """Updates skipped because loss or gradient was not finite."""
     skipped_in_a_row: int = 0
     infeasible: int = 0
-    """Utterances whose augmented sound was too short for their text; they had no part in the gradient."""
+    """Utterances whose augmented audio was too short for their text; they did not contribute gradients."""
     out_of_memory: int = 0
-    """Times that a batch had to be split because memory did not suffice."""
+    """Number of times that a batch was split because it did not fit into memory."""
     best: list[list[float]] = field(default_factory=list)
     """[WER, loss, epoch] on the development set of the best epochs, best first; their weights are kept."""
     stale_epochs: int = 0
@@ -38,7 +38,7 @@ class Progress:
 
 
 def write(path: Path, state: dict[str, Any]) -> None:
-    """Save the state under `path`: to a temporary file, flushed to the disk, then renamed over the old one.
+    """Save the state to `path` atomically: a temporary file, flushed to disk, replaces the old one.
 
     Raises:
         TrainingError: the disk is full or the folder cannot be written; the old file is untouched.

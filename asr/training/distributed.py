@@ -1,4 +1,4 @@
-"""Several processes that train one model, started by `torchrun`; alone, everything here does nothing."""
+"""Data-parallel training by several processes, started by `torchrun`; does nothing for a single process."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -13,14 +13,14 @@ from torch import Tensor
 from asr.errors import TrainingError
 
 TIMEOUT = timedelta(minutes=10)
-"""A rank that is silent for so long is taken for lost."""
+"""A rank that does not respond for this long is taken to be lost."""
 
 
 class Ranks:
-    """This process's place among all; use as a context manager so that the group is always left.
+    """This process's rank among all; a context manager that joins and leaves the process group.
 
-    Gradients are summed once per update, in one flat buffer. `torchrun` says how many ranks there are through
-    the environment; gloo connects processors, nccl GPUs.
+    Gradients are summed once per update, in one flat buffer. `torchrun` sets the number of ranks in the
+    environment; the backend is gloo on CPUs and nccl on GPUs.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class Ranks:
             dist.destroy_process_group()
 
     def sum_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over all ranks, in place.
+        """Replace each tensor by its sum over all ranks, in place; with several ranks, computed in float32.
 
         Raises:
             TrainingError: another rank is gone.
@@ -64,7 +64,7 @@ class Ranks:
             at += t.numel()
 
     def mean_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over all ranks, in place.
+        """Replace each tensor by its mean over all ranks, in place; precision as for `sum_`.
 
         Raises:
             TrainingError: another rank is gone.
@@ -85,7 +85,7 @@ class Ranks:
                 dist.broadcast(t, 0)
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all ranks, in the order of ranks, on every rank.
+        """The values of all ranks, in rank order, on every rank.
 
         Raises:
             TrainingError: another rank is gone.
@@ -98,10 +98,10 @@ class Ranks:
         return out
 
     def check_same(self, value: Any, *, what: str) -> None:
-        """Pass if the value is the same on all ranks.
+        """Check that the value is the same on all ranks.
 
         Raises:
-            TrainingError: it is not; every rank raises it.
+            TrainingError: on every rank, if it is not.
         """
         values = self.gather(value)
         if any(v != values[0] for v in values):
@@ -112,7 +112,7 @@ class Ranks:
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
-        """Turn an error of the connection into one that says what to do."""
+        """Turn a communication error into one that says what to do."""
         try:
             yield
         except RuntimeError as error:  # DistError and its relatives are of this class

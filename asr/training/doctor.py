@@ -1,7 +1,7 @@
-"""What a training run's history says is wrong, in words, and what to try: pure functions of its lines.
+"""Diagnosis of a training run from its history, with advice on what to try: pure functions of its lines.
 
-The lines are those of `asr.training.history`. A diagnosis needs signs over several epochs, or a share that no
-healthy run has; the limits below are rules of thumb, each stated once.
+The lines are those of `asr.training.history`. A diagnosis needs signs over several epochs, or a value that no
+healthy run has; the limits below are rules of thumb.
 """
 
 import statistics
@@ -12,9 +12,9 @@ from typing import Any
 Line = dict[str, Any]
 
 PATIENCE = 3
-"""Epochs that a sign must last."""
+"""Epochs that a sign must persist."""
 LONG_PATIENCE = 8
-"""Epochs without progress that make a plateau."""
+"""Epochs without progress that count as a plateau."""
 
 
 _UNKNOWN = {
@@ -28,12 +28,12 @@ _UNKNOWN = {
     "waited": 0.0,
     "seconds": 0.0,
 }
-"""What is assumed of lines that an older version wrote."""
+"""Defaults for values that lines of older versions lack."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """One thing that is wrong, and what to try."""
+    """One problem, and what to try."""
 
     name: str
     problem: str
@@ -44,7 +44,7 @@ class Diagnosis:
 
 
 def diagnose(history: Sequence[Line]) -> list[Diagnosis]:
-    """All that is wrong with a run, the gravest first; nothing for a healthy or a very short one."""
+    """All problems of a run, most serious first; empty for a healthy or very short one."""
     epochs = [{**_UNKNOWN, **line} for line in history if line["kind"] == "epoch"]
     steps = [line for line in history if line["kind"] == "step"]
     found = [sign(epochs, steps) for sign in _SIGNS]
@@ -52,17 +52,17 @@ def diagnose(history: Sequence[Line]) -> list[Diagnosis]:
 
 
 class Watch:
-    """Tells each diagnosis once, when it first shows.
+    """Reports each diagnosis once, when it first appears.
 
     Args:
-        history: the lines so far; what shows in them already has been told.
+        history: the lines so far; diagnoses that they already show count as reported.
     """
 
     def __init__(self, history: Sequence[Line]) -> None:
         self._told = {diagnosis.name for diagnosis in diagnose(history)}
 
     def news(self, history: Sequence[Line]) -> list[Diagnosis]:
-        """The diagnoses that have not been told yet."""
+        """The diagnoses that have not been reported yet."""
         found = [diagnosis for diagnosis in diagnose(history) if diagnosis.name not in self._told]
         self._told |= {diagnosis.name for diagnosis in found}
         return found
@@ -108,7 +108,7 @@ def _length(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
     ratios = [e["length_ratio"] for e in last]
     if len(last) < PATIENCE or _blank(epochs, steps) is not None:
         return None
-    if last[-1]["denominator"]:  # such a best path writes too much: the language model is to thin it out
+    if last[-1]["denominator"]:  # then best paths are too long, until the language model corrects them
         return None
     if all(ratio > 1.25 for ratio in ratios):
         return Diagnosis(

@@ -1,4 +1,4 @@
-"""The training split as a stream of batches: what comes when is a function of seed, epoch and rank alone."""
+"""The training split as a stream of batches, determined by seed, epoch and rank alone."""
 
 import hashlib
 import time
@@ -20,12 +20,12 @@ from asr.training.validation import Split
 
 
 class Feed:
-    """Plans epochs and makes their batches ahead of time, in one thread; measures how long it was waited for.
+    """Plans epochs and prefetches their batches in a thread; measures how long the loop waits for them.
 
     Args:
-        split: what is learnt from.
+        split: the training split.
         recognizer: for its sample rate and its alphabet.
-        config, augmentation, seed: as of the `Trainer`.
+        config, augmentation, seed: as for the `Trainer`.
         ranks: this process among all.
         resident: see `open_samples`.
     """
@@ -100,7 +100,7 @@ class Feed:
         return float(sum(lengths[i] for items in group for item in items for i in item)) / self.rate_hz
 
     def batches(self, epoch: int, plan: Iterable[list[Item]]) -> Generator[Batch, None, None]:
-        """The batches of a part of the plan, augmented as the epoch wants them."""
+        """The batches of a part of the plan, with the pauses and augmentation draws of the epoch."""
 
         def make(items: list[Item]) -> Batch:
             batch = collate(
@@ -126,5 +126,5 @@ class Feed:
 
 
 def mix(*parts: object) -> int:
-    """63 bits that depend on all parts alone."""
+    """A 63-bit hash of all parts."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

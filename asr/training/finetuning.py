@@ -1,4 +1,4 @@
-"""Training that begins from a bundle, and weights that stay as they are."""
+"""Fine-tuning: training that starts from a bundle, and frozen weights."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from asr.errors import ConfigError
 from asr.recognizer import Recognizer, load
 
 _FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer")
-"""Settings of the encoder that do not change the shape of what is taken over."""
+"""Encoder settings that may differ, as they do not change the shape of the weights taken over."""
 
 
 def start_from(recognizer: Recognizer, bundle: str) -> None:
-    """Put the weights and feature statistics of a bundle into a new recogniser.
+    """Copy the weights and feature statistics of a bundle into a new recogniser.
 
-    Only the output layers are new, and of them only the rows of symbols that the bundle does not know.
+    Only output-layer rows of symbols that the bundle lacks, and layers that it lacks, keep their new weights.
 
     Raises:
         BundleError: there is no such bundle.
-        ConfigError: features or encoder of another shape, with the settings to give.
+        ConfigError: other settings of features or encoder, with those to give; or the bundle is an ensemble.
     """
     base = load(bundle)
     if isinstance(base.encoder, Ensemble):
@@ -45,10 +45,10 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
 
 
 def freeze(encoder: Encoder, patterns: Sequence[str]) -> None:
-    """Let the parameters whose names match a pattern such as `layers.0.*` stay as they are.
+    """Freeze the parameters whose names match a pattern such as `layers.0.*`.
 
     Raises:
-        ConfigError: a pattern that matches nothing, or nothing is left to be trained.
+        ConfigError: a pattern that matches nothing, or nothing is left to train.
     """
     named = dict(encoder.named_parameters())
     for pattern in patterns:

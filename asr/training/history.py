@@ -1,4 +1,4 @@
-"""What happened in training, as JSON lines, TensorBoard events and one picture."""
+"""The history of a training run, as JSON lines, TensorBoard events and a plot."""
 
 import json
 import os
@@ -13,12 +13,12 @@ FILE = "history.jsonl"
 
 
 class History:
-    """An append-only record, used as a context manager; a resumed run takes back what its checkpoint lacks.
+    """An append-only record, used as a context manager.
 
     Args:
         folder: of the experiment; the file is `history.jsonl` in it.
-        updates, epoch: lines of later updates or epochs are removed (a killed run wrote them after its
-            checkpoint).
+        updates, epoch: of the checkpoint that training resumes from; lines of later updates or epochs, which
+            a killed run wrote after it, are removed.
     """
 
     def __init__(self, folder: Path, *, updates: int = 0, epoch: int = 0) -> None:
@@ -30,18 +30,18 @@ class History:
             if line["updates"] <= updates and (line["kind"] != "epoch" or line["epoch"] <= epoch)
         ]
         self.lines = kept
-        """All lines, those of earlier parts of the run too."""
+        """All lines, including those from before the run was resumed."""
         partial = self.path.with_name(f".{FILE}.partial")
         with self._explained():
             partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
             partial.replace(self.path)
             self._file = self.path.open("a", encoding="utf-8")
-        from torch.utils.tensorboard import SummaryWriter  # a second to import, so not before training
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not at the top
 
         self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
 
     def add(self, kind: str, *, updates: int, **values: Any) -> None:
-        """One line: `kind` is `step` or `epoch`; numbers also become TensorBoard scalars.
+        """Add a line: `kind` is `step` or `epoch`; numbers also become TensorBoard scalars.
 
         Raises:
             TrainingError: the disk is full.
@@ -76,7 +76,7 @@ class History:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history; the last may be cut off by a kill and is then left out.
+    """The lines of a history; a last line that was cut off by a kill is left out.
 
     Raises:
         TrainingError: a damaged line before the last.

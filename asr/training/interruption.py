@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish to stop at the next step, or held back for a moment."""
+"""Ctrl-C and SIGTERM: handled as a request to stop at the next step, or blocked for a moment."""
 
 import signal
 import threading
@@ -27,7 +27,7 @@ def on_signal(interrupt: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
-    """Within the block signals are held back; from processes that start in it, until they take them."""
+    """Within the block, both signals are blocked; processes started in it inherit that until they unblock."""
     signals = (signal.SIGINT, signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

@@ -1,4 +1,4 @@
-"""What each update did: numbers that stay on the device until they are read, many updates at a time."""
+"""Results of each update: numbers that stay on the device until they are read, many updates at a time."""
 
 import math
 from collections.abc import Callable
@@ -12,16 +12,16 @@ from asr.training.checkpoint import Progress
 from asr.training.optim import TrainingConfig
 
 UPDATES_BETWEEN_READS = {"cuda": 10}
-"""Reading waits for a GPU, which then waits for the next orders: it is done after so many updates."""
+"""Updates per read, by device type (1 elsewhere): reading waits for the GPU, which then runs out of work."""
 
 
 class Ledger:
-    """Takes a row of numbers for each update, and enters the rows into the run's progress when it is read.
+    """Collects a row of numbers for each update, and enters them into the run's progress when they are read.
 
     Args:
-        progress: what is kept up to date.
-        config: says when to give up, and which learning rate was too high.
-        observe: told of updates that were left out.
+        progress: is updated.
+        config: for the limit of non-finite updates in a row, and for the message about it.
+        observe: called for updates that were skipped.
     """
 
     def __init__(
@@ -29,28 +29,28 @@ class Ledger:
     ) -> None:
         self.progress, self.config, self.observe = progress, config, observe
         self.wishes = 0
-        """Ranks that were asked to stop, at the last update that has been read."""
+        """Number of ranks that were asked to stop, as of the last update read."""
         self.loss, self.norm = math.nan, math.nan
         """Loss per label and norm of the gradient of that update."""
         self._rows: list[Tensor] = []
 
     def add(self, sums: Tensor, norm: Tensor) -> None:
-        """Note an update.
+        """Record an update.
 
         Args:
-            sums: float64 (5,) over all ranks: loss, labels, utterances too short for their text, batches
-                that were split, and ranks that were asked to stop.
-            norm: of the gradient, before it was clipped.
+            sums: float64 (5,), summed over all ranks (in float32 if there are several): loss, labels,
+                utterances too short for their text, batches that were split, ranks that were asked to stop.
+            norm: of the gradient, before clipping.
         """
         self._rows.append(torch.cat([sums, norm.double()[None]]))
 
     @property
     def is_due(self) -> bool:
-        """True when as many updates wait as may; the same on all ranks."""
+        """True when enough updates have been recorded to be read; the same on all ranks."""
         return len(self._rows) >= UPDATES_BETWEEN_READS.get(self._rows[0].device.type, 1)
 
     def read(self) -> None:
-        """Enter all updates that have been noted into the progress.
+        """Enter all recorded updates into the progress.
 
         Raises:
             TrainingError: too many updates in a row were not finite.

@@ -1,4 +1,4 @@
-"""Packed corpus → batches: gather, join, target, and nothing random of its own."""
+"""Packed corpus → batches: gather and join samples and targets; nothing here is random."""
 
 import dataclasses
 import queue
@@ -24,8 +24,8 @@ class Batch:
     """Some utterances, padded at the end.
 
     samples_BT are float32 in [-1, 1], on the CPU or on the device; everything else is on the CPU, so that
-    nobody waits for the device to learn a length. lengths_B count samples; targets_BS are padded with 0;
-    `ids` names each item; `draws` are the augmentation's random numbers (None: no augmentation).
+    reading a length needs no device sync. lengths_B count samples; targets_BS are padded with 0; `ids` names
+    each item; `draws` are the augmentation's random numbers (None: no augmentation).
     """
 
     samples_BT: Tensor
@@ -40,7 +40,7 @@ class Batch:
         return dataclasses.replace(self, samples_BT=sent(self.samples_BT, device))
 
     def rows(self, start: int, stop: int) -> "Batch":
-        """The utterances `start` to `stop`, with no more padding than they need among themselves."""
+        """The utterances `start` to `stop`, with padding cut to the longest of them."""
         lengths_B, target_lengths_B = self.lengths_B[start:stop], self.target_lengths_B[start:stop]
         draws = self.draws
         if draws is not None:
@@ -71,15 +71,15 @@ def collate(
     space: int | None = None,
     pauses: Callable[[str, int], Sequence[int]] | None = None,
 ) -> Batch:
-    """The batch of some items; an item of several utterances becomes one, with pauses and spaces between.
+    """The batch of some items; utterances of an item are joined, with pauses and spaces between them.
 
     Args:
         corpus: where the samples are.
         targets: outputs of every utterance of the corpus.
         items: tuples of utterance indices.
-        samples: the way to the samples; None takes the memory map.
-        space: output that separates words, put between joined texts; None puts nothing.
-        pauses: (id of the item, number of gaps) → silence in samples for each gap; None joins without.
+        samples: reads the samples; None takes the memory map.
+        space: output that separates words, inserted between joined texts; None inserts nothing.
+        pauses: (id of the item, number of gaps) → samples of silence for each gap; None for no pauses.
     """
     names, spelled, lengths, starts = [], [], [], []
     for item in items:
@@ -113,9 +113,9 @@ def collate(
 def prefetch(
     make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3
 ) -> Generator[Batch, None, None]:
-    """The batches of the plan in order, made by one thread up to `ahead` before they are asked for.
+    """The batches of the plan in order, prefetched by one thread, up to `ahead` of them.
 
-    An exception in the thread is raised here; leaving the iterator early ends the thread.
+    An exception in the thread is raised here; closing the generator early ends the thread.
     """
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
     leaving = threading.Event()
@@ -135,7 +135,7 @@ def prefetch(
                 if not offer(make(items)):
                     return
             offer(None)
-        except BaseException as error:  # handed over to the consumer, which raises it
+        except BaseException as error:  # passed to the consumer, which raises it
             offer(error)
 
     thread = threading.Thread(target=work, name="prefetch", daemon=True)

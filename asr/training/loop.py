@@ -1,8 +1,8 @@
-"""The training loop: batches in, a bundle out, and the same bits whether or not it was interrupted.
+"""The training loop: batches in, a bundle out, bit-identical whether or not it was interrupted.
 
-Position (epoch, step) and the weights are all the state there is. Step n's batch, augmentation and dropout
-follow from (seed, epoch, step); the learning rate from the progress. So a checkpoint at any step boundary, by
-time or by signal, continues exactly.
+Position (epoch, step), weights and optimiser are the only state. Step n's batch, augmentation and dropout
+follow from (seed, epoch, step); the learning rate from the progress. So training resumes exactly from a
+checkpoint at any step boundary, whether written by time or by signal.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from asr.training.optim import (
 from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]
-"""Called with `step` or `epoch` and what is known; the command line draws its progress bar from it."""
+"""Called with `step`, `epoch` or `skipped` and the facts of it, e.g. to draw a progress bar."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -57,19 +57,19 @@ class Trainer:
     Args:
         recognizer: freshly built or loaded from a bundle (fine-tuning).
         train, dev: packed corpora at the recogniser's rate.
-        config, augmentation: how; augmentation touches the training split only.
+        config, augmentation: settings; augmentation applies to the training split only.
         seed: of everything random.
         folder: of the experiment: `checkpoints/`, `model/`, `history.jsonl`.
-        identity: what must not change between an interruption and its continuation, as plain values.
+        identity: settings that must be the same when an interrupted run is resumed, as plain values.
         observer: told of steps and epochs.
         min_s, max_s: training utterances outside are left out; `Trainer.train.left_out` lists them.
         resident: whether training samples are held in the memory of the device, see `open_samples`.
-        must_stop: asked at each step whether another process wants this one to stop, as a signal would.
+        must_stop: called at each step; returns True if another process wants this one to stop.
 
     Raises:
         ConfigError: settings that contradict each other.
         CorpusError: no utterance can be learnt from.
-        TrainingError: a checkpoint of other settings stands in the folder.
+        TrainingError: the folder has a checkpoint of a run with other settings.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class Trainer:
 
     @property
     def last(self) -> Path:
-        """Where the state of the run is kept."""
+        """The file of the last checkpoint."""
         return self.folder / "checkpoints" / checkpoint.LAST
 
     @property
     def best(self) -> BestEpochs:
         """The epochs whose weights are kept."""
-        by_loss = self.config.denominator > 0  # then the best path says little of what a beam finds
+        by_loss = self.config.denominator > 0  # then greedy WER says little about beam search
         kept = self.progress.best
         return BestEpochs(self.last.parent, count=self.config.average, entries=kept, by_loss=by_loss)
 
@@ -162,10 +162,10 @@ class Trainer:
             )
 
     def run(self) -> checkpoint.Progress:
-        """Train to the end, or to the interruption that a signal asks for; a finished run returns at once.
+        """Train to the end, or until interrupted by a signal; a finished run returns at once.
 
         Raises:
-            TrainingError: too many non-finite steps in a row, a full disk, or another rank is gone.
+            TrainingError: too many non-finite steps in a row, a full disk, or a lost rank.
             BundleError: the disk is full.
             KeyboardInterrupt: after Ctrl-C, once a checkpoint has been written.
         """
@@ -222,10 +222,10 @@ class Trainer:
         )
 
     def _read(self) -> None:
-        """Bring the progress up to date, with what happened to the last few updates."""
+        """Bring the progress up to date with the results of the last few updates."""
         self.ledger.read()
         if self.ranks.size > 1:
-            self._interrupted = self.ledger.wishes > 0  # all stop at the same step, whichever was asked to
+            self._interrupted = self.ledger.wishes > 0  # all stop at the same step
 
     def _tell(self, steps: int, speed: float) -> None:
         p = self.progress
@@ -248,7 +248,7 @@ class Trainer:
         return updates % self.config.log_every == 0
 
     def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> None:
-        """One step of the optimiser over `count` batches of every rank; nothing waits for the device."""
+        """One optimiser step over `count` batches of every rank, without a device sync."""
         p = self.progress
         progress = p.epoch + (p.step + 1) / total
         self.updater.begin(learning_rate(self.config, progress))
@@ -264,7 +264,7 @@ class Trainer:
         p.updates += 1
 
     def validate(self) -> dict[str, float]:
-        """What `measure` finds on the development set; the loss has its denominator in full, at any time."""
+        """The scores of `measure` on the development set; its loss has the full weight of the denominator."""
         self.loss.denominator = self.config.denominator
         return measure(
             self.recognizer,
@@ -305,7 +305,7 @@ class Trainer:
         self.observe("epoch", facts)
 
     def _keep(self, wer: float, loss: float) -> tuple[bool, list[int]]:
-        """Keep this epoch's weights if among the best; whether it is the best, and which it puts out."""
+        """Keep this epoch's weights if among the best; whether it is the best, and which are dropped."""
         p = self.progress
         is_best, is_kept, outdone = self.best.enter(p.epoch, wer, loss)
         p.stale_epochs = 0 if is_best else p.stale_epochs + 1
@@ -316,7 +316,7 @@ class Trainer:
         return is_best, outdone
 
     def _finish(self) -> None:
-        """The best weights, or the mean of the best if better on the development set, into the bundle."""
+        """Save the final bundle: the mean of the best epochs, or the best if the mean is worse on dev."""
         p, encoder = self.progress, self.recognizer.encoder
         kept = self.best.read() if self.ranks.is_first else []
         wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
@@ -335,7 +335,7 @@ class Trainer:
         self._save()
 
     def _set_weights(self, state: dict[str, Tensor]) -> None:
-        """Load what the first rank knows into all ranks."""
+        """Load the weights, which the first rank has, on all ranks."""
         if state:
             self.recognizer.encoder.load_state_dict(state)
         self.ranks.spread_(self.recognizer.encoder.state_dict().values())

@@ -1,4 +1,4 @@
-"""Batches → gradients: the forward pass, the CTC loss, and what to do when memory runs out."""
+"""Batches → gradients: the forward pass, the losses, and recovery when memory runs out."""
 
 import math
 from collections.abc import Sequence
@@ -18,31 +18,30 @@ from asr.training.loader import Batch
 from asr.training.samples import sent
 
 MOST_OUTPUTS = 128
-"""That a denominator may have."""
+"""Largest number of outputs for which a denominator is supported."""
 
 
 class Loss:
-    """Adds the gradient of batch after batch to the weights' `grad`.
+    """Computes the gradients of batches and adds them to the weights' `grad`.
 
-    The loss of an utterance is its negative log-likelihood, or (1 − w) of it and w of that of the
+    The loss of an utterance is its negative log-likelihood, or 1 − w times that plus w times that of the
     intermediate output layer. Source: Lee & Watanabe 2021, "Intermediate loss regularization for CTC-based
     speech recognition".
 
-    With consistency c every utterance is heard twice, with other masks and another dropout. Its loss is the
-    mean of both, and c times the mean of Σ_t KL(other_t ‖ one_t) either way, the other's distributions taken
-    as given. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for improved speech
-    recognition".
+    With consistency c the encoder sees every utterance twice, with different masks and dropout. The loss is
+    the mean of both, plus c times the mean of Σ_t KL(other_t ‖ one_t) in both directions, without gradients
+    through the other's distributions. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for
+    improved speech recognition".
 
-    With denominator d, what else could have been said counts too: −ln p(l | x) + d (ln Σ_k P(k) p(k | x) −
-    ln P(l)), with P a trigram of the targets; d = 1 gives minus the log-posterior of l. See
-    `asr.ctc.log_denominator`.
+    With denominator d the loss is discriminative: −ln p(l | x) + d (ln Σ_k P(k) p(k | x) − ln P(l)), with P a
+    trigram of the targets; d = 1 gives the negative log-posterior of l. See `asr.ctc.log_denominator`.
 
     Args:
         recognizer, augmentation: on their device.
         intermediate_weight: w, from 0 to below 1.
-        consistency: c, 0 (every utterance is heard once) or more.
-        denominator: d, from 0 to 1; as an attribute it may be changed later.
-        targets: all that are learnt from, for P; read only if d is not 0.
+        consistency: c, 0 (one pass per utterance) or more.
+        denominator: d, from 0 to 1; the attribute may be changed later.
+        targets: all training targets, for P; read only if d is not 0.
         dtype: of autocast; None multiplies in float32.
 
     Raises:
@@ -82,7 +81,7 @@ class Loss:
     def of_utterances(
         self, log_probs_BTV: Tensor, targets_BS: Tensor, frames_B: Tensor, labels_B: Tensor
     ) -> Tensor:
-        """The loss of each utterance (nats, (B,)) but for what is off the last layer; +∞ if no path fits."""
+        """The loss of each utterance from the final output layer only (nats, (B,)); +∞ if no path fits."""
         nll_B = ctc_loss(log_probs_BTV, targets_BS, frames_B, labels_B)
         if self.denominator:
             prior_B = log_prior(targets_BS, labels_B, self.trigram_VVV)
@@ -97,15 +96,15 @@ class Loss:
         return torch.autocast(self.recognizer.device.type, self.dtype)
 
     def add_gradient(self, batch: Batch, *, seed: int) -> Tensor:
-        """Add the gradient of the batch's summed loss; without enough memory, in two halves, or in more.
+        """Add the gradient of the batch's summed loss; if memory runs out, in halves, recursively.
 
         Args:
-            batch: on the CPU.
+            batch: its samples on the CPU or on the device.
             seed: of the dropout.
 
         Returns:
             float64 (4,) on the device: loss (nats), labels, utterances too short for their text, splits.
-            Nothing in here waits for the device but torch's own CTC kernel.
+            There is no device sync, except in torch's own CTC kernel.
 
         Raises:
             TrainingError: a single utterance does not fit into memory.
@@ -121,7 +120,7 @@ class Loss:
                     f"out of memory with {batch.ids[0]} alone ({seconds:.1f} s): lower data.max_s, or take a "
                     "smaller encoder"
                 ) from error
-        # Here, not in the handler: the error held all that the failed attempt had in memory.
+        # Not inside the handler: there, the error still holds the failed attempt's tensors.
         if self.recognizer.device.type == "cuda":
             torch.cuda.empty_cache()
         middle = len(batch.ids) // 2
@@ -132,7 +131,7 @@ class Loss:
         return total
 
     def _seed(self, seed: int) -> None:
-        """As torch.manual_seed, which writes down where it was called from for every kind of device."""
+        """As torch.manual_seed, without its overhead of recording a stack trace for every kind of device."""
         torch.default_generator.manual_seed(seed)
         if self.recognizer.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -141,7 +140,7 @@ class Loss:
         self._seed(seed)
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)
-        # Lengths and targets stay on the CPU for the loss, which reads them there.
+        # Lengths and targets stay on the CPU, where the loss reads them.
         targets_BS, labels_B, draws = batch.targets_BS, batch.target_lengths_B, batch.draws
         if self.consistency:
             features_BTF, frames_B = torch.cat([features_BTF] * 2), frames_B.repeat(2)
@@ -170,7 +169,7 @@ class Loss:
             goal = (goal + self.consistency * torch.where(possible_B, apart_B, 0.0).sum()) / 2
             loss, labels, impossible = loss / 2, labels // 2, impossible // 2
         weights = [p for p in self.recognizer.encoder.parameters() if p.requires_grad]
-        # All gradients before any is added: if memory runs out on the way, nothing has been added.
+        # All gradients are computed before any is added: if memory runs out here, none has been added.
         _add(weights, torch.autograd.grad(goal, weights, allow_unused=True))
         return torch.stack([loss.detach(), labels, impossible, torch.zeros_like(labels)]).double()
 
@@ -179,7 +178,7 @@ class Loss:
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Frames of the varied recordings on the device, not yet masked, and their numbers on the CPU."""
+        """Features of the augmented recordings on the device, not yet masked; their lengths on the CPU."""
         samples_BT, lengths_B, draws = batch.samples_BT, batch.lengths_B, batch.draws
         if draws is not None:
             samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
@@ -189,10 +188,10 @@ class Loss:
 
 
 def label_trigram(targets: Sequence[Sequence[int]], outputs: int) -> Tensor:
-    """P(c | a, b) of labels, interpolated Kneser–Ney, as `asr.ctc.log_denominator` takes it.
+    """P(c | a, b) of labels, interpolated Kneser–Ney, as `asr.ctc.log_denominator` expects it.
 
     Raises:
-        ConfigError: so many outputs that a table of their third power is out of place.
+        ConfigError: more than `MOST_OUTPUTS` outputs, as the table has outputs³ entries.
     """
     if outputs > MOST_OUTPUTS:
         raise ConfigError(
@@ -204,7 +203,7 @@ def label_trigram(targets: Sequence[Sequence[int]], outputs: int) -> Tensor:
 
 
 def _cross_entropy(log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
-    """Between the two hearings of each utterance, in nats (B,): KL(other ‖ one) but for a constant."""
+    """Cross-entropy between the two passes of each utterance, nats (B,): KL(other ‖ one) up to a constant."""
     one_BTV, other_BTV = log_probs_BTV.detach().exp().chunk(2)
     nats_BT = -(torch.cat([other_BTV, one_BTV]) * log_probs_BTV).sum(2)
     place_T = torch.arange(nats_BT.shape[1], device=nats_BT.device)
@@ -212,7 +211,7 @@ def _cross_entropy(log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
 
 
 def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Add gradients to those of the weights; a weight that has none yet takes its own as it is."""
+    """Add gradients to those of the weights; a weight without one takes the new tensor itself."""
     pairs = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
     old = [(w.grad, g) for w, g in pairs if w.grad is not None]
     if old:
@@ -222,7 +221,7 @@ def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """True for what torch, on a GPU or a processor, and numpy raise when memory does not suffice."""
+    """True for the errors that torch (on GPU or CPU) and numpy raise when memory runs out."""
     words = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""What moves the weights: settings, optimiser, learning rate as a function of progress, precision."""
+"""Settings of training, optimiser, learning rate as a function of progress, device and precision."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -15,48 +15,50 @@ from asr.training.distributed import Ranks
 
 @dataclass
 class TrainingConfig:
-    """How long, how fast and how carefully to train."""
+    """How to train."""
 
     epochs: int = 30
     seconds_per_batch: float = 160.0
-    """Upper bound of utterances × longest utterance, in seconds of audio."""
+    """Upper bound of a batch: utterances × longest utterance, in seconds of audio."""
     accumulate: int = 1
-    """Batches whose gradients are added up before an update."""
+    """Batches whose gradients are accumulated before an update."""
     ascending_first_epoch: bool = True
     """The first epoch goes from short to long utterances."""
     join: int = 1
-    """Up to so many utterances of one speaker are joined into one, anew in every epoch; 1 joins none."""
+    """Up to this many utterances of one speaker are joined into one, drawn anew in every epoch; 1 is off."""
     pause_s: float = 0.0
-    """Joined utterances stand up to so many seconds of silence apart."""
+    """Joined utterances are separated by up to this many seconds of silence."""
     learning_rate: float = 2e-3
     schedule: Literal["constant", "linear", "cosine", "exponential"] = "cosine"
     warmup_epochs: float = 1.0
     final_share: float = 0.01
-    """Share of the learning rate that is left at the end."""
+    """Share of the learning rate that is left at the end; not used by the constant schedule."""
     weight_decay: float = 0.01
     beta2: float = 0.98
     clip_norm: float = 5.0
     start_from: str | None = None
-    """Bundle to begin from; only the outputs of new symbols are new."""
+    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew."""
     freeze: list[str] = field(default_factory=list)
-    """Patterns of names of the encoder's parameters that stay as they are, such as `layers.0.*`."""
+    """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
-    """Share of the loss that is of the output behind `encoder.intermediate_layer`; 0 is off."""
+    """Share of the auxiliary CTC loss after `encoder.intermediate_layer` in the total loss; 0 is off."""
     consistency: float = 0.0
-    """Weight of the disagreement between two hearings of each utterance, 0.2 say; each step then takes twice
-    the time. 0 hears it once."""
+    """Weight of the consistency loss (CR-CTC) between two passes over each utterance with different masks and
+    dropout, e.g. 0.2; doubles the time of a step. 0 is off."""
     denominator: float = 0.0
-    """Weight of the logarithm of the sum over all labellings, by a trigram of the training targets: 0 is
-    CTC, near 1, say 0.9, discriminates. For outputs that a lexicon and a language model decode."""
+    """Weight of the discriminative denominator: log of the sum over all labellings under a trigram of the
+    targets. 0 is plain CTC; 0.9 trains discriminatively. For models decoded with a lexicon and a language
+    model."""
     denominator_epochs: float = 3.0
-    """Over so many epochs it grows from 0 to that; at once, a model may stay with saying nothing."""
+    """The denominator is ramped up over this many epochs; switched on at once, training can get stuck at
+    all-blank output."""
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    """`auto` takes bf16 autocast where the device multiplies faster in it."""
+    """`auto` uses bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"
     average: int = 0
-    """The final weights are the mean of so many best epochs if that is better on the development set."""
+    """The final weights are the mean of this many best epochs, unless worse than the best on development."""
     patience: int = 0
-    """Stop after so many epochs without a better development WER; 0 never stops early."""
+    """Stop after this many epochs without a better development WER (loss if `denominator` > 0); 0 is off."""
     checkpoint_every_s: float = 60.0
     log_every: int = 20
     """Steps between two lines of the history."""
@@ -134,12 +136,12 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) 
 
 
 class Updater:
-    """Gradients of all ranks → one move of the encoder's weights, unless something is not finite.
+    """Gradients of all ranks → one update of the encoder's weights, skipped if something is not finite.
 
-    Nothing in here waits for the device: what was found stays there until somebody reads it.
+    There is no device sync: results stay on the device until they are read.
 
     Args:
-        encoder: whose weights are moved; `add_gradient` of a `Loss` fills their `grad`.
+        encoder: whose weights are updated; `Loss.add_gradient` fills their `grad`.
         config: of optimiser and clipping.
         ranks: this process among all.
     """
@@ -148,20 +150,21 @@ class Updater:
         self.encoder, self.clip_norm, self.ranks = encoder, config.clip_norm or math.inf, ranks
         self.optimizer: Any = build_optimizer(encoder.parameters(), config)
         self.norms: dict[str, Tensor] = {}
-        """Norm of the gradient of each layer, before it was clipped, at the steps that asked for it."""
+        """Norm of the gradient of each layer, before clipping, after a `finish` with `by_layer`."""
 
     def begin(self, rate: float) -> None:
-        """Set the learning rate of the coming step, and forget the last gradient."""
+        """Set the learning rate of the coming step, and reset the gradients."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
 
     def finish(self, sums: Tensor, *, by_layer: bool) -> Tensor:
-        """Sum gradients over ranks, scale to one label, clip and move, unless something is not finite.
+        """Sum gradients over ranks, divide by labels, clip and update, unless something is not finite.
 
         Args:
-            sums: float64 on the device, loss and labels first; becomes the sum over all ranks.
-            by_layer: measure `norms` too.
+            sums: float64 on the device, loss and labels first; replaced by the sum over all ranks, see
+                `Ranks.sum_`.
+            by_layer: whether to measure `norms` too.
 
         Returns:
             The norm of the gradient before clipping, a scalar on the device.
@@ -173,7 +176,7 @@ class Updater:
         labels = sums[1].clamp(min=1).float()
         norm = nn.utils.get_total_norm(gradients) / labels
         self.norms = {k: v / labels for k, v in gradient_norms(named).items()} if by_layer else {}
-        # The optimiser's own kernel divides by the first and leaves everything as it is if the second is 1.
+        # The fused optimiser kernel divides gradients by grad_scale, and skips the update if found_inf is 1.
         self.optimizer.grad_scale = labels / (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         self.optimizer.found_inf = (~(sums[0].isfinite() & norm.isfinite())).float()
         self.optimizer.step()
@@ -208,7 +211,7 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 if the matrix products shall run in it, None for float32 throughout."""
+    """bfloat16 if matrix products are to run in it, None for float32 throughout."""
     if precision == "float32":
         return None
     if precision == "bf16":

@@ -1,8 +1,7 @@
 """Where the samples of a batch come from: the corpus' memory map, or a copy of it in device memory.
 
-Both give the same bits. From the memory map, the processor lays the pieces of a batch side by side and the
-batch travels to the device; from device memory, one gather on the device does it, and only the places of the
-pieces travel.
+Both give the same bits. From the memory map, the CPU assembles the batch, which is then copied to the device;
+from device memory, one gather on the device does it, and only the positions of the pieces are copied.
 """
 
 from collections.abc import Callable
@@ -16,14 +15,14 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError
 
 SHARE = 0.5
-"""Of the memory that is free on a GPU, the most that `auto` gives to a corpus."""
+"""Largest share of a GPU's free memory that `auto` uses for a corpus."""
 _FULL_SCALE = 32768
-_AT_ONCE = 1 << 26  # samples on their way to the device, 128 MiB
+_AT_ONCE = 1 << 26  # samples copied to the device at a time, 128 MiB
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """Which stretches of a corpus make a batch, and where they lie in it; everything counts samples."""
+    """Which pieces of a corpus make a batch, and their positions in it, in samples."""
 
     shape: tuple[int, int]
     """(utterances, samples of the longest) of the batch; what no piece covers is zero."""
@@ -40,7 +39,7 @@ Samples = Callable[[Pieces], Tensor]
 
 
 def mapped(corpus: PackedCorpus) -> Samples:
-    """The samples of batches from the memory map, on the processor."""
+    """The samples of batches from the memory map, on the CPU."""
 
     def samples(pieces: Pieces) -> Tensor:
         flat = np.zeros(pieces.shape[0] * pieces.shape[1], np.float32)
@@ -56,8 +55,8 @@ class Resident:
     """The samples of batches from a copy of the whole corpus in the memory of a device.
 
     Args:
-        corpus: what is copied.
-        device: where to.
+        corpus: to be copied.
+        device: to hold the copy.
     """
 
     def __init__(self, corpus: PackedCorpus, device: torch.device) -> None:
@@ -67,7 +66,7 @@ class Resident:
             self.pcm[start : start + len(part)] = torch.from_numpy(part)
 
     def __call__(self, pieces: Pieces) -> Tensor:
-        """float32 samples_BT on the device; nothing waits for it."""
+        """float32 samples_BT on the device, without a device sync."""
         device, total = self.pcm.device, int(pieces.length_K.sum())
         start_K = np.cumsum(pieces.length_K) - pieces.length_K
         places = np.stack([pieces.length_K, pieces.source_K - start_K, pieces.target_K - start_K])
@@ -80,17 +79,17 @@ class Resident:
 
 
 def open_samples(corpus: PackedCorpus, device: torch.device, resident: str) -> Samples:
-    """The way to a corpus' samples that `resident` asks for.
+    """The function that reads a corpus' samples, as chosen by `resident`.
 
     Args:
-        corpus: to be learnt from.
-        device: that trains.
-        resident: `always` copies the corpus into the memory of the device, `never` does not, `auto` does for
-            a GPU if the copy takes no more than half of what is free there. What a processor has read stays
-            in its memory anyway as long as there is room, so that `auto` copies nothing for it.
+        corpus: the training corpus.
+        device: used for training.
+        resident: `always` copies the corpus into the memory of the device, `never` does not, `auto` does on a
+            GPU if the copy takes no more than half of its free memory. On a CPU `auto` copies nothing, as
+            the system caches what was read anyway while there is room.
 
     Raises:
-        ConfigError: `always`, and there is not enough memory; or another word.
+        ConfigError: not enough memory, or an unknown value.
     """
     if resident not in ("auto", "never", "always"):
         raise ConfigError(f"data.resident={resident}: expected auto, never or always")
@@ -107,12 +106,12 @@ def open_samples(corpus: PackedCorpus, device: torch.device, resident: str) -> S
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """True for a GPU of which the given number of bytes takes no more than half of the free memory."""
+    """True for a GPU if the given number of bytes is no more than half of its free memory."""
     return device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device, without waiting for what the device is doing."""
+    """The tensor copied to the device without blocking."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,4 +1,4 @@
-"""What is learnt from and measured on: a packed corpus as targets, and the scores of a model on one."""
+"""Packed corpora with targets, for training and validation, and the scores of a model on one."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from asr.training.loader import collate
 
 
 class Split:
-    """A packed corpus with the outputs that spell each utterance, and those that can be learnt from."""
+    """A packed corpus with the targets of each utterance, and which utterances can be trained on (`kept`)."""
 
     def __init__(self, corpus: PackedCorpus, recognizer: Recognizer, *, min_s: float, max_s: float) -> None:
         self.corpus = corpus
@@ -28,7 +28,7 @@ class Split:
         alphabet = recognizer.alphabet.with_words(word for text in self.texts for word in text.split())
         missing = {i: alphabet.missing(text) for i, text in enumerate(self.texts)}
         self.unspellable = {i: strange for i, strange in missing.items() if strange}
-        """Utterances with what the alphabet cannot spell: no part in the loss, all of it in the WER."""
+        """Index → what the alphabet cannot spell; excluded from the loss, but included in the WER."""
         self.targets = [
             [] if i in self.unspellable else alphabet.encode(text) for i, text in enumerate(self.texts)
         ]
@@ -70,8 +70,8 @@ def measure(
 ) -> dict[str, float]:
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
-    Every rank takes its share of the batches and returns the numbers of the whole. The loss leaves out
-    utterances that are infeasible or cannot be spelled; the error rates leave out nothing. The length ratio
+    Every rank processes its share of the batches and returns the scores of the whole split. The loss excludes
+    utterances that are infeasible or cannot be spelled; the error rates exclude nothing. The length ratio
     is that of the characters of all hypotheses to those of all references.
     """
     recognizer.eval()
