@@ -176,7 +176,8 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
     """The samples as float32, checked to be mono and finite.
 
     Raises:
-        AudioError: not a one-dimensional array of floating-point numbers, or NaN or infinite values.
+        AudioError: not a one-dimensional array of floating-point numbers, NaN or infinite values, or peaks
+            far beyond ±1, as of integers that were not scaled.
     """
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
@@ -185,6 +186,8 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
         )
     if not np.isfinite(samples).all():
         raise AudioError("the samples hold values that are not numbers (NaN or infinite)")
+    if len(samples) and (peak := float(np.abs(samples).max())) > FULL_SCALE_LIMIT:
+        raise AudioError(f"the samples have a peak of {peak:.4g}; within ±1 were expected: scale them")
     return samples.astype(np.float32, copy=False)
 
 
@@ -223,8 +226,8 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
     """
     with ExitStack() as stack:
         name, opened = _rewindable(source, stack, spool=spool)
-        if isinstance(opened, str) and not Path(opened).is_file():
-            what = "is a folder" if Path(opened).is_dir() else "does not exist"
+        if isinstance(opened, str) and not os.path.isfile(opened):  # noqa: PTH113 (no error if too long)
+            what = "is a folder" if os.path.isdir(opened) else "does not exist"  # noqa: PTH112
             raise AudioError(f"{name} {what}; a recording was expected")
         try:
             # As bytes, because a file name need not be valid text.
@@ -246,6 +249,8 @@ def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, 
     if isinstance(source, str | Path) and str(source) != "-":
         return str(source), os.fspath(Path(source).expanduser())
     stdin = isinstance(source, str | Path)
+    if stdin and sys.stdin is None:
+        raise AudioError("standard input is closed; a recording was expected there")
     opened: BinaryIO = sys.stdin.buffer if stdin else source  # type: ignore[assignment]
     name = "standard input" if stdin else str(getattr(source, "name", "the given stream"))
     if not hasattr(opened, "read") or isinstance(opened, io.TextIOBase):

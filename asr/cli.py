@@ -1,6 +1,7 @@
 """The `asr` command: parses, calls a job, shows errors without a traceback; nothing heavy is imported."""
 
 import errno
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -139,14 +140,11 @@ def transcribe(
         from asr.jobs.listen import listen
 
         place = None if microphone or not audio else audio[0]
-        listen(
-            load_model(model, device, lm, precision),
-            place,
-            rate_hz=sample_rate,
-            output_format=output_format,
-            **settings,
-        )
+        opened = load_model(model, device, lm, precision)
+        listen(opened, place, rate_hz=sample_rate, output_format=output_format, **settings)
         return
+    if sample_rate is not None:
+        raise typer.BadParameter("--sample_rate is for --stream; files state their own")
     if not audio:
         raise typer.BadParameter("which recordings? Files, folders, patterns, or - for standard input")
     from asr.jobs.transcribe import transcribe as job
@@ -318,23 +316,21 @@ def doctor(
 
 def main() -> None:
     """Entry point: exit status 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show stops nothing
     try:
         app()
     except AsrError as error:
         _fail(error)
     except SystemExit as leaving:
-        if leaving.code == 130:  # typer has turned Ctrl-C into this
+        if leaving.code == 130 and {*sys.argv[1:3]} & {"run", "train", "prepare"}:  # by Ctrl-C
             typer.secho("What is done is kept; the same command goes on.", err=True)
         raise
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (is_full := error.errno in (errno.ENOSPC, errno.EDQUOT)) and error.filename is None:
             raise
-        _fail(
-            f"{error.filename or 'a file'} cannot be written: {error.strerror}; free some space and run again"
-        )
+        hint = "; free some space and run again" if is_full else ""
+        _fail(f"{error.filename or 'a file that is written'}: {error.strerror}{hint}")
 
 
 def _fail(error: Any) -> None:

@@ -16,6 +16,7 @@ from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, cho
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
+from asr.machine.devices import choose_device
 from asr.pipeline import NOTHING, Pipeline, Surroundings, blocks_of, padded, samples_of, stretches
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
@@ -94,12 +95,12 @@ class Recognizer:
         Raises:
             ConfigError: an exported model, which runs on the CPU, is to be moved elsewhere.
         """
-        if self.runtime is not None:
-            if torch.device(device).type != "cpu":
-                raise ConfigError(f"device={device}: exported models run on the CPU; take the bundle")
-            return self
-        self.features.to(device)
-        self.encoder.to(device)
+        device = choose_device(device)
+        if self.runtime is None:
+            self.features.to(device)
+            self.encoder.to(device)
+        elif device.type != "cpu":
+            raise ConfigError(f"device={device}: exported models run on the CPU; take the bundle")
         return self
 
     def eval(self) -> "Recognizer":
@@ -309,8 +310,7 @@ class Recognizer:
         Args:
             path: a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
         """
-        path = Path(path)
-        file = path if path.suffix == ".safetensors" else path / FILE
+        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))

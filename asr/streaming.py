@@ -117,7 +117,7 @@ class TranscriptStream:
         self, model: Model, new_decoder: "Callable[[], StreamDecoder]", *, rate_hz: int | None = None
     ) -> None:
         self._model, self._new_decoder = model, new_decoder
-        self._resampler = audio.Resampler(rate_hz or model.rate_hz, model.rate_hz)
+        self._resampler = audio.Resampler(model.rate_hz if rate_hz is None else rate_hz, model.rate_hz)
         self._outputs = OutputStream(model)
         self._cuts = Segments(silent_outputs(model.alphabet), model.frame_s)
         self._joint = joint(model.alphabet)

@@ -106,7 +106,7 @@ Picture = Annotated[Path, typer.Option("--output", "-o", help="The picture (PNG)
 @laboratory.command("gradients")
 def lab_gradients(
     output: Picture = Path("gradients.png"),
-    longest: Annotated[int, typer.Option(help="Longest sequence, in frames.")] = 10_000,
+    longest: Annotated[int, typer.Option(min=10, help="Longest sequence, in frames.")] = 10_000,
 ) -> None:
     """Time and memory of BPTT and RTRL against the length of the sequence."""
     from asr.jobs import lab
@@ -127,7 +127,9 @@ def lab_gradient_flow(
 
 
 @laboratory.command("memory")
-def lab_memory(output: Picture = Path("memory.png"), updates: int = 1000) -> None:
+def lab_memory(
+    output: Picture = Path("memory.png"), updates: Annotated[int, typer.Option(min=1)] = 1000
+) -> None:
     """Which cells learn to recall a symbol after a long gap; takes about ten minutes."""
     from asr.jobs import lab
 

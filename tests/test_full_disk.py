@@ -17,6 +17,7 @@ from test_training import corpus, trainer, weights  # noqa: F401 (corpus is a fi
 from asr.corpus.manifest import read_manifest
 from asr.corpus.packed import PackedCorpus, pack
 from asr.errors import BundleError, CorpusError, TrainingError
+from asr.files import whole_file
 from asr.training import checkpoint
 
 
@@ -118,3 +119,18 @@ def test_a_run_that_fills_the_disk_ends_with_an_error_and_goes_on_when_there_is_
     assert status == 0, message
     assert run(tmp_path / "whole")[0] == 0
     assert weights(small_disk / "exp") == weights(tmp_path / "whole")
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    (tmp_path / "target").write_text("old")
+    (tmp_path / "link").symlink_to("target")
+    with whole_file(tmp_path / "link") as file:
+        file.write("new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "target").read_text() == "new"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with whole_file(tmp_path / "pipe", "wb") as file:
+        file.write(b"through")
+    assert os.read(reader, 100) == b"through" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "pipe", "target"]

@@ -12,7 +12,7 @@ import yaml
 from tones import sentences, tones
 
 from asr import cli, load
-from asr.errors import DownloadError
+from asr.errors import ConfigError, DownloadError
 from asr.jobs import recipe as recipes
 from asr.lm import train
 
@@ -252,3 +252,12 @@ def test_the_keys_of_the_slurm_configuration_are_those_of_the_launcher():
     known = {f.name for f in dataclasses.fields(launcher.SlurmQueueConf)}
     ours = yaml.safe_load((recipes.home() / "conf/hydra/launcher/slurm.yaml").read_text())
     assert set(ours) <= known
+
+
+def test_folders_of_any_name_are_found(tmp_path):
+    folder = tmp_path / "größe (1), b=2"
+    folder.mkdir()
+    for words in ([str(folder)], ["folder", f"data.root={folder}"]):
+        assert recipes.compose(words).data.root == str(folder)
+    with pytest.raises(ConfigError, match="put a value with such characters in quotes"):
+        recipes.compose(["digits", "encoder.cell=a!b#"])

@@ -1,6 +1,7 @@
 """The service, asked over HTTP on this machine."""
 
 import re
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from tone_model import spoken, tone_model
 pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 from service import Echo, serving, wav
 
+from asr.errors import ConfigError, DecodingError
+from asr.jobs.serve import serve
 from asr.serving.service import PAGE
 
 
@@ -179,3 +182,13 @@ def test_metrics_are_in_the_form_that_prometheus_reads(client):
     assert names <= set(typed)
     buckets = [float(s[2]) for s in samples if s and s[1] == "asr_request_seconds_bucket"]
     assert buckets == sorted(buckets) and buckets[-1] >= 1
+
+
+def test_an_address_that_is_taken_or_none_is_a_clear_error_and_bad_settings_stop_the_start():
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(ConfigError, match="choose another --host or --port"):
+        serve(tone_model(), name="tones", port=taken.getsockname()[1])
+    with pytest.raises(ConfigError, match=r"nobody can listen at no\.such\.host"):
+        serve(tone_model(), name="tones", host="no.such.host.invalid", token="secret")
+    with pytest.raises(DecodingError, match="expected greedy, beam"):
+        serve(tone_model(), name="tones", port=0, decoder="magic")

@@ -1,5 +1,6 @@
 """`asr tune`: what is searched, what is chosen, and when nothing is."""
 
+import json
 import math
 
 import pytest
@@ -13,7 +14,7 @@ import asr.lm
 from asr.corpus.manifest import Utterance
 from asr.decoding import BeamDecoder
 from asr.decoding.choice import Choice, Chooser, DecoderConfig
-from asr.errors import ConfigError, DecodingError
+from asr.errors import ConfigError, DecodingError, ManifestError
 from asr.jobs import tune as jobs
 from asr.recognizer import Recognizer
 from asr.scoring import Score
@@ -175,3 +176,19 @@ def test_what_cannot_be_read_is_named_and_left_out(hazy_model, utterances, tmp_p
     assert "bad is not tuned on" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="none of the 1 utterances can be read"):
         jobs.Emissions(hazy_model, [bad])
+
+
+def test_a_set_without_texts_or_with_ids_that_stand_twice_changes_nothing(utterances, tmp_path):
+    model = tone_model()
+    model.lm = asr.lm.train(TEXTS, order=2)
+    model.save(tmp_path / "model")
+    model.lm = None
+    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    line = {"audio_filepath": str(utterances[0].audio_filepath), "duration": 1.0, "id": "u"}
+    (tmp_path / "silent.jsonl").write_text(json.dumps(line | {"text": ""}) + "\n")
+    (tmp_path / "twice.jsonl").write_text(2 * (json.dumps(line | {"text": "a"}) + "\n"))
+    with pytest.raises(ConfigError, match="nothing is said"):
+        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "silent.jsonl")
+    with pytest.raises(ManifestError, match=r"twice.jsonl: 1 ids stand more than once: 'u'"):
+        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "twice.jsonl")
+    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,14 @@ def validate(utterances: Iterable[Utterance], *, open_files: bool = False) -> li
         if problem is not None:
             problems.append(problem)
     return problems
+
+
+def check_ids(utterances: Sequence[Utterance], *, place: Path | str) -> None:
+    """Raises ManifestError if an id stands twice, with the first few of those."""
+    count = Counter(u.id for u in utterances)
+    if twice := [repr(name) for name, times in count.items() if times > 1]:
+        shown = ", ".join(twice[:5]) + (", …" if len(twice) > 5 else "")
+        raise ManifestError(f"{place}: {len(twice)} ids stand more than once: {shown}; give each its own")
 
 
 def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:

@@ -28,6 +28,7 @@ from asr.text import Alphabet
 if TYPE_CHECKING:
     from asr.lm import NGramModel
 
+WIDEST = 1 << 20  # of all beams; it takes half a gigabyte
 NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 
 
@@ -330,10 +331,10 @@ class Search:
 def _check_pruning(
     beam_width: int, beam_threshold: float = math.inf, token_threshold: float = -math.inf
 ) -> None:
-    if beam_width < 1 or not beam_threshold > 0 or not token_threshold <= 0:
+    if not 1 <= beam_width <= WIDEST or not beam_threshold > 0 or not token_threshold <= 0:
         raise DecodingError(
-            f"beam_width={beam_width}, beam_threshold={beam_threshold}, "
-            f"token_threshold={token_threshold}: expected at least 1, more than 0, at most 0"
+            f"beam_width={beam_width}, beam_threshold={beam_threshold}, token_threshold={token_threshold}: "
+            f"expected 1 to {WIDEST}, more than 0, at most 0"
         )
 
 

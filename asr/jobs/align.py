@@ -12,7 +12,7 @@ from typing import NamedTuple
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import WordSpan, align, group_words
-from asr.errors import AlphabetError, AudioError, ConfigError, CtcError
+from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
 from asr.jobs.console import counting, say, warn
@@ -90,7 +90,9 @@ def of_manifest(
         )
     if form != "ctm" and output is None and folder is None:
         raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
-    aligned, failed = align_all(model, read_manifest(manifest))
+    utterances = read_manifest(manifest)
+    _names([u.id for u in utterances])  # before all the work
+    aligned, failed = align_all(model, utterances)
     names = _names([a.utterance.id for a in aligned])
     if folder is not None:
         cut(aligned, names, folder, per_word=per_word)
@@ -224,6 +226,8 @@ def read_text(text_or_file: str) -> str:
     path = Path(text_or_file)
     try:
         return path.read_text(encoding="utf-8") if path.is_file() else text_or_file
+    except UnicodeDecodeError as error:
+        raise TextError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}); convert it") from error
     except OSError:  # longer than a file name can be
         return text_or_file
 

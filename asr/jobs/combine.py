@@ -65,7 +65,13 @@ def _facts(models: Sequence[Recognizer]) -> dict[str, Any]:
 
 
 def combine_bundles(bundles: Sequence[str | Path], output: Path) -> None:
-    """Write the combined model to `output`."""
+    """Write the combined model to `output`.
+
+    Raises:
+        ConfigError: the output is one of the bundles.
+    """
+    if output.resolve() in {Path(path).resolve() for path in bundles}:
+        raise ConfigError(f"{output} is one of the models: give the combined one a place of its own")
     model = combine([load(path) for path in bundles])
     file = model.save(output)
     weights = sum(p.numel() for p in model.encoder.parameters())

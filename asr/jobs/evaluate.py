@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from asr import audio, scoring
-from asr.corpus.manifest import Utterance, read_manifest
+from asr.corpus.manifest import Utterance, check_ids, read_manifest
 from asr.errors import AudioError, ScoringError
 from asr.files import whole_file
 from asr.jobs.console import counting, output, say, warn
@@ -48,6 +48,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
         ScoringError: no utterance could be read.
     """
     utterances = read_manifest(manifest) if isinstance(manifest, Path) else manifest
+    check_ids(utterances, place=manifest if isinstance(manifest, Path) else "the utterances")
     failed: dict[str, str] = {}
     began = time.monotonic()
     order = sorted(range(len(utterances)), key=lambda i: utterances[i].duration_s or 0.0)
@@ -98,16 +99,16 @@ def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
 
 def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
     """Print the scores, as a table or as one JSON object; `report` is for a page with every error."""
+    if as_json:
+        output.print_json(data=to_json(evaluation))
+    else:
+        scoring.print_score(evaluation.score, output)
+        speed = evaluation.audio_s / evaluation.seconds
+        say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({speed:,.0f} × real time)")
     if report is not None:
         audio = {u.id: u.audio_filepath for u in evaluation.utterances}
         scoring.write_report(evaluation.score, report, title=report.stem, audio=audio)
         say(f"report  {report}")
-    if as_json:
-        output.print_json(data=to_json(evaluation))
-        return
-    scoring.print_score(evaluation.score, output)
-    speed = evaluation.audio_s / evaluation.seconds
-    say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({speed:,.0f} × real time)")
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from rich.table import Table
 
 from asr import audio, lab
+from asr.errors import ConfigError
 from asr.jobs.console import output, say
 from asr.lab.comparison import LENGTHS
 from asr.lab.flow import Flow
@@ -42,6 +43,8 @@ def gradient_flow(path: Path, model: Recognizer | None = None, recording: str | 
 
 
 def _flow_of(model: Recognizer, recording: str | None) -> Flow:
+    if model.runtime is not None:
+        raise ConfigError("an exported model gives no gradients: take the bundle")
     rate_hz = model.rate_hz
     noise = 0.1 * np.random.default_rng(0).standard_normal(4 * rate_hz).astype(np.float32)
     samples = torch.from_numpy(audio.read(recording, rate_hz) if recording else noise)[None]

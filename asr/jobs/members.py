@@ -25,11 +25,11 @@ from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import TUNED, development_split, train, write_recipe
+from asr.machine.devices import choose_device
 from asr.recognizer import FILE, Recognizer, load
 from asr.training.distributed import Ranks
 from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal, signals_wait
-from asr.training.optim import choose_device
 
 LOG = "training.log"
 """File in the folder of a member for its messages, while another one has the terminal."""

@@ -8,6 +8,7 @@ working directory), without `default.yaml`: `digits`, `digits/streaming`.
 import dataclasses
 import difflib
 import json
+import os
 import re
 import typing
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ from asr.features import FeaturesConfig
 from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
 
+_PATHS = ("data.root", "data.dir", "exp", "lm.arpa", "training.start_from")
 _PACKAGE = Path(__file__).resolve().parents[1]
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -125,7 +127,8 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: no recipe, one that does not exist (with the closest that does), or two.
     """
-    bare = [w for w in words if not re.match(r"^[~+]|.*=", w)]
+    bare = [w for w in words if not re.match(r"^[~+]|.*=", w) or _is_place(w)]
+    words = [w if w in bare else _quoted(w) for w in words]
     # The keys of these mappings belong to the sources: any may be set, and the source checks them.
     rest = ["++" + w if w.startswith(("data.options.", "data.extra.")) else w for w in words if w not in bare]
     if len(bare) > 1:
@@ -135,6 +138,24 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     elif not any(w.startswith("recipes=") for w in rest):
         raise ConfigError(f"no recipe given; the recipes are: {', '.join(names())}")
     return rest
+
+
+def _is_place(word: str) -> bool:
+    return word.startswith(("/", "./", "../", "~")) and os.path.exists(Path(word).expanduser())  # noqa: PTH110
+
+
+def _quoted(word: str) -> str:
+    """The override with a path in quotes if it has characters that Hydra's grammar gives a meaning.
+
+    >>> _quoted("data.root=/corpora/grüße (1)"), _quoted("exp=exp/a"), _quoted("exp=exp/a,exp/b")
+    ('data.root="/corpora/grüße (1)"', 'exp=exp/a', 'exp=exp/a,exp/b')
+    """
+    key, _, value = word.partition("=")
+    is_plain = re.fullmatch(r"[\w./:%+@?|$*-]*", value, re.ASCII) or value[:1] in tuple("\"'[{")
+    is_sweep = "," in value and not _is_place(value)
+    if key not in _PATHS or is_plain or is_sweep:
+        return word
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _recipe_overrides(word: str) -> list[str]:
@@ -149,8 +170,8 @@ def _recipe_overrides(word: str) -> list[str]:
             raise ConfigError(f"{word}: there is no such manifest")
         return [
             "recipes=folder/default",
-            f"name={_slug(path)}",
-            f"data.root={json.dumps(str(path.resolve()))}",
+            f"name={json.dumps(_slug(path), ensure_ascii=False)}",
+            f"data.root={json.dumps(str(path.expanduser().resolve()), ensure_ascii=False)}",
         ]
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(known)}"
@@ -306,6 +327,8 @@ def _explain(error: Exception) -> str:
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
             return f"there is no key {wrong!r} in a recipe; {hint}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if re.search(r"Lexer|mismatched input|no viable alternative|extraneous input", text):
+        lines.append("put a value with such characters in quotes: 'key=\"value\"'")
     kept = [
         line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "See "))
     ]

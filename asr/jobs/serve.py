@@ -1,8 +1,12 @@
 """`asr serve`: a model as a service on this machine."""
 
 import ipaddress
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asr.errors import ConfigError
 from asr.jobs.console import say, warn
@@ -36,7 +40,8 @@ def serve(
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
-        ConfigError: the packages of the extra `serve` are missing.
+        ConfigError: the packages of the extra `serve` are missing, or the address is taken or none.
+        DecodingError: settings that cannot work.
     """
     try:
         import uvicorn
@@ -51,17 +56,30 @@ def serve(
         warn(f"{host} is open to other machines, and no --token is asked for")
     config = ServingConfig(name=name, token=token, waiting=waiting, upload_bytes=upload_mb * 2**20)
     app = create_app(model, config, **settings)
-    say(f"{name} at http://{host}:{port}  (Ctrl-C ends it)")
-    uvicorn.run(
+    silence = np.zeros(model.rate_hz // 10, np.float32)
+    model.transcribe(silence, **settings)  # settings that cannot work are refused now, and code is loaded
+    how = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_level="warning",
         server_header=False,
         timeout_graceful_shutdown=PATIENCE_S,
         ws="websockets-sansio",
         ws_max_size=LiveConfig.message_bytes,
     )
+    with _listening(host, port) as door:
+        say(f"{name} at http://{host}:{door.getsockname()[1]}  (Ctrl-C ends it)")
+        with suppress(KeyboardInterrupt):  # that is how it ends
+            uvicorn.Server(how).run(sockets=[door])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise ConfigError(
+            f"nobody can listen at {host}:{port} ({error.strerror}): choose another --host or --port"
+        ) from error
 
 
 def default_name(model: str) -> str:

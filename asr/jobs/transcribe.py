@@ -1,6 +1,7 @@
 """`asr transcribe`: recordings → text on standard output, or files in any format; failures are listed."""
 
 import glob
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -37,12 +38,14 @@ def find_audio(places: Sequence[str]) -> dict[str, Path]:
         path = Path(place)
         if place == "-":
             found[place] = Path(STDIN)
-        elif path.is_dir():
+        elif not place:
+            raise AudioError("an empty name: expected a file, a folder, a pattern or -")
+        elif os.path.isdir(place):  # noqa: PTH112 (a name that is too long is none)
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.AUDIO_SUFFIXES)
             if not inside:
                 raise AudioError(f"{place}: no recordings in this folder")
             found |= {str(p): p.relative_to(path) for p in inside}
-        elif not path.exists() and glob.has_magic(place):
+        elif glob.has_magic(place) and not os.path.exists(place):  # noqa: PTH110
             fitting = sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207
             fitting = [p for p in fitting if p.is_file()]
             if not fitting:

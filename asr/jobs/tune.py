@@ -13,7 +13,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from asr import scoring
-from asr.corpus.manifest import Utterance, read_manifest
+from asr.corpus.manifest import Utterance, check_ids, read_manifest
 from asr.decoding import greedy
 from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
@@ -160,6 +160,8 @@ def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequen
     if model.lm is None or not utterances:
         raise ConfigError(f"{len(utterances)} utterances, language model {model.lm}: tuning needs both")
     emissions = Emissions(model, utterances)
+    if not any(emissions.texts):
+        raise ConfigError(f"nothing is said in the {len(utterances)} utterances: tuning needs texts")
     tuning = Tuning([], emissions.score(decoder="greedy").wer)
     if (share := emissions.wrong_outputs()) >= NOTHING_LEARNT:
         warn(
@@ -311,11 +313,14 @@ def tune_bundle(
         model.lm = load_lm(lm)
         model.alphabet = model.alphabet.with_words(model.lm.known_words)
     utterances = read_manifest(manifest)
+    check_ids(utterances, place=manifest)
     tuning = tune(model, utterances, hotwords=hotwords)
+    if not tuning.trials:
+        raise ConfigError(f"{bundle} is left as it was: nothing can be tuned on {manifest}")
     tell(tuning)
     calibrate(model, utterances)
     model.save(bundle)
-    if picture is not None and tuning.trials:
+    if picture is not None:
         say(f"surface {plot(tuning, picture)}")
 
 
@@ -330,7 +335,10 @@ def tell(tuning: Tuning) -> None:
         return
     best, width = tuning.best, smallest_within_noise(tuning.widths)
     weights = f"α = {best.alpha:g}, β = {best.beta:g}, the prior to the power of {best.prior_weight:g}"
-    say(f"greedy {tuning.greedy_wer:.2%}, beam of {width} {tuning.widths[width].wer:.2%} with {weights}")
+    beam_wer = tuning.widths[width].wer
+    say(f"greedy {tuning.greedy_wer:.2%}, beam of {width} {beam_wer:.2%} with {weights}")
+    if beam_wer > tuning.greedy_wer:
+        say("so the model decodes greedily")
     say("by width: " + ", ".join(f"{w} {score.wer:.2%}" for w, score in tuning.widths.items()))
     if tuning.hotword_weights:
         rates = (f"{w:g} {score.wer:.2%}" for w, score in tuning.hotword_weights.items())

@@ -5,6 +5,7 @@ write them, or the JSON of one recording, theirs or whisper's: words with times 
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,19 @@ def _of_ctm(entry: transcripts.Entry) -> Word:
 
 def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[Word]:
     """The words of a line, which must be those of its text."""
-    words = facts.get("words") or [w for s in facts.get("segments") or [] for w in s.get("words") or []]
     try:
+        words = facts.get("words") or [w for s in facts.get("segments") or [] for w in s.get("words") or []]
         found = [
             Word(w["word"].strip(), w["start"], w["end"], w["probability"])
             if isinstance(w, dict)
             else Word(*w)
             for w in words
         ]
-    except (KeyError, TypeError) as error:
+        is_good = all(math.isfinite(w.start_s + w.end_s) and 0 <= w.confidence <= 1 for w in found)
+    except (KeyError, TypeError, AttributeError) as error:
         raise ScoringError(f"{entry.place}: expected words with start, end and probability") from error
+    if not is_good:
+        raise ScoringError(f"{entry.place}: expected times in seconds and probabilities from 0 to 1")
     if "".join(w.text for w in found) != "".join(entry.text.split()):
         raise ScoringError(
             f"{entry.place}: {len(found)} words for the text {entry.text[:60]!r}; expected its words with "

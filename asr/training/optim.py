@@ -192,24 +192,6 @@ def gradient_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
     return {layer: nn.utils.get_total_norm(gradients) for layer, gradients in layers.items()}
 
 
-def choose_device(wanted: str) -> torch.device:
-    """The device to train on; `auto` takes a GPU where there is one.
-
-    Raises:
-        ConfigError: a device that does not exist here.
-    """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(wanted)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {wanted!r} cannot be used here ({str(error).splitlines()[0]}); try cpu"
-        ) from error
-    return device
-
-
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 if matrix products are to run in it, None for float32 throughout."""
     if precision == "float32":
