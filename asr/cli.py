@@ -323,7 +323,7 @@ def main() -> None:
     except AsrError as error:
         _fail(error)
     except SystemExit as leaving:
-        if leaving.code == 130 and {*sys.argv[1:3]} & {"run", "train", "prepare"}:  # by Ctrl-C
+        if leaving.code == 130 and _goes_on(sys.argv):  # by Ctrl-C
             typer.secho("What is done is kept; the same command goes on.", err=True)
         raise
     except OSError as error:
@@ -331,6 +331,11 @@ def main() -> None:
             raise
         hint = "; free some space and run again" if is_full else ""
         _fail(f"{error.filename or 'a file that is written'}: {error.strerror}{hint}")
+
+
+def _goes_on(words: list[str]) -> bool:
+    writes = {"-o", "--output_dir", "--output-dir"} & {*words}
+    return bool({"run", "train", "prepare"} & {*words[1:3]} or ("transcribe" in words[1:3] and writes))
 
 
 def _fail(error: Any) -> None:
