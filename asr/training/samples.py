@@ -4,6 +4,7 @@ Both give the same bits. From the memory map, the CPU assembles the batch, which
 from device memory, one gather on the device does it, and only the positions of the pieces are copied.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 SHARE = 0.5
 """Largest share of a GPU's free memory that `auto` uses for a corpus."""
@@ -99,6 +102,9 @@ def open_samples(corpus: PackedCorpus, device: torch.device, resident: str) -> S
     try:
         return Resident(corpus, device)
     except (RuntimeError, MemoryError) as error:
+        if resident == "auto":  # somebody else took the room in between
+            _log.warning("%s is read from the memory map: %s", corpus.stem, str(error).splitlines()[0])
+            return mapped(corpus)
         raise ConfigError(
             f"data.resident=always: {device} has no room for the {size / 1e9:.1f} GB of {corpus.stem} "
             f"({str(error).splitlines()[0]}); take data.resident=auto"
