@@ -22,7 +22,7 @@ _UTF8 = 1
 _IPA, _SEPARATOR = 0x02, "_"  # alphabet of the phones, and what separates them within a word
 _LONGEST_PATH = 120  # the library stores its data path, with a suffix, in 160 bytes
 
-_PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4, "gap": 7}
+_PARAMETERS = {"rate_wpm": 1, "pitch": 3, "pitch_range": 4, "gap": 7}
 
 _NO_PHONE = re.compile(r"[ˈˌ]|\([^)]*\)")  # stress, and marks of a switch to another language
 
@@ -121,8 +121,7 @@ class Espeak:
         if unknown or self._library.espeak_SetVoiceByName(manner.voice.encode()) != 0:
             raise CorpusError(f"espeak-ng has no voice {manner.voice!r}")
         for name, number in _PARAMETERS.items():
-            if (value := getattr(manner, name, None)) is not None:
-                self._library.espeak_SetParameter(number, int(value), 0)
+            self._library.espeak_SetParameter(number, int(getattr(manner, name)), 0)
         self._parts = []
         data = text.encode()
         self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None)

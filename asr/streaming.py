@@ -203,4 +203,4 @@ def silent_outputs(alphabet: Alphabet) -> tuple[int, ...]:
 
 def joint(alphabet: Alphabet) -> str:
     """The separator of the texts of two segments: a space, but nothing in a script without spaces."""
-    return "" if alphabet.space is None and not alphabet.is_subword else " "
+    return " " if alphabet.separates_words else ""

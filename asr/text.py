@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, Literal
 
 from asr.errors import AlphabetError, TextError
@@ -108,6 +108,27 @@ class Alphabet:
     def space(self) -> int | None:
         """Index of the symbol between words; None for subwords and for scripts without spaces."""
         return None if self.is_subword else self._index.get(" ")
+
+    @property
+    def separates_words(self) -> bool:
+        """False in scripts without spaces, where every symbol is a word."""
+        return self.space is not None or self.is_subword
+
+    def word_slices(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """(first token, one after the last) of each word; spaces belong to none.
+
+        Words lie between the alphabet's space symbols; with subwords, a unit with `▁` begins one; in a script
+        without spaces every symbol is one.
+
+        >>> Alphabet([" ", "a", "b"]).word_slices([2, 3, 1, 1, 2])
+        [(0, 2), (4, 5)]
+        """
+        if self.space is not None:
+            borders = [-1, *(i for i, token in enumerate(tokens) if token == self.space), len(tokens)]
+            return [(a + 1, b) for a, b in pairwise(borders) if b > a + 1]
+        opens = self.word_starts if self.is_subword else [True] * len(self.word_starts)
+        starts = [i for i, token in enumerate(tokens) if i and opens[token]]
+        return [(a, b) for a, b in pairwise([0, *starts, len(tokens)]) if self.decode(tokens[a:b])]
 
     @cached_property
     def _written(self) -> tuple[str, ...]:

@@ -265,12 +265,6 @@ def test_perplexity_of_nothing_is_refused() -> None:
         asr.lm.train(["a"], 1).perplexity([])
 
 
-def test_the_end_of_a_sentence_is_scored_from_any_state() -> None:
-    model = asr.lm.train(corpus(seed=2, sentences=50, words=8), 3)
-    state, _ = walk(model, START, "w0")
-    assert model.end_score(state) == walk(model, "<s> w0", END)[1]
-
-
 def test_a_model_survives_its_arrays_and_pickling() -> None:
     model = asr.lm.train(corpus(seed=2, sentences=50, words=8), 3)
     model.score("w0")  # the automaton is kept, and must not get in the way

@@ -16,7 +16,6 @@ from asr.corpus.split import as_names, check_known
 from asr.errors import CorpusError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
 
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
 INNER = "free-spoken-digit-dataset-1.0.10/recordings"

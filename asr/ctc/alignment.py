@@ -84,16 +84,7 @@ def group_words(spans: Sequence[Span], alphabet: Alphabet) -> list[WordSpan]:
     >>> [(word.text, word.start_frame, word.end_frame) for word in group_words(spans, alphabet)]
     [('ab', 0, 4), ('a', 7, 9)]
     """
-    words: list[list[Span]] = []
-    opens = True
-    for span in spans:
-        if alphabet.space is not None and span.token == alphabet.space:
-            opens = True
-            continue
-        if opens or alphabet.word_starts[span.token]:
-            words.append([])
-        words[-1].append(span)
-        opens = alphabet.space is None and not alphabet.is_subword
+    words = [spans[first:end] for first, end in alphabet.word_slices([span.token for span in spans])]
     texts = [alphabet.decode(span.token for span in word) for word in words]
     return [
         WordSpan(text, word[0].start_frame, word[-1].end_frame, sum(s.confidence for s in word) / len(word))

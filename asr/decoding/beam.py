@@ -5,7 +5,6 @@ Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word la
 
 import copy
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from asr.corpus.decode import available_cores
 from asr.decoding import outcome, search
 from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
-from asr.decoding.hypothesis import Hypothesis, word_slices, write
+from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.lexicon import Pronunciations
 from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
 from asr.decoding.ranking import judged, rank, spell_out
@@ -115,13 +115,13 @@ class BeamDecoder:
         self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
         least_output = max(math.exp(token_threshold), sys.float_info.min)
         self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output)
-        self.threads = threads or _available_cores()
+        self.threads = threads or available_cores()
         self._judges = judge
         self._scale_V = prior_scale(prior, prior_weight, alphabet.size)
 
     @property
     def unspellable(self) -> list[str]:
-        """Words that cannot be spelled in the alphabet and are never recognised."""
+        """Words that can never be recognised."""
         return self._vocabulary.unspellable
 
     def reweighed(
@@ -223,8 +223,8 @@ class Search:
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
     >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
     >>> search.advance(log_probs_TV[:2])
-    >>> search.leading()
-    (1,)
+    >>> search.agreed()
+    ()
     >>> search.advance(log_probs_TV[2:])
     >>> [best] = search.finish()
     >>> best.tokens, best.frames
@@ -237,11 +237,6 @@ class Search:
         self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
         self._blocks: list[np.ndarray] = []
         search.start(self._beam, self._tree, decoder.tables)
-
-    @property
-    def frames(self) -> int:
-        """Frames processed so far."""
-        return sum(map(len, self._blocks))
 
     def advance(self, log_probs_TV: Tensor) -> None:
         """Process a block of frames: natural logs, (frames, outputs), blank at 0.
@@ -269,10 +264,6 @@ class Search:
         alternatives = with_room(self._beam.alternatives, int(counts[ALTERNATIVES]) + width)
         self._beam = self._beam._replace(alternatives=alternatives)
 
-    def leading(self) -> tuple[int, ...]:
-        """The tokens of the prefix with the highest mass so far; its last word may be unfinished."""
-        return self._tokens(search.leader(self._beam))
-
     def agreed(self) -> tuple[int, ...]:
         """The tokens that all prefixes of the beam begin with."""
         return self._tokens(outcome.shared_node(self._beam, self._tree))
@@ -293,7 +284,7 @@ class Search:
             return agreed
         agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
-        starts = [start for start, _ in word_slices(agreed, alphabet)]
+        starts = [start for start, _ in alphabet.word_slices(agreed)]
         return agreed[: starts[certain]] if certain < len(starts) else agreed
 
     def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
@@ -336,7 +327,3 @@ def _check_pruning(
             f"beam_width={beam_width}, beam_threshold={beam_threshold}, token_threshold={token_threshold}: "
             f"expected 1 to {WIDEST}, more than 0, at most 0"
         )
-
-
-def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -112,7 +112,7 @@ def check_hotwords(
     for word, value in weights.items():
         if not np.isfinite(value):
             raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
-    bordered = alphabet.space is not None or alphabet.is_subword
+    bordered = alphabet.separates_words
     return {
         tuple(word.split()) if bordered else _symbols(word, alphabet): float(value)
         for word, value in weights.items()

@@ -1,8 +1,7 @@
 """The result of a decoder: tokens with their frames, and the words that they spell."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 from asr.text import Alphabet
 
@@ -63,7 +62,7 @@ class Hypothesis:
         >>> said.words(Alphabet([" ", "a", "b"]))
         [Word(text='ab', start_frame=0, end_frame=4, confidence=0.8), Word(text='a', start_frame=7, end_frame=8, confidence=0.6)]
         """  # noqa: E501
-        slices = list(word_slices(self.tokens, alphabet))
+        slices = alphabet.word_slices(self.tokens)
         texts = self.orthography or [alphabet.decode(self.tokens[first:end]) for first, end in slices]
         sure = self.word_confidences or [min(self.confidences[first:end]) for first, end in slices]
         return [
@@ -79,24 +78,4 @@ def write(tokens: Sequence[int], alphabet: Alphabet) -> str:
     'a b'
     """
     text = alphabet.decode(tokens)
-    return text if alphabet.space is None and not alphabet.is_subword else " ".join(text.split())
-
-
-def word_slices(tokens: Sequence[int], alphabet: Alphabet) -> Iterator[tuple[int, int]]:
-    """(first token, one after the last) of each word; spaces belong to none.
-
-    Words lie between the alphabet's space symbols; with subwords, a unit with `▁` begins one; in a script
-    without spaces every symbol is one.
-
-    >>> list(word_slices([2, 3, 1, 1, 2], Alphabet([" ", "a", "b"])))
-    [(0, 2), (4, 5)]
-    """
-    space, opens = alphabet.space, alphabet.word_starts
-    if space is not None:
-        borders = [-1, *(i for i, token in enumerate(tokens) if token == space), len(tokens)]
-        yield from ((a + 1, b) for a, b in pairwise(borders) if b > a + 1)
-        return
-    starts = [i for i, token in enumerate(tokens) if i and (opens[token] or not alphabet.is_subword)]
-    for first, end in pairwise([0, *starts, len(tokens)]):
-        if alphabet.decode(tokens[first:end]):
-            yield first, end
+    return " ".join(text.split()) if alphabet.separates_words else text

@@ -47,7 +47,7 @@ def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
     Args:
         whole: each symbol is spelled as one unit, not by its characters.
     """
-    bordered = alphabet.space is not None or alphabet.is_subword
+    bordered = alphabet.separates_words
     border = WORD_OPENER if alphabet.is_subword else " " if bordered else None
     pieces = [[symbol] if whole else list(symbol) for symbol in alphabet.symbols]
     characters = sorted({c for symbol in pieces for c in symbol} - {border})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from torch import Tensor
 
 from asr.decoding.best_path import greedy
-from asr.decoding.hypothesis import Hypothesis, word_slices, write
+from asr.decoding.hypothesis import Hypothesis, write
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
@@ -46,9 +46,8 @@ class Progress:
 
     def settled_words(self, alphabet: Alphabet) -> int:
         """How many words are settled: all their tokens are, and whatever ends them."""
-        alone = alphabet.space is None and not alphabet.is_subword
-        ends = [end for _, end in word_slices(self.hypothesis.tokens, alphabet)]
-        return sum(end < self.settled or (alone and end == self.settled) for end in ends)
+        ends = [end for _, end in alphabet.word_slices(self.hypothesis.tokens)]
+        return sum(end < self.settled + (not alphabet.separates_words) for end in ends)
 
 
 class StreamDecoder(Protocol):

@@ -17,6 +17,7 @@ from asr.files import whole_file
 from asr.jobs.console import console, say
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
+from asr.streaming import joint
 from asr.transcript import Segment, Transcript
 
 STDIN = "stdin"
@@ -95,8 +96,7 @@ def transcribe(
     if output_dir is None:
         if len(formats) > 1:
             raise ConfigError(f"{output_format} makes several files: say where with --output_dir")
-        spaced = model.alphabet.space is not None or model.alphabet.is_subword
-        sink = Printer(formats[0], word_timestamps, joint=" " if spaced else "")
+        sink = Printer(formats[0], word_timestamps, joint=joint(model.alphabet))
         names = list(recordings)
     else:
         sink = Files(output_dir, recordings, formats, word_timestamps)

@@ -112,12 +112,6 @@ class NGramModel:
         """The state at the start of a sentence, after <s>."""
         return int(self.arrays().words["state"][self.start_id])
 
-    def end_score(self, state: int) -> float:
-        """log10 P(</s> | state)."""
-        from asr.lm.automaton import advance
-
-        return float(advance(self.arrays(), state, self.end_id)[1])
-
     def score(self, sentence: str) -> float:
         """log10 probability of the words and </s> after <s>.
 

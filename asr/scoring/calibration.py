@@ -38,11 +38,6 @@ class Calibration:
     slope: float = 1.0
     bias: float = 0.0
 
-    @property
-    def temperature(self) -> float:
-        """One over the slope; above 1 the raw confidences are overconfident."""
-        return 1 / self.slope if self.slope else float("inf")
-
     def __call__(self, confidences: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Calibrated confidences, 0 … 1, of the same shape; float64."""
         return _sigmoid(self.slope * _logit(confidences) + self.bias)
