@@ -54,6 +54,8 @@ def test_verbose_json_has_words_and_segments_as_asked_for(client):
     assert [w.word for w in both.words] == TEXT.split()
     assert [s.text for s in both.segments] == [TEXT]
     assert both.duration == pytest.approx(offline.duration_s, abs=1e-3)
+    strict = type(both).model_validate(both.to_dict())  # which `create` does not check
+    assert strict.segments[0].avg_logprob < 0 < strict.segments[0].compression_ratio
     only = ask(client, response_format="verbose_json", timestamp_granularities=["word"])
     assert (len(only.words), only.segments) == (3, None)
 

@@ -1,11 +1,13 @@
 """Transcripts and errors in the format of OpenAI's API."""
 
+import math
+import zlib
 from typing import Any
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from asr.errors import ServingError
-from asr.jobs.formats import FORMATS, cues
+from asr.jobs.formats import FORMATS, Cue, cues
 from asr.transcript import Transcript
 
 RESPONSE_FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
@@ -56,13 +58,32 @@ def verbose(transcript: Transcript, granularities: set[str]) -> dict[str, Any]:
         "text": transcript.text,
     }
     if "segment" in granularities:
-        said["segments"] = [
-            {"id": i, "start": cue.start_s, "end": cue.end_s, "text": cue.text}
-            for i, cue in enumerate(cues(transcript))
-        ]
+        said["segments"] = [_segment(i, cue) for i, cue in enumerate(cues(transcript))]
     if "word" in granularities:
         said["words"] = [
             {"word": w.text, "start": w.start_s, "end": w.end_s, "probability": w.confidence}
             for w in transcript.words
         ]
     return said
+
+
+def _segment(number: int, cue: Cue) -> dict[str, Any]:
+    """A segment with all fields of OpenAI's, which typed clients require.
+
+    `avg_logprob` is the mean logarithm of the words' confidences. `seek`, `tokens`, `temperature` and
+    `no_speech_prob` mean nothing to this kind of model and are empty.
+    """
+    logs = [math.log(max(w.confidence, 1e-10)) for w in cue.words]
+    text = cue.text.encode()
+    return {
+        "id": number,
+        "seek": 0,
+        "start": cue.start_s,
+        "end": cue.end_s,
+        "text": cue.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(sum(logs) / max(len(logs), 1), 4),
+        "compression_ratio": round(len(text) / len(zlib.compress(text)), 4),
+        "no_speech_prob": 0.0,
+    }
