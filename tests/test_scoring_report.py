@@ -97,8 +97,9 @@ def test_curves_survive_odd_numbers() -> None:
 
 
 def test_a_page_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(ScoringError, match="cannot be written"):
-        write_report(example(), tmp_path / "nowhere" / "report.html")
+        write_report(example(), tmp_path / "file" / "report.html")
 
 
 DRIVE = """<script>
