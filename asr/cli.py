@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.add_typer(language_model, name="lm")
 app.add_typer(laboratory, name="lab")
@@ -33,15 +33,12 @@ Words = Annotated[
     ),
 ]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
-Decoder = Annotated[
-    str | None, typer.Option(help="greedy, beam or pyctcdecode; the bundle's own choice if not given.")
-]
+Decoder = Annotated[str | None, typer.Option(help="greedy, beam or pyctcdecode; by default the bundle's.")]
 Lm = Annotated[str | None, typer.Option(help="ARPA language model in place of the bundle's.")]
-BeamWidth = Annotated[int | None, typer.Option("--beam_width", "--beam-width", min=1)]
-Hotwords = Annotated[
-    list[str] | None,
-    typer.Option("--hotwords", help="A word or phrase to listen for; may be repeated."),
+BeamWidth = Annotated[
+    int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
 ]
+Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Precision = Annotated[
@@ -69,19 +66,19 @@ def _options(
 
 @app.command()
 def run(words: Words = None, multirun: Multirun = False) -> None:
-    """Prepare, train and evaluate a recipe; stages already done are skipped."""
+    """Prepare, train and evaluate a recipe; skips what is done."""
     _stage("run", words, multirun)
 
 
 @app.command()
 def prepare(words: Words = None, multirun: Multirun = False) -> None:
-    """Turn a recipe's corpus, or your own MANIFEST or folder, into a packed corpus."""
+    """Pack the corpus of a recipe, a manifest or a folder."""
     _stage("prepare", words, multirun)
 
 
 @app.command()
 def train(words: Words = None, multirun: Multirun = False) -> None:
-    """Prepare and train a recipe; an interrupted run continues where it stopped."""
+    """Prepare and train a recipe; resumes an interrupted run."""
     _stage("train", words, multirun)
 
 
@@ -113,7 +110,7 @@ def transcribe(
     word_timestamps: Annotated[
         bool, typer.Option("--word_timestamps", "--word-timestamps", help="Times of words in srt, vtt, json.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option(help="Do again what --output_dir has.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is there.")] = False,
     stream: Annotated[
         bool, typer.Option("--stream", help="Print words of one source, say -, while they are said.")
     ] = False,
@@ -132,7 +129,7 @@ def transcribe(
         str, typer.Option(help="What finds pauses in long audio: energy, or silero, which also finds noise.")
     ] = "energy",
 ) -> None:
-    """Print the transcript of each recording, one line per file, or write it in other formats."""
+    """Print the transcripts of recordings, or write them as files."""
     settings: dict[str, Any] = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None:
@@ -177,7 +174,7 @@ def serve(
     device: Device = "cpu",
     precision: Precision = "float32",
 ) -> None:
-    """Serve OpenAI's transcription API over HTTP, with a web page to try the model."""
+    """Serve OpenAI's transcription API, streams, and a web page."""
     from asr.jobs.serve import default_name
     from asr.jobs.serve import serve as job
 
@@ -199,7 +196,7 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
-    """Word error rate of a bundle on a manifest, with confidence interval and errors."""
+    """Word error rate of a model on a manifest, with its interval."""
     from asr.jobs import evaluate as jobs
 
     settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
@@ -239,7 +236,7 @@ def compare(
     differing: Annotated[int, typer.Option(help="Utterances shown where they differ most.")] = 3,
     json: Json = False,
 ) -> None:
-    """Test whether one recogniser is significantly better than another on the same utterances."""
+    """Test whether one recogniser is significantly better."""
     from asr.jobs import compare as jobs
 
     settings: dict[str, Any] = {"style": style}
@@ -256,7 +253,7 @@ def tune(
     hotwords: Hotwords = None,
     picture: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the surface (PNG).")] = None,
 ) -> None:
-    """Tune the language model and hotword weights and the beam width on a development set.
+    """Tune the weights and the width of the beam on a manifest.
 
     The best are stored in the bundle, so that `asr transcribe` uses them.
     """
@@ -274,7 +271,7 @@ def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
     form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
 ) -> None:
-    """Write features and encoder as one ONNX graph, with state inputs and outputs if the model streams."""
+    """Write features and encoder as one ONNX graph."""
     from asr.jobs.export import export as job
 
     job(load_model(model, "cpu", None), output, form=form)
@@ -290,7 +287,7 @@ def combine(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],
 ) -> None:
-    """Combine models into an ensemble, mostly better than each alone; or transcripts, by a vote on words."""
+    """Make an ensemble of models, or vote on transcripts."""
     from asr.jobs.vote import SUFFIXES, vote_files
 
     if all(Path(model).suffix in SUFFIXES for model in models):
