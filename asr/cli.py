@@ -39,6 +39,7 @@ BeamWidth = Annotated[
     int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
 ]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
+Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Precision = Annotated[
@@ -214,7 +215,7 @@ def score(
     alignment: Annotated[str, typer.Option(help="minimal, or sclite for its weights.")] = "minimal",
     utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
     worst: Annotated[int, typer.Option(help="Utterances shown with their alignment.")] = 3,
-    hotwords: Hotwords = None,
+    hotwords: Recalled = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Text of the words the model knows.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
