@@ -6,6 +6,7 @@ the alphabet, and the fingerprint of the training corpus. Identical training giv
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -102,10 +103,9 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     """
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
-    data = save(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()},
-        metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)},
-    )
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    description = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    data = save(tensors, metadata={"asr": description, "crc32": _checksum(tensors)})
     with whole_file(file, "wb", error=BundleError) as out:
         out.write(data)
 
@@ -124,9 +124,20 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             if "asr" not in metadata:
                 raise BundleError(f"{file}: a safetensors file, but not a model of this toolkit")
             header = read_header(metadata["asr"], file)
-            return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            if metadata.get("crc32", checksum := _checksum(tensors)) != checksum:
+                raise BundleError(f"{file}: its numbers are not those that were written; copy it again")
+            return header, tensors
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: truncated, or not a model of this toolkit ({error})") from error
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the bytes of all tensors in the order of their names."""
+    crc = 0
+    for name in sorted(tensors):
+        crc = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), crc)
+    return f"{crc:08x}"
 
 
 def read_header(text: str, file: Path) -> dict[str, Any]:

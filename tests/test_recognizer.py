@@ -71,6 +71,15 @@ def test_a_truncated_bundle_is_a_clear_error(model, tmp_path, cut):
         load(tmp_path)
 
 
+def test_a_byte_that_has_changed_is_noticed(model, tmp_path):
+    file = model.save(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(BundleError, match="not those that were written"):
+        load(tmp_path)
+
+
 def test_a_foreign_file_is_a_clear_error(tmp_path):
     file = tmp_path / "other.safetensors"
     save_file({"w": torch.zeros(2)}, file)
