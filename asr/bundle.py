@@ -104,8 +104,8 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    description = json.dumps(header, ensure_ascii=False, sort_keys=True)
-    data = save(tensors, metadata={"asr": description, "crc32": _checksum(tensors)})
+    header = header | {"crc32": _checksum(tensors)}  # not beside it: safetensors shuffles keys
+    data = save(tensors, metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)})
     with whole_file(file, "wb", error=BundleError) as out:
         out.write(data)
 
@@ -125,7 +125,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise BundleError(f"{file}: a safetensors file, but not a model of this toolkit")
             header = read_header(metadata["asr"], file)
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            if metadata.get("crc32", checksum := _checksum(tensors)) != checksum:
+            if header.get("crc32", checksum := _checksum(tensors)) != checksum:
                 raise BundleError(f"{file}: its numbers are not those that were written; copy it again")
             return header, tensors
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -136,7 +136,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of the bytes of all tensors in the order of their names."""
     crc = 0
     for name in sorted(tensors):
-        crc = zlib.crc32(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
     return f"{crc:08x}"
 
 
