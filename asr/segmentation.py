@@ -24,7 +24,7 @@ LONGEST_S = 40.0
 OVERLAP_S = 6.0
 """Overlap of two pieces without a pause between them; each discards half of it, which is context only."""
 
-ENDPOINT_S = 1.0
+ENDPOINT_S = 0.7
 """Silence after speech that ends a segment."""
 SEGMENT_S = 60.0
 """A longer segment ends at the next pause of at least `PAUSE_S`."""
@@ -129,7 +129,7 @@ class Segments:
         >>> heard = [2, 0, 0, 0, 0, 0, 1, 2, 2]
         >>> probs_TV = torch.eye(3)[heard].clamp(0.01, 0.98)
         >>> [(part.argmax(1).tolist(), ends) for part, ends in segments.cut(probs_TV.log())]
-        [([2, 0, 0, 0, 0], True), ([0, 0, 2, 2], False)]
+        [([2, 0, 0, 0], True), ([0, 0, 0, 2, 2], False)]
         """
         parts, begin = [], 0
         for t, heard in enumerate(log_probs_TV.argmax(-1).tolist()):
