@@ -23,7 +23,8 @@ def load_model(model: str, device: str, lm: str | None, precision: str = "float3
         from asr.lm import load as load_lm
 
         recognizer.lm = load_lm(lm)
-        recognizer.decoder.name = "beam" if recognizer.decoder.name == "greedy" else recognizer.decoder.name
+        if recognizer.decoder.name == "greedy":
+            recognizer.decoder.name = "beam"
         recognizer.alphabet = recognizer.alphabet.with_words(recognizer.lm.known_words)
     return recognizer
 
