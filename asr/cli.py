@@ -10,7 +10,7 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError
-from asr.subcommands import Json, Model, align, laboratory, language_model, load_model
+from asr.subcommands import Json, Model, align, is_drawable, laboratory, language_model, load_model
 
 app = typer.Typer(
     name="asr",
@@ -252,7 +252,9 @@ def tune(
     model: Model,
     lm: Lm = None,
     hotwords: Hotwords = None,
-    picture: Annotated[Path | None, typer.Option("--output", "-o", help="Draw the surface (PNG).")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw the surface.", callback=is_drawable)
+    ] = None,
 ) -> None:
     """Tune the weights and the width of the beam on a manifest.
 

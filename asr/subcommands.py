@@ -14,6 +14,13 @@ Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def is_drawable(path: Path | None) -> Path | None:
+    """The path, if a picture of its kind can be drawn: what follows takes minutes."""
+    if path is not None and path.suffix.lower() not in (kinds := (".png", ".svg", ".pdf", ".jpg")):
+        raise typer.BadParameter(f"{path}: expected a name that ends in {', '.join(kinds)}")
+    return path
+
+
 def load_model(model: str, device: str, lm: str | None, precision: str = "float32") -> Any:
     """The recogniser in a bundle, with another language model if one is given."""
     from asr.recognizer import load
@@ -101,7 +108,9 @@ def lm_perplexity(
 
 
 laboratory = typer.Typer(help="The theory, runnable: gradients, memory, the lattice.", no_args_is_help=True)
-Picture = Annotated[Path, typer.Option("--output", "-o", help="The picture (PNG).")]
+Picture = Annotated[
+    Path, typer.Option("--output", "-o", help="The picture: PNG, SVG, PDF or JPEG.", callback=is_drawable)
+]
 
 
 @laboratory.command("gradients")

@@ -224,6 +224,8 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
         (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
         (["train", "none.jsonl"], "no such manifest"),
+        (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),
+        (["tune", "none.jsonl", "--model", "nothing", "-o", "picture"], "expected a name that ends in .png"),
     ],
 )
 def test_mistakes_are_explained_without_a_traceback(asr, words, message):
