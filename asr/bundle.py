@@ -27,7 +27,7 @@ from asr.files import whole_file
 from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
-    from asr.lm import NGramModel
+    from asr.lm import NGramModel, RecurrentModel
 
 FORMAT = 2
 """Format of ensembles; models with one encoder are written in format 1, which older versions can read."""
@@ -79,19 +79,28 @@ def parts(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pack_lm(lm: "NGramModel | None") -> dict[str, Tensor]:
-    """The tensors of a language model; empty if there is none."""
-    arrays = {} if lm is None else lm.to_arrays()
-    return {f"lm.{k}": torch.from_numpy(np.array(v)) for k, v in arrays.items()}
+def pack_lm(lm: "NGramModel | None", rescorer: "RecurrentModel | None") -> dict[str, Tensor]:
+    """The tensors of the language models; empty if there is none."""
+    models = {"lm": lm, "rescorer": rescorer}
+    arrays = {
+        f"{name}.{k}": a for name, model in models.items() if model for k, a in model.to_arrays().items()
+    }
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
-def unpack_lm(tensors: Mapping[str, Tensor]) -> "NGramModel | None":
-    """The language model among the tensors, if there is one."""
-    if not (arrays := part(tensors, "lm")):
-        return None
-    from asr.lm import NGramModel
+def unpack_lm(tensors: Mapping[str, Tensor]) -> "tuple[NGramModel | None, RecurrentModel | None]":
+    """The language models among the tensors: n-grams, and a recurrent one that rescores."""
+    ngrams, recurrent = (
+        {k: v.numpy() for k, v in part(tensors, name).items()} for name in ("lm", "rescorer")
+    )
+    if not ngrams and not recurrent:
+        return None, None
+    from asr.lm import NGramModel, RecurrentModel
 
-    return NGramModel.from_arrays({k: v.numpy() for k, v in arrays.items()})
+    return (
+        NGramModel.from_arrays(ngrams) if ngrams else None,
+        RecurrentModel.from_arrays(recurrent) if recurrent else None,
+    )
 
 
 def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError
-from asr.subcommands import Json, Model, align, is_drawable, laboratory, language_model, load_model
+from asr.subcommands import Hotwords, Json, Lm, Model, align, laboratory, language_model, load_model, tune
 
 app = typer.Typer(
     name="asr",
@@ -34,12 +34,13 @@ Words = Annotated[
 ]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
 Decoder = Annotated[str | None, typer.Option(help="greedy, beam or pyctcdecode; by default the bundle's.")]
-Lm = Annotated[str | None, typer.Option(help="ARPA language model in place of the bundle's.")]
 BeamWidth = Annotated[
     int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
 ]
-Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
+Rescore = Annotated[
+    int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
+]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Precision = Annotated[
@@ -93,6 +94,12 @@ def _stage(stage: str, words: list[str] | None, multirun: bool) -> None:
         stages.single(stage, words)
 
 
+def _decoding(
+    decoder: str | None, beam_width: int | None, hotwords: list[str] | None, rescore: int | None
+) -> dict[str, Any]:
+    return {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords, "rescore": rescore}
+
+
 @app.command()
 def transcribe(
     model: Model,
@@ -124,6 +131,7 @@ def transcribe(
     lm: Lm = None,
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
+    rescore: Rescore = None,
     device: Device = "cpu",
     precision: Precision = "float32",
     vad: Annotated[
@@ -131,7 +139,7 @@ def transcribe(
     ] = "energy",
 ) -> None:
     """Print the transcripts of recordings, or write them as files."""
-    settings: dict[str, Any] = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    settings: dict[str, Any] = _decoding(decoder, beam_width, hotwords, rescore)
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None:
             raise typer.BadParameter("--stream takes one file or -, --microphone none; both print")
@@ -172,6 +180,7 @@ def serve(
     lm: Lm = None,
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
+    rescore: Rescore = None,
     device: Device = "cpu",
     precision: Precision = "float32",
 ) -> None:
@@ -180,7 +189,7 @@ def serve(
     from asr.jobs.serve import serve as job
 
     limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
-    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    settings = _decoding(decoder, beam_width, hotwords, rescore)
     job(load_model(model, device, lm, precision), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
 
 
@@ -192,6 +201,7 @@ def evaluate(
     lm: Lm = None,
     beam_width: BeamWidth = None,
     hotwords: Hotwords = None,
+    rescore: Rescore = None,
     device: Device = "cpu",
     precision: Precision = "float32",
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
@@ -200,7 +210,7 @@ def evaluate(
     """Word error rate of a model on a manifest, with its interval."""
     from asr.jobs import evaluate as jobs
 
-    settings = {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords}
+    settings = _decoding(decoder, beam_width, hotwords, rescore)
     done = jobs.evaluate(load_model(model, device, lm, precision), manifest, **settings)
     jobs.show(done, as_json=json, report=report)
     if done.failed:
@@ -246,25 +256,7 @@ def compare(
     jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 
 
-@app.command()
-def tune(
-    manifest: Annotated[Path, typer.Argument(help="JSONL of the development set.")],
-    model: Model,
-    lm: Lm = None,
-    hotwords: Hotwords = None,
-    picture: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Draw the surface.", callback=is_drawable)
-    ] = None,
-) -> None:
-    """Tune the weights and the width of the beam on a manifest.
-
-    The best are stored in the bundle, so that `asr transcribe` uses them.
-    """
-    from asr.jobs.tune import tune_bundle
-
-    tune_bundle(model, manifest, lm=lm, hotwords=hotwords or (), picture=picture)
-
-
+app.command()(tune)
 app.command()(align)
 
 

@@ -34,7 +34,7 @@ from asr.streaming import obstacles
 from asr.subsampling import State
 
 if TYPE_CHECKING:
-    from asr.lm import NGramModel
+    from asr.lm import NGramModel, RecurrentModel
 
 OPSET = 17
 """ONNX operator set, supported by onnxruntime since 2022."""
@@ -44,6 +44,7 @@ class Model(bundle.Model, Protocol):
     """A recogniser, perhaps with a language model."""
 
     lm: "NGramModel | None"
+    rescorer: "RecurrentModel | None"
 
 
 class Whole(nn.Module):
@@ -90,7 +91,7 @@ def write(model: Model, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     exported = onnx.load_from_string(_graph(module))
     described = bundle.describe(model) | {
-        "lm": model.lm is not None,
+        "lm": model.lm is not None or model.rescorer is not None,
         "window_samples": model.features.fft_samples,
         "hop_samples": model.features.hop_samples,
         "frames_per_output": model.encoder.frames_per_output,
@@ -98,8 +99,8 @@ def write(model: Model, file: Path) -> None:
     exported.producer_name, exported.producer_version = "asr", described["version"]
     onnx.helper.set_model_props(exported, {"asr": json.dumps(described, ensure_ascii=False, sort_keys=True)})
     onnx.checker.check_model(exported)
-    if model.lm is not None:
-        bundle.write(lm_file(file), bundle.pack_lm(model.lm), described)
+    if described["lm"]:
+        bundle.write(lm_file(file), bundle.pack_lm(model.lm, model.rescorer), described)
     with whole_file(file, "wb", error=BundleError) as out:
         out.write(exported.SerializeToString())
 
@@ -160,8 +161,9 @@ def read(file: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AlphabetError) as error:
         raise BundleError(f"{file}: its description is damaged ({error})") from error
     runtime = OnnxModel(session, features, encoder)
-    lm = _language_model(lm_file(file)) if with_lm else None
-    return parts | {"features": features, "encoder": encoder, "runtime": runtime, "lm": lm}
+    lm, rescorer = _language_models(lm_file(file)) if with_lm else (None, None)
+    more = {"encoder": encoder, "runtime": runtime, "lm": lm, "rescorer": rescorer}
+    return parts | {"features": features} | more
 
 
 def _session(file: Path) -> Any:
@@ -180,7 +182,7 @@ def _session(file: Path) -> Any:
         raise BundleError(f"{file}: truncated, or no ONNX model ({error})") from error
 
 
-def _language_model(file: Path) -> "NGramModel | None":
+def _language_models(file: Path) -> "tuple[NGramModel | None, RecurrentModel | None]":
     if not file.is_file():
         raise BundleError(
             f"{file}: the language model of {file.name.removesuffix('.lm.safetensors')}.onnx belongs here: "

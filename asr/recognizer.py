@@ -28,7 +28,7 @@ from asr.voice import VoiceDetector, pause_finder
 
 if TYPE_CHECKING:
     from asr.decoding import Hypothesis
-    from asr.lm import NGramModel
+    from asr.lm import NGramModel, RecurrentModel
     from asr.onnx_model import OnnxModel
 
 FILE = "model.safetensors"
@@ -46,6 +46,7 @@ class Recognizer:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     style: Style = "basic"
     lm: "NGramModel | None" = None
+    rescorer: "RecurrentModel | None" = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
     runtime: "OnnxModel | None" = None
@@ -141,21 +142,24 @@ class Recognizer:
         """The best hypothesis of each recording.
 
         Args:
-            log_probs_BTV: natural logs, as `log_probs` gives them.
-            lengths_B: frames of each recording.
+            log_probs_BTV, lengths_B: as `log_probs` gives them.
             decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
-            settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords`, overriding the bundle's.
+            settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords`, `rescore`, overriding the bundle's.
 
         Raises:
             DecodingError: an unknown decoder, or settings that make no sense.
         """
-        choice = self._choice(decoder, settings)
-        if choice.name == "greedy":
+        if (choice := self._choice(decoder, settings)).name == "greedy":
             return greedy(log_probs_BTV, lengths_B)
         return list(self._chooser.decoder(choice).decode(log_probs_BTV, lengths_B))
 
+    def beam_decoder(self, **settings: Any) -> Any:
+        """A `BeamDecoder` with the bundle's settings, and these instead of its own; see `decode`."""
+        return self._chooser.decoder(self._choice("beam", settings))
+
     def _choice(self, decoder: DecoderName | None, settings: dict[str, Any]) -> Choice:
-        return choose(decoder, settings, self.alphabet, self.decoder, self.lm, style=self.style)
+        rescorer, bundled = None if self.streams else self.rescorer, (self.alphabet, self.decoder, self.lm)
+        return choose(decoder, settings, *bundled, style=self.style, rescorer=rescorer)
 
     @torch.no_grad()
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -191,8 +195,7 @@ class Recognizer:
         Args:
             blocks: mono float32 samples in [-1, 1], of any lengths.
             rate_hz: their sample rate; None is that of the model.
-            decoder: `greedy` or `beam`; None takes the bundle's.
-            settings: see `decode`.
+            decoder, settings: see `decode`; without pyctcdecode.
 
         Raises:
             ConfigError: the model needs the whole recording; the message says what to train instead.
@@ -209,8 +212,7 @@ class Recognizer:
 
         Args:
             source: a path, the bytes of a file, an open binary file, or mono float32 samples at `rate_hz`.
-            decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
-            settings: see `decode`.
+            decoder, settings: see `decode`.
 
         Raises:
             AudioError: the source holds no readable audio.
@@ -225,9 +227,7 @@ class Recognizer:
         batch_s: float = 160.0,
         **settings: Any,
     ) -> Iterator[Transcript]:
-        """The transcripts of many recordings, in order, computed in batches of up to `batch_s` seconds.
-
-        Memory is constant: long recordings are cut at pauses, or into overlapping windows (`segmentation`).
+        """The transcripts of many recordings, in order, in constant memory and batches of `batch_s` seconds.
 
         Raises:
             AudioError: at the first source that cannot be read.
@@ -242,8 +242,7 @@ class Recognizer:
 
         Arguments and errors as for `transcribe`; always the beam decoder, over the whole recording at once.
         """
-        samples = samples_of(source, self.rate_hz)
-        decoder = self._chooser.decoder(self._choice("beam", settings))
+        samples, decoder = samples_of(source, self.rate_hz), self.beam_decoder(**settings)
         [found] = decoder.decode(*self.log_probs([samples]), n_best=2 if count == 1 else count)
         return [self.transcript(h, len(samples) / self.rate_hz) for h in found[:count]]
 
@@ -280,8 +279,8 @@ class Recognizer:
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis as a transcript, with times in seconds and calibrated confidences."""
         calibration = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
-        where = {"frame_s": self.frame_s, "duration_s": duration_s}
-        return transcript_of(hypothesis, self.alphabet, calibration=calibration, **where)
+        times = {"frame_s": self.frame_s, "duration_s": duration_s}
+        return transcript_of(hypothesis, self.alphabet, calibration=calibration, **times)
 
     def targets(self, text: str) -> list[int]:
         """The outputs that spell `text` after the model's normalisation.
@@ -313,7 +312,7 @@ class Recognizer:
         file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        bundle.write(file, tensors | bundle.pack_lm(self.lm), bundle.describe(self))
+        bundle.write(file, tensors | bundle.pack_lm(self.lm, self.rescorer), bundle.describe(self))
         return file
 
 
@@ -344,7 +343,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
             getattr(recognizer, name).load_state_dict(bundle.part(tensors, name))
     except (KeyError, TypeError, RuntimeError, AlphabetError) as error:
         raise BundleError(f"{file}: settings and weights do not belong together: {error}") from error
-    recognizer.lm = bundle.unpack_lm(tensors)
+    recognizer.lm, recognizer.rescorer = bundle.unpack_lm(tensors)
     recognizer.to(device).eval()
     recognizer.encoder = lower(recognizer.encoder, precision)
     return recognizer

@@ -13,6 +13,9 @@ from asr.errors import ConfigError
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+Lm = Annotated[str | None, typer.Option(help="ARPA language model in place of the bundle's.")]
+Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
+
 
 def is_drawable(path: Path | None) -> Path | None:
     """The path, if a picture of its kind can be drawn: what follows takes minutes."""
@@ -29,11 +32,32 @@ def load_model(model: str, device: str, lm: str | None, precision: str = "float3
     if lm is not None:
         from asr.lm import load as load_lm
 
-        recognizer.lm = load_lm(lm)
+        recognizer.lm, recognizer.rescorer = load_lm(lm), None
         if recognizer.decoder.name == "greedy":
             recognizer.decoder.name = "beam"
         recognizer.alphabet = recognizer.alphabet.with_words(recognizer.lm.known_words)
     return recognizer
+
+
+def tune(
+    manifest: Annotated[Path, typer.Argument(help="JSONL of the development set.")],
+    model: Model,
+    lm: Lm = None,
+    rescorer: Annotated[
+        Path | None, typer.Option(help="LSTM of `asr lm train --recurrent`, to rescore the beam's best.")
+    ] = None,
+    hotwords: Hotwords = None,
+    picture: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Draw the surface.", callback=is_drawable)
+    ] = None,
+) -> None:
+    """Tune the weights and the width of the beam on a manifest.
+
+    The best are stored in the bundle, so that `asr transcribe` uses them.
+    """
+    from asr.jobs.tune import tune_bundle
+
+    tune_bundle(model, manifest, lm=lm, rescorer=rescorer, hotwords=hotwords or (), picture=picture)
 
 
 def align(
@@ -77,26 +101,39 @@ def align(
     jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format, output=output)
 
 
-language_model = typer.Typer(help="Train and measure n-gram language models.", no_args_is_help=True)
+language_model = typer.Typer(help="Train and measure language models.", no_args_is_help=True)
 
 
 @language_model.command("train")
 def lm_train(
     text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="ARPA file; .gz compresses it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="ARPA file, .gz compresses it; or .safetensors.")
+    ],
     order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
     cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
     style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+    recurrent: Annotated[
+        bool, typer.Option("--recurrent", help="Train an LSTM, for `asr tune --rescorer`.")
+    ] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of the LSTM.")] = 12,
+    width: Annotated[int, typer.Option(min=1, help="Units of the LSTM.")] = 512,
 ) -> None:
-    """Train an interpolated modified Kneser-Ney model."""
-    from asr.jobs.language_model import train as job
+    """Train an interpolated modified Kneser-Ney model, or an LSTM.
 
-    job(text, output, order=order, cutoffs=cutoffs, style=style)
+    An LSTM is written as safetensors. It resumes if it is stopped.
+    """
+    from asr.jobs import language_model as jobs
+
+    if recurrent:
+        jobs.train_recurrent(text, output, style=style, epochs=epochs, width=width)
+    else:
+        jobs.train(text, output, order=order, cutoffs=cutoffs, style=style)
 
 
 @language_model.command("perplexity")
 def lm_perplexity(
-    model: Annotated[Path, typer.Argument(help="ARPA file.")],
+    model: Annotated[Path, typer.Argument(help="ARPA file, or the .safetensors of an LSTM.")],
     text: Annotated[str, typer.Argument(help="A sentence a line, or -.")],
     style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
     json: Json = False,

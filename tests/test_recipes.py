@@ -183,6 +183,17 @@ def test_what_decodes_may_change_when_the_model_is_trained(asr, tmp_path):
     assert (folder / "tuning.json").stat().st_mtime_ns == stamp
 
 
+def test_a_recipe_may_train_an_lstm_that_rescores_and_trains_it_once(asr, tmp_path):
+    root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
+    words = ["run", "mini_librispeech", f"data.root={root}", *TINY, "lm.arpa=null", "decoder.rescore=4"]
+    words += ["lm.recurrent.epochs=2", "lm.recurrent.width=16", "lm.recurrent.pieces=30"]
+    assert "language model, epoch 2/2: perplexity" in asr(*words)
+    folder = tmp_path / "exp" / "mini_librispeech"
+    assert (folder / "lm.checkpoint").is_file()
+    again = asr(*words, "decoder.beam_width=32")
+    assert "language model of order" in again and "epoch 2/2" not in again
+
+
 def test_a_published_language_model_is_used_in_the_case_of_the_transcripts(asr, tmp_path, monkeypatch):
     root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
     train(["BAD CAB", "CAB"], order=2).save(tmp_path / "published.arpa.gz")

@@ -21,12 +21,12 @@ from asr.corpus.packed import PackedCorpus, pack
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError, CorpusError, TrainingError
 from asr.features import FeaturesConfig
-from asr.machine.devices import choose_device
+from asr.machine.devices import autocast_dtype, choose_device
 from asr.recognizer import Recognizer, load
 from asr.text import Alphabet
 from asr.training import Trainer, TrainingConfig, checkpoint, history
 from asr.training.loader import collate, prefetch
-from asr.training.optim import autocast_dtype, learning_rate
+from asr.training.optim import learning_rate
 
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
 ENCODER = EncoderConfig(layers=1, width=32, factor=2, dropout=0.1)

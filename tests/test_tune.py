@@ -2,7 +2,9 @@
 
 import json
 import math
+from itertools import permutations
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -106,6 +108,35 @@ def test_the_weight_of_hotwords_is_searched_where_they_are_said(hazy_model, utte
 def told(tuning: jobs.Tuning, capsys: pytest.CaptureFixture[str]) -> str:
     jobs.tell(tuning)
     return capsys.readouterr().err.replace("\n", " ")
+
+
+class Knowing:
+    """Judges the texts that are said a hundred nats above, or below, all others."""
+
+    def __init__(self, sign: int) -> None:
+        self.sign = sign
+
+    def log_probs(self, sentences: list[str]) -> np.ndarray:
+        return np.array([-100.0 + 100.0 * self.sign * (s in TEXTS) for s in sentences])
+
+
+def test_the_share_of_a_rescorer_is_searched(hazy_model, utterances, capsys):
+    hazy_model.lm = asr.lm.train(["".join(c) for c in permutations("abcd", 2)], order=1)
+    hazy_model.rescorer = Knowing(1)
+    tuning = jobs.tune(hazy_model, utterances)
+    best = hazy_model.decoder.rescore_share
+    assert tuning.rescore_shares[best].wer < tuning.rescore_shares[0.0].wer
+    assert hazy_model.decoder.rescore == 30
+    assert wer(hazy_model, utterances, rescore=30) == tuning.rescore_shares[best].wer
+    assert "by share of the LSTM" in told(tuning, capsys)
+    assert len(tuning.to_json()["rescore_shares"]) == len(tuning.rescore_shares)
+
+
+def test_a_rescorer_that_does_not_help_is_left_out_and_this_is_said(hazy_model, utterances, capsys):
+    hazy_model.rescorer = Knowing(-1)
+    jobs.tune(hazy_model, utterances)
+    assert hazy_model.rescorer is None and hazy_model.decoder.rescore == 0
+    assert "recognises no better" in capsys.readouterr().err
 
 
 def test_hotwords_that_nobody_says_keep_their_weight_and_this_is_said(hazy_model, utterances, capsys):

@@ -6,21 +6,23 @@ Sources: Graves 2012, section 7.5.3 (prefix search); Hannun et al. 2014 (word la
 import copy
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from asr.corpus.decode import available_cores
-from asr.decoding import outcome, search
+from asr.decoding import outcome
 from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.incremental import Search
 from asr.decoding.lexicon import Pronunciations
-from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
-from asr.decoding.ranking import judged, rank, spell_out
+from asr.decoding.prefixes import Settings
+from asr.decoding.ranking import spell_out
+from asr.decoding.rescoring import Rescoring
 from asr.decoding.tables import Tables, build_tables, build_vocabulary
 from asr.errors import DecodingError
 from asr.text import Alphabet
@@ -28,8 +30,8 @@ from asr.text import Alphabet
 if TYPE_CHECKING:
     from asr.lm import NGramModel
 
+Result = TypeVar("Result")
 WIDEST = 1 << 20  # of all beams; it takes half a gigabyte
-NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 
 
 class BeamDecoder:
@@ -60,6 +62,7 @@ class BeamDecoder:
             prior. The search then uses p(output | frame) / prior^`prior_weight`, renormalised: output
             frequencies are better left to the language model than learnt from little speech.
         prior_weight: from 0 (off) to 1 (Bayes' rule in full).
+        rescoring: ranks the best hypotheses anew with a second language model; streams are not rescored.
         judge: whether word confidences take competing labellings into account, which takes a tenth to a third
             more time; otherwise they come from the word's outputs alone.
         threads: over the utterances of a batch; None takes all cores that the process may use. The result
@@ -94,6 +97,7 @@ class BeamDecoder:
         token_threshold: float = -6.5,
         prior: Sequence[float] | None = None,
         prior_weight: float = 0.0,
+        rescoring: Rescoring | None = None,
         judge: bool = True,
         threads: int | None = None,
     ) -> None:
@@ -116,7 +120,7 @@ class BeamDecoder:
         least_output = max(math.exp(token_threshold), sys.float_info.min)
         self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output)
         self.threads = threads or available_cores()
-        self._judges = judge
+        self.rescoring, self._judges = rescoring, judge
         self._scale_V = prior_scale(prior, prior_weight, alphabet.size)
 
     @property
@@ -130,13 +134,14 @@ class BeamDecoder:
         beam_width: int | None = None,
         prior: Sequence[float] | None = None,
         prior_weight: float = 0.0,
+        rescoring: Rescoring | None = None,
         **weights: float,
     ) -> "BeamDecoder":
         """The same decoder with other weights. The word trie is shared, so this takes milliseconds.
 
         Args:
             beam_width: None keeps it.
-            prior, prior_weight: as for the constructor; by default no prior.
+            prior, prior_weight, rescoring: as for the constructor; by default none.
             weights: any of alpha, beta, unknown_penalty, hotword_weight and token_alpha; others are kept.
 
         Raises:
@@ -152,6 +157,7 @@ class BeamDecoder:
             _check_pruning(beam_width)
             new.settings = self.settings._replace(width=beam_width)
         new._scale_V = prior_scale(prior, prior_weight, self.alphabet.size)
+        new.rescoring = rescoring
         return new
 
     def _weigh(self) -> Tables:
@@ -178,20 +184,38 @@ class BeamDecoder:
         log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
         emissions = [self.weighed(log_probs_BTV[i, :n], i) for i, n in enumerate(lengths)]
 
-        def decode_one(i: int) -> list[Hypothesis]:
-            search = self.begin(n_best)
+        rescoring = self.rescoring
+        wanted = n_best if rescoring is None else max(n_best, rescoring.count)
+
+        def decode_one(i: int) -> tuple[Search | None, list[Hypothesis]]:
+            search = self.begin(wanted)
             search.take(emissions[i])
-            return search.finish(judge=self._judges)
+            if rescoring is None:
+                return None, search.finish(judge=self._judges)
+            return search, search.finish(judge=False)
 
         # the longest first, so that no thread starts a long one at the end
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        found = self._each(decode_one, order)
+        lists = [found[i][1] for i in range(len(lengths))]
+        if rescoring is not None:
+            lists = rescoring.ranked(lists, self.alphabet, alpha=self._weights["alpha"])
+
+            def judge_one(i: int) -> list[Hypothesis]:
+                search, best = found[i][0], lists[i][:n_best]
+                return search.judged(best) if search is not None and self._judges else best
+
+            judged = self._each(judge_one, order)
+            lists = [judged[i] for i in range(len(lengths))]
+        return lists if n_best > 1 else [hypotheses[0] for hypotheses in lists]
+
+    def _each(self, job: Callable[[int], Result], order: Sequence[int]) -> dict[int, Result]:
+        """The result of the job for each item, computed on the threads in this order."""
         threads = min(self.threads, len(order))
-        if threads > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                found = dict(zip(order, pool.map(decode_one, order), strict=True))
-        else:
-            found = {i: decode_one(i) for i in order}
-        return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
+        if threads <= 1:
+            return {i: job(i) for i in order}
+        with ThreadPoolExecutor(threads) as pool:
+            return dict(zip(order, pool.map(job, order), strict=True))
 
     def weighed(self, log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
         """(T, V) float64: probabilities, divided by the prior and renormalised; errors as `decode`."""
@@ -210,113 +234,6 @@ class BeamDecoder:
     def begin(self, n_best: int = 1) -> "Search":
         """A new search, which will return up to n_best hypotheses."""
         return Search(self, n_best)
-
-
-class Search:
-    """Decodes one utterance incrementally: feed its frames in blocks of any size, then ask for hypotheses.
-
-    The result is that of `BeamDecoder.decode`, whatever the blocks. Tokens are outputs 1 … V−1. `agreed` only
-    ever grows, and every prefix of the beam that `finish` returns begins with it; `leading` may change with
-    every block.
-
-    >>> import torch
-    >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
-    >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
-    >>> search.advance(log_probs_TV[:2])
-    >>> search.agreed()
-    ()
-    >>> search.advance(log_probs_TV[2:])
-    >>> [best] = search.finish()
-    >>> best.tokens, best.frames
-    ((1, 2), ((0, 1), (2, 3)))
-    """
-
-    def __init__(self, decoder: BeamDecoder, n_best: int) -> None:
-        self._decoder, self._n_best = decoder, n_best
-        self._settings = decoder.settings
-        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
-        self._blocks: list[np.ndarray] = []
-        search.start(self._beam, self._tree, decoder.tables)
-
-    def advance(self, log_probs_TV: Tensor) -> None:
-        """Process a block of frames: natural logs, (frames, outputs), blank at 0.
-
-        Raises:
-            DecodingError: as `BeamDecoder.decode`; frame numbers count from the start of the block.
-        """
-        block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size)
-        self.take(self._decoder.weighed(block_BTV[0]))
-
-    def take(self, y_TV: np.ndarray) -> None:
-        """Process a block of frames: probabilities (float64) that have been checked."""
-        self._blocks.append(y_TV)
-        done = 0
-        while done < len(y_TV):
-            self._make_room(len(y_TV) - done)
-            done += search.advance_beam(
-                y_TV[done:], self._beam, self._tree, self._decoder.tables, self._settings
-            )
-
-    def _make_room(self, frames: int) -> None:
-        """Make the arrays large enough for one more frame, and probably for all `frames`."""
-        counts, width = self._beam.counts, self._settings.width
-        self._tree = with_room(self._tree, int(counts[NODES]) + width + NODES_PER_FRAME * frames)
-        alternatives = with_room(self._beam.alternatives, int(counts[ALTERNATIVES]) + width)
-        self._beam = self._beam._replace(alternatives=alternatives)
-
-    def agreed(self) -> tuple[int, ...]:
-        """The tokens that all prefixes of the beam begin with."""
-        return self._tokens(outcome.shared_node(self._beam, self._tree))
-
-    def settled(self) -> tuple[int, ...]:
-        """The tokens that will be written as they are now, whatever follows.
-
-        With a lexicon these are whole words, as an utterance cannot end inside one; the last may be settled
-        before it is fully spelled, if every surviving prefix can only become that word. With pronunciations
-        they stop before the first word that may still turn into a homophone.
-        """
-        tables, alphabet = self._decoder.tables, self._decoder.alphabet
-        is_closed = math.isinf(tables.outside)
-        if is_closed and self._decoder.words is None:
-            return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
-        agreed = self.agreed()
-        if not is_closed:
-            return agreed
-        agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
-        certain = outcome.certain_words(np.array(agreed, np.int64), tables)
-        starts = [start for start, _ in alphabet.word_slices(agreed)]
-        return agreed[: starts[certain]] if certain < len(starts) else agreed
-
-    def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
-        """The best hypotheses, best first, if the utterance ends here; more frames may follow.
-
-        Args:
-            begin: tokens of `settled` that were already handed out: every hypothesis begins with them.
-            judge: whether to compute word confidences, see `judged`.
-        """
-        decoder, blocks = self._decoder, self._blocks
-        if len(blocks) != 1:
-            self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
-        [y_TV] = blocks
-        found = rank(
-            self._beam,
-            self._tree,
-            y_TV,
-            decoder.tables,
-            decoder.alphabet,
-            words=decoder.words,
-            n_best=self._n_best,
-            begin=begin,
-        )
-        return self.judged(found) if judge else found
-
-    def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-        """Hypotheses of `finish` with word confidences that take competing labellings into account."""
-        decoder = self._decoder
-        return judged(self._beam, self._tree, decoder.tables, decoder.alphabet, hypotheses)
-
-    def _tokens(self, node: int) -> tuple[int, ...]:
-        return tuple(outcome.trace(self._tree, node).tolist())
 
 
 def _check_pruning(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from asr.decoding.hotwords import normalise_hotwords
+from asr.decoding.rescoring import Rescoring, SentenceModel
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError
 from asr.text import Alphabet, Style
@@ -34,6 +35,11 @@ class DecoderConfig:
     """The beam search divides the output probabilities by `prior` to this power, 0 to 1."""
     lexicon: bool = False
     """The beam search writes only words that the language model knows."""
+    rescore: int = 0
+    """Hypotheses of the beam that a recurrent language model judges anew (at least 2), if the bundle has one;
+    0 is off. In a recipe this also trains one, see `lm.recurrent`. Streams are not rescored."""
+    rescore_share: float = 0.5
+    """Its share of the language model's weight, 0 to 1; the n-gram model has the rest."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
@@ -47,6 +53,7 @@ class Choice:
         name: greedy, beam or pyctcdecode.
         config: the settings of the bundle.
         settings: those of the call, which take precedence; None stands for the bundle's.
+        rescorer: the bundle's recurrent language model; not used with another `lm` than the bundle's.
     """
 
     name: str
@@ -54,6 +61,7 @@ class Choice:
     config: DecoderConfig
     lm: "NGramModel | None"
     settings: Mapping[str, Any]
+    rescorer: SentenceModel | None = None
 
 
 def choose(
@@ -64,13 +72,14 @@ def choose(
     lm: "NGramModel | None",
     *,
     style: Style,
+    rescorer: SentenceModel | None = None,
 ) -> Choice:
     """The requested decoder, else the bundle's, or beam if that is greedy and settings are given.
 
     Args:
         asked: its name; None takes the bundle's.
         settings: of the call; hotwords are normalised to the style of the texts.
-        alphabet, config, lm, style: of the bundle.
+        alphabet, config, lm, style, rescorer: of the bundle.
 
     Raises:
         DecodingError: greedy is requested together with settings; it has none.
@@ -85,7 +94,7 @@ def choose(
             f"decoder=greedy has no {', '.join(for_beam)}: take decoder=beam, or leave that out"
         )
     name = asked or ("beam" if for_beam and config.name == "greedy" else config.name)
-    return Choice(name, alphabet, config, lm, settings)
+    return Choice(name, alphabet, config, lm, settings, rescorer)
 
 
 class Chooser:
@@ -154,6 +163,10 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
         weights["hotword_weight"] = config.hotword_weight
     if choice.name == "beam" and config.prior:
         weights |= {"prior": config.prior, "prior_weight": config.prior_weight}
+    if choice.name == "beam":
+        count, share = (given.pop(k, getattr(config, k)) for k in ("rescore", "rescore_share"))
+        if choice.rescorer is not None and count and share and "lm" not in given:
+            weights["rescoring"] = Rescoring(choice.rescorer, count, share)
     known = (*weights, "hotword_weight", "prior_weight")
     weights |= {k: v for k, v in given.items() if k in known}
     others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}

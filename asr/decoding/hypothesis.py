@@ -26,12 +26,13 @@ class Hypothesis:
         confidences: for each token the highest probability that the model gives it, in [0, 1].
         log_prob: ln p(tokens | audio) as the decoder found it: for the best path the probability of that one
             path, for a beam the sum over the paths that it kept.
-        score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`.
+        score: what the decoder ranks by: `log_prob` + α `lm_log_prob` + `bonus`, unless rescored.
         lm_log_prob: ln P(words) by the language model, </s> included, before its weight; 0 without one.
         bonus: sum of word and hotword bonuses and weighted token LM scores, less unknown-word penalties.
         orthography: the written words, if the tokens are phones, which do not determine them; else None.
         word_confidences: for each word the probability that it is correct, given the beam search's competing
             labellings; None if only the tokens' confidences are known.
+        sentence_log_prob: ln P(words) by the model that rescores, see `Rescoring`; None if none does.
     """
 
     tokens: tuple[int, ...]
@@ -43,6 +44,7 @@ class Hypothesis:
     bonus: float = 0.0
     orthography: tuple[str, ...] | None = None
     word_confidences: tuple[float, ...] | None = None
+    sentence_log_prob: float | None = None
 
     def text(self, alphabet: Alphabet) -> str:
         """The words in writing: separated by one space, or by nothing in a script without spaces.

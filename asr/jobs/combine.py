@@ -35,6 +35,7 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
         style=first.style,
         trained_on=_facts(models),
         lm=first.lm,
+        rescorer=first.rescorer,
     )
     recognizer.features.load_state_dict(first.features.state_dict())
     for i, model in enumerate(models):

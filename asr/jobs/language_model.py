@@ -1,7 +1,7 @@
-"""`asr lm`: text → an n-gram model in ARPA; a model and text → perplexity."""
+"""`asr lm`: text → an n-gram model in ARPA, or an LSTM; a model and text → perplexity."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -30,9 +30,46 @@ def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", s
     say(f"{path}: order {model.order}, {len(model.vocabulary):,} words")
 
 
+def train_recurrent(
+    texts: Sequence[str], path: Path, *, style: str = "basic", epochs: int = 12, width: int = 512
+) -> None:
+    """Train an LSTM on the files (or `-`) and write it; a checkpoint beside it lets a stopped run go on.
+
+    Raises:
+        ConfigError: a name that does not end in .safetensors.
+        LanguageModelError: no text.
+    """
+    if path.suffix != ".safetensors":
+        raise ConfigError(f"{path}: an LSTM is not an ARPA file; expected a name that ends in .safetensors")
+    config = lm.RecurrentConfig(epochs=epochs, width=width)
+    checkpoint = path.with_suffix(".checkpoint")
+    model = _learn(_sentences(texts, style), config, checkpoint=checkpoint, seed=1)
+    model.save(path)
+    checkpoint.unlink()
+    say(f"{path}: an LSTM over {len(model.pieces):,} pieces")
+
+
+def _learn(
+    sentences: Iterable[str], config: lm.RecurrentConfig, *, checkpoint: Path, seed: int
+) -> lm.RecurrentModel:
+    """A recurrent model, with a progress bar and a line for each epoch."""
+
+    def tell(report: lm.Report) -> None:
+        say(
+            f"language model, epoch {report.epoch}/{config.epochs}: perplexity {report.training:,.0f} in "
+            f"training, {report.held_out:,.0f} on sentences held out"
+        )
+
+    with counting("training the LSTM language model", "updates") as progress:
+        return lm.train_recurrent(
+            sentences, config, seed=seed, checkpoint=checkpoint, on_update=progress, on_epoch=tell
+        )
+
+
 def perplexity(model: Path, text: str, *, style: str = "basic", as_json: bool = False) -> None:
     """Print the perplexity of a text under a model, with and without unknown words."""
-    found = dataclasses.asdict(lm.load(model).perplexity(_sentences([text], style)))
+    loaded = lm.RecurrentModel.load(model) if model.suffix == ".safetensors" else lm.load(model)
+    found = dataclasses.asdict(loaded.perplexity(_sentences([text], style)))
     if as_json:
         output.print_json(data=found)
         return
@@ -66,6 +103,18 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
     if not recipe.lm.order:
         return None
     return lm.train(_of_recipe(recipe, prepared), order=recipe.lm.order)
+
+
+def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel | None:
+    """The LSTM that rescores, trained on the same sentences; None if the recipe does not rescore.
+
+    It is kept in the experiment as `lm.checkpoint`, and not trained again for the same sentences.
+    """
+    if not recipe.decoder.rescore:
+        return None
+    checkpoint = Path(recipe.exp) / "lm.checkpoint"
+    sentences = _of_recipe(recipe, prepared)
+    return _learn(sentences, recipe.lm.recurrent, checkpoint=checkpoint, seed=recipe.seed)
 
 
 def _arpa_file(named: str, folder: Path) -> Path:

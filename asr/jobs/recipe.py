@@ -22,6 +22,7 @@ from asr.augmentation import AugmentationConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
+from asr.lm import RecurrentConfig
 from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
 
@@ -61,7 +62,7 @@ class DataConfig:
 
 @dataclass
 class LmConfig:
-    """The n-gram language model that is stored in the bundle."""
+    """The language models that are stored in the bundle."""
 
     order: int = 0
     """Order of the n-gram model to train; 0 trains none."""
@@ -70,6 +71,8 @@ class LmConfig:
     arpa: str | None = None
     """An existing model, used unless `text` is given: an ARPA file, or the name of a published one, such as
     `librispeech-3gram`, which is downloaded once."""
+    recurrent: RecurrentConfig = field(default_factory=RecurrentConfig)
+    """An LSTM that judges the beam's hypotheses, trained on the same sentences if `decoder.rescore` is on."""
 
 
 @dataclass

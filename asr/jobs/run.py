@@ -13,7 +13,7 @@ from asr import recognizer, scoring
 from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
-from asr.jobs.language_model import model_of_recipe
+from asr.jobs.language_model import model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
@@ -66,12 +66,13 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     `tuning.json` is written last, after the bundle, so that a killed run only has to repeat this.
     """
     model, facts = recognizer.load(bundle), {"asked": _decoding(recipe)}
-    model.decoder, model.lm = dataclasses.replace(recipe.decoder), None
+    model.decoder, model.lm, model.rescorer = dataclasses.replace(recipe.decoder), None, None
     utterances = prepared.open(development_split(prepared)).utterances
     if (found := model_of_recipe(recipe, prepared)) is not None:
         model.lm = found
         model.alphabet = model.alphabet.with_words(found.known_words)
         say(f"language model of order {found.order} with {len(found.vocabulary):,} words")
+        model.rescorer = None if model.streams else rescorer_of_recipe(recipe, prepared)
         tuning = tune(model, utterances)
         tell(tuning)
         if tuning.trials:

@@ -8,16 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rapidfuzz.distance import Levenshtein
-from torch import Tensor
 
-from asr import scoring
 from asr.corpus.manifest import Utterance, check_ids, read_manifest
-from asr.decoding import greedy
 from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
-from asr.jobs.evaluate import evaluate, read_samples
+from asr.jobs.emissions import Emissions
+from asr.jobs.evaluate import evaluate
+from asr.lm import RecurrentModel
 from asr.lm import load as load_lm
 from asr.recognizer import DecoderConfig, Recognizer, load
 from asr.scoring import Score
@@ -31,6 +28,8 @@ _STEPS = (0.15, 0.5, 0.2)
 """Step sizes of α, β and the prior's weight for refining the best point of the grid above."""
 
 _WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
+_RESCORE_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_RESCORE = 30  # hypotheses, where the bundle does not say
 _HOTWORD_WEIGHTS = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0)
 NOTHING_LEARNT = 0.8
 """At or above this output error rate tuning is pointless: constant output scores nearly as well."""
@@ -58,12 +57,14 @@ class Tuning:
         greedy_wer: WER of greedy decoding.
         widths: beam width → score, with the best of the trials.
         hotword_weights: hotword weight → score at the chosen width; empty without hotwords.
+        rescore_shares: share of the recurrent language model → score at the chosen width; empty without one.
     """
 
     trials: list[Trial]
     greedy_wer: float
     widths: dict[int, Score] = field(default_factory=dict)
     hotword_weights: dict[float, Score] = field(default_factory=dict)
+    rescore_shares: dict[float, Score] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial:
@@ -85,70 +86,12 @@ class Tuning:
             "trials": [asdict(t) for t in self.trials],
             "widths": {str(width): score.wer for width, score in self.widths.items()},
             "hotword_weights": {f"{weight:g}": score.wer for weight, score in self.hotword_weights.items()},
+            "rescore_shares": {f"{share:g}": score.wer for share, score in self.rescore_shares.items()},
         }
 
 
-class Emissions:
-    """Log-probabilities of a set of utterances, computed once, and their reference texts."""
-
-    def __init__(self, model: Recognizer, utterances: Sequence[Utterance]) -> None:
-        self.model = model
-        self.texts: list[str] = []
-        self.batches: list[tuple[Tensor, Tensor]] = []
-        sorted_by_length = sorted(utterances, key=lambda u: u.duration_s)
-        with counting("listening", "utterances") as progress:
-            for at in range(0, len(utterances), 16):
-                self._hear(sorted_by_length[at : at + 16])
-                progress(min(at + 16, len(utterances)), len(utterances))
-        if not self.batches:
-            raise ConfigError(f"none of the {len(utterances)} utterances can be read: tuning needs some")
-
-    def _hear(self, utterances: Sequence[Utterance]) -> None:
-        waves = []
-        for utterance in utterances:
-            wave = read_samples(utterance, self.model.rate_hz)
-            if isinstance(wave, str):
-                warn(f"{utterance.id} is not tuned on: {wave}")
-                continue
-            waves.append(wave)
-            self.texts.append(normalise(utterance.text, self.model.style))
-        if waves:
-            self.batches.append(self.model.log_probs(waves))
-
-    def prior(self) -> tuple[float, ...]:
-        """The mean probability of each output over all frames (V,)."""
-        frames_NV = torch.cat(
-            [row[:n] for lp_BTV, n_B in self.batches for row, n in zip(lp_BTV, n_B, strict=True)]
-        )
-        return tuple(round(p, 7) for p in frames_NV.double().exp().mean(0).tolist())
-
-    def score(self, **settings: object) -> Score:
-        """The score of beam search (or, with `decoder="greedy"`, of the best path) with these settings."""
-        how: dict[str, Any] = {"decoder": "beam", "judge": False} | settings
-        found = [
-            hypothesis.text(self.model.alphabet)
-            for log_probs_BTV, lengths_B in self.batches
-            for hypothesis in self.model.decode(log_probs_BTV, lengths_B, **how)
-        ]
-        return scoring.score(self.texts, found)
-
-    def wrong_outputs(self) -> float:
-        """The output error rate of the best path: edit distance over the number of reference outputs.
-
-        Texts that the alphabet cannot spell are left out; 0 if none is left.
-        """
-        alphabet, wrong, right = self.model.alphabet, 0, 0
-        heard = (h for lp_BTV, n_B in self.batches for h in greedy(lp_BTV, n_B))
-        for text, hypothesis in zip(self.texts, heard, strict=True):
-            if not alphabet.missing(text):
-                spelled = alphabet.encode(text)
-                wrong += Levenshtein.distance(hypothesis.tokens, tuple(spelled))
-                right += len(spelled)
-        return wrong / max(right, 1)
-
-
 def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequence[str] = ()) -> Tuning:
-    """The best α, β, prior weight, beam width and, if there are hotwords, hotword weight.
+    """The best α, β, prior weight and beam width; share of the recurrent model, and hotword weight, if any.
 
     They are stored in the model's decoder settings, with the prior. Beam search becomes the model's decoder
     unless it is worse than greedy decoding on these utterances. A model that has learnt next to nothing, with
@@ -176,6 +119,8 @@ def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequen
     model.decoder.prior_weight = tuning.best.prior_weight
     tuning.widths = _score_each(emissions, "beam_width", sorted({*_WIDTHS, model.decoder.beam_width}))
     model.decoder.beam_width = smallest_within_noise(tuning.widths)
+    if model.rescorer is not None:
+        _search_rescore_share(emissions, tuning, model.rescorer)
     if hotwords:
         _search_hotword_weight(emissions, tuning, hotwords)
     beam_wer = tuning.widths[model.decoder.beam_width].wer
@@ -227,6 +172,19 @@ def smallest_within_noise(scores: Mapping[int, Score]) -> int:
         if more_N.sum() <= math.sqrt((more_N**2).sum()):
             return width
     return best
+
+
+def _search_rescore_share(emissions: Emissions, tuning: Tuning, rescorer: RecurrentModel) -> None:
+    """Store the rescorer's share of lowest WER, the smallest of equals; without a gain drop the rescorer."""
+    model, shares = emissions.model, _RESCORE_SHARES
+    model.decoder.rescore = model.decoder.rescore or _RESCORE
+    found = emissions.rescored(rescorer, shares, model.decoder.rescore)
+    tuning.rescore_shares = dict(zip(shares, found, strict=True))
+    best = min(shares, key=lambda share: (tuning.rescore_shares[share].errors, share))
+    model.decoder.rescore_share = best
+    if best == 0:
+        warn("the recurrent language model recognises no better on the development set, so it is left out")
+        model.rescorer, model.decoder.rescore = None, 0
 
 
 def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Sequence[str]) -> None:
@@ -292,6 +250,7 @@ def tune_bundle(
     manifest: Path,
     *,
     lm: str | None = None,
+    rescorer: Path | None = None,
     hotwords: Sequence[str] = (),
     picture: Path | None = None,
 ) -> None:
@@ -301,6 +260,7 @@ def tune_bundle(
         bundle: its folder or file, which is rewritten.
         manifest: JSONL of the development set.
         lm: an ARPA file that becomes the bundle's language model; None keeps the present one.
+        rescorer: a recurrent model that rescores from now on; None keeps the present one if `lm` is None too.
         hotwords: words and phrases whose weight is searched too; only the weight is stored in the bundle.
         picture: PNG of the WER surface.
     """
@@ -310,8 +270,12 @@ def tune_bundle(
             f"{bundle}: an exported model keeps its settings; tune the bundle and export it anew"
         )
     if lm is not None:
-        model.lm = load_lm(lm)
+        model.lm, model.rescorer = load_lm(lm), None
         model.alphabet = model.alphabet.with_words(model.lm.known_words)
+    if rescorer is not None:
+        if model.streams:
+            raise ConfigError(f"{bundle}: a model that streams is not rescored: what it has written is final")
+        model.rescorer = RecurrentModel.load(rescorer)
     utterances = read_manifest(manifest)
     check_ids(utterances, place=manifest)
     tuning = tune(model, utterances, hotwords=hotwords)
@@ -340,6 +304,9 @@ def tell(tuning: Tuning) -> None:
     if beam_wer > tuning.greedy_wer:
         say("so the model decodes greedily")
     say("by width: " + ", ".join(f"{w} {score.wer:.2%}" for w, score in tuning.widths.items()))
+    if tuning.rescore_shares:
+        rates = (f"{share:g} {score.wer:.2%}" for share, score in tuning.rescore_shares.items())
+        say("by share of the LSTM in the language model's weight: " + ", ".join(rates))
     if tuning.hotword_weights:
         rates = (f"{w:g} {score.wer:.2%}" for w, score in tuning.hotword_weights.items())
         say("by weight of the hotwords: " + ", ".join(rates))

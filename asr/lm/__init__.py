@@ -1,4 +1,4 @@
-"""Word n-gram language models: trained from text, read and written as ARPA, scored.
+"""Language models: word n-grams, trained from text, read and written as ARPA; recurrent ones, which rescore.
 
 >>> import asr.lm
 >>> model = asr.lm.train(["a b", "a b c", "b a"], order=2)
@@ -10,7 +10,20 @@ True
 
 from asr.lm.arpa import load
 from asr.lm.kneser_ney import train
+from asr.lm.learning import Report
+from asr.lm.learning import train as train_recurrent
 from asr.lm.ngram import NGramModel, Perplexity
+from asr.lm.recurrent import RecurrentConfig, RecurrentModel
 from asr.lm.texts import read_sentences
 
-__all__ = ["NGramModel", "Perplexity", "load", "read_sentences", "train"]
+__all__ = [
+    "NGramModel",
+    "Perplexity",
+    "RecurrentConfig",
+    "RecurrentModel",
+    "Report",
+    "load",
+    "read_sentences",
+    "train",
+    "train_recurrent",
+]

@@ -127,7 +127,7 @@ class NGramModel:
         """
         log10_prob = known_log10_prob = 0.0
         tokens = oov = count = 0
-        for batch in _batches(sentences, 10_000):
+        for batch in grouped(sentences, 10_000):
             ids, scores = self._token_scores(batch)
             known = ids != self.unknown_id
             log10_prob += float(scores.sum())
@@ -274,7 +274,7 @@ class NGramModel:
         return cls(vocabulary, arrays["counts"].tolist(), **fields)
 
 
-def _batches(items: Iterable[str], size: int) -> Iterable[list[str]]:
+def grouped(items: Iterable[str], size: int) -> Iterable[list[str]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -1,4 +1,4 @@
-"""Where tensors may go on this machine."""
+"""Where tensors may go on this machine, and in which precision it multiplies them."""
 
 import torch
 
@@ -22,3 +22,16 @@ def choose_device(wanted: str | torch.device) -> torch.device:
             "`asr doctor`"
         ) from error
     return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 if matrix products are to run in it, None for float32 throughout."""
+    if precision == "float32":
+        return None
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        faster = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        faster = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if faster else None

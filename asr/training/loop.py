@@ -22,7 +22,7 @@ from torch import Tensor
 from asr.augmentation import Augmentation, AugmentationConfig
 from asr.corpus.packed import PackedCorpus
 from asr.errors import TrainingError
-from asr.machine.devices import choose_device
+from asr.machine.devices import autocast_dtype, choose_device
 from asr.machine.memory import keep_freed
 from asr.recognizer import Recognizer
 from asr.training import checkpoint
@@ -36,7 +36,7 @@ from asr.training.interruption import on_signal
 from asr.training.ledger import Ledger
 from asr.training.loader import Batch
 from asr.training.losses import Loss
-from asr.training.optim import TrainingConfig, Updater, autocast_dtype, denominator, learning_rate
+from asr.training.optim import TrainingConfig, Updater, denominator, learning_rate
 from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]

@@ -190,16 +190,3 @@ def gradient_norms(named: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         parts = name.split(".")
         layers.setdefault(".".join(parts[:2]) if parts[1].isdigit() else parts[0], []).append(gradient)
     return {layer: nn.utils.get_total_norm(gradients) for layer, gradients in layers.items()}
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 if matrix products are to run in it, None for float32 throughout."""
-    if precision == "float32":
-        return None
-    if precision == "bf16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        faster = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        faster = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if faster else None

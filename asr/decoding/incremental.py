@@ -1,0 +1,127 @@
+"""Decodes one utterance incrementally, for streams and whole recordings alike."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from asr.decoding import outcome, search
+from asr.decoding.emissions import check
+from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.prefixes import ALTERNATIVES, NODES, new_beam, new_tree, with_room
+from asr.decoding.ranking import judged, rank
+
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamDecoder
+
+NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
+
+
+class Search:
+    """Decodes one utterance incrementally: feed its frames in blocks of any size, then ask for hypotheses.
+
+    The result is that of `BeamDecoder.decode`, whatever the blocks. Tokens are outputs 1 … V−1. `agreed` only
+    ever grows, and every prefix of the beam that `finish` returns begins with it; `leading` may change with
+    every block.
+
+    >>> import torch
+    >>> from asr.text import Alphabet
+    >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
+    >>> from asr.decoding import BeamDecoder
+    >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
+    >>> search.advance(log_probs_TV[:2])
+    >>> search.agreed()
+    ()
+    >>> search.advance(log_probs_TV[2:])
+    >>> [best] = search.finish()
+    >>> best.tokens, best.frames
+    ((1, 2), ((0, 1), (2, 3)))
+    """
+
+    def __init__(self, decoder: "BeamDecoder", n_best: int) -> None:
+        self._decoder, self._n_best = decoder, n_best
+        self._settings = decoder.settings
+        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
+        self._blocks: list[np.ndarray] = []
+        search.start(self._beam, self._tree, decoder.tables)
+
+    def advance(self, log_probs_TV: Tensor) -> None:
+        """Process a block of frames: natural logs, (frames, outputs), blank at 0.
+
+        Raises:
+            DecodingError: as `BeamDecoder.decode`; frame numbers count from the start of the block.
+        """
+        block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size)
+        self.take(self._decoder.weighed(block_BTV[0]))
+
+    def take(self, y_TV: np.ndarray) -> None:
+        """Process a block of frames: probabilities (float64) that have been checked."""
+        self._blocks.append(y_TV)
+        done = 0
+        while done < len(y_TV):
+            self._make_room(len(y_TV) - done)
+            done += search.advance_beam(
+                y_TV[done:], self._beam, self._tree, self._decoder.tables, self._settings
+            )
+
+    def _make_room(self, frames: int) -> None:
+        """Make the arrays large enough for one more frame, and probably for all `frames`."""
+        counts, width = self._beam.counts, self._settings.width
+        self._tree = with_room(self._tree, int(counts[NODES]) + width + NODES_PER_FRAME * frames)
+        alternatives = with_room(self._beam.alternatives, int(counts[ALTERNATIVES]) + width)
+        self._beam = self._beam._replace(alternatives=alternatives)
+
+    def agreed(self) -> tuple[int, ...]:
+        """The tokens that all prefixes of the beam begin with."""
+        return self._tokens(outcome.shared_node(self._beam, self._tree))
+
+    def settled(self) -> tuple[int, ...]:
+        """The tokens that will be written as they are now, whatever follows.
+
+        With a lexicon these are whole words, as an utterance cannot end inside one; the last may be settled
+        before it is fully spelled, if every surviving prefix can only become that word. With pronunciations
+        they stop before the first word that may still turn into a homophone.
+        """
+        tables, alphabet = self._decoder.tables, self._decoder.alphabet
+        is_closed = math.isinf(tables.outside)
+        if is_closed and self._decoder.words is None:
+            return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
+        agreed = self.agreed()
+        if not is_closed:
+            return agreed
+        agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
+        certain = outcome.certain_words(np.array(agreed, np.int64), tables)
+        starts = [start for start, _ in alphabet.word_slices(agreed)]
+        return agreed[: starts[certain]] if certain < len(starts) else agreed
+
+    def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
+        """The best hypotheses, best first, if the utterance ends here; more frames may follow.
+
+        Args:
+            begin: tokens of `settled` that were already handed out: every hypothesis begins with them.
+            judge: whether to compute word confidences, see `judged`.
+        """
+        decoder, blocks = self._decoder, self._blocks
+        if len(blocks) != 1:
+            self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
+        [y_TV] = blocks
+        found = rank(
+            self._beam,
+            self._tree,
+            y_TV,
+            decoder.tables,
+            decoder.alphabet,
+            words=decoder.words,
+            n_best=self._n_best,
+            begin=begin,
+        )
+        return self.judged(found) if judge else found
+
+    def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+        """Hypotheses of `finish` with word confidences that take competing labellings into account."""
+        decoder = self._decoder
+        return judged(self._beam, self._tree, decoder.tables, decoder.alphabet, hypotheses)
+
+    def _tokens(self, node: int) -> tuple[int, ...]:
+        return tuple(outcome.trace(self._tree, node).tolist())
