@@ -66,7 +66,7 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(corpus, tmp_path, ro
         trainer(train, tmp_path / "parts", observer=stop).run()
     before, names = last.read_bytes(), sorted(last.parent.iterdir())
     state = checkpoint.read(last)
-    with largest_file(room), pytest.raises(TrainingError, match=r"last\.pt: the checkpoint could not be wri"):
+    with largest_file(room), pytest.raises(TrainingError, match=r"last\.pt.*cannot be written.*free some"):
         checkpoint.write(last, state)
     assert last.read_bytes() == before
     assert sorted(last.parent.iterdir()) == names

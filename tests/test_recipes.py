@@ -25,6 +25,7 @@ TINY = [
     "training.learning_rate=1e-2",
     "data.workers=1",
     "lm.arpa=null",
+    "decoder.rescore=0",
 ]
 
 

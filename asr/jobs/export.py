@@ -42,7 +42,7 @@ def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
         raise BundleError(f"{output}: log-probabilities differ from the bundle's by {difference:.2g}")
     size_mb = output.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.1g} of the bundle's")
-    if model.lm is not None:
+    if model.lm is not None or model.rescorer is not None:
         say(f"{lm_file(output)}: its language model, to be kept beside it")
     return difference
 

@@ -108,9 +108,10 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
 def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel | None:
     """The LSTM that rescores, trained on the same sentences; None if the recipe does not rescore.
 
-    It is kept in the experiment as `lm.checkpoint`, and not trained again for the same sentences.
+    Beside an existing n-gram model, which has seen more text than the transcripts, none is trained either. It
+    is kept in the experiment as `lm.checkpoint`, and not trained again for the same sentences.
     """
-    if not recipe.decoder.rescore:
+    if not recipe.decoder.rescore or (recipe.lm.arpa is not None and not recipe.lm.text):
         return None
     checkpoint = Path(recipe.exp) / "lm.checkpoint"
     sentences = _of_recipe(recipe, prepared)

@@ -1,12 +1,10 @@
 """Trains a recurrent language model: sentences in, the weights of the epoch that predicts others best out."""
 
 import math
-import pickle
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import LanguageModelError
-from asr.files import whole_file
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
+from asr.machine import states
 from asr.machine.devices import autocast_dtype, choose_device
 from asr.text import Alphabet
 
@@ -166,14 +164,8 @@ class _Lesson:
 
     def resume(self, path: Path | None) -> None:
         """Go on from a checkpoint, if there is one of the same text, settings and seed."""
-        if path is None or not path.is_file():
-            return
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            why = str(error).partition("\n")[0][:200]
-            raise LanguageModelError(f"{path}: not a readable checkpoint ({why}); remove it") from error
-        if state["of"] == self.of:
+        state = None if path is None else states.read(path, error=LanguageModelError)
+        if state is not None and state["of"] == self.of:
             self.epoch, self.best_nats, self.best = state["epoch"], state["best_nats"], state["best"]
             if self.epoch < self.model.config.epochs:
                 self.model.load_state_dict(state["model"])
@@ -184,8 +176,7 @@ class _Lesson:
         state = {"of": self.of, "epoch": self.epoch, "best_nats": self.best_nats, "best": self.best}
         if self.epoch < self.model.config.epochs:
             state |= {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        with whole_file(path, "wb", error=LanguageModelError) as file:
-            torch.save(state, file)
+        states.write(path, state, error=LanguageModelError)
 
 
 def rate_share(update: int, total: int) -> float:

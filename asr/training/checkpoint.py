@@ -1,16 +1,14 @@
-"""The state of a training run on disk: written whole or not at all, read without running code."""
+"""The checkpoints of a training run, and what they hold besides weights and optimiser."""
 
-import os
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from asr.errors import TrainingError
+from asr.machine import states
 
 LAST = "last.pt"
 
@@ -37,43 +35,8 @@ class Progress:
     finished: bool = False
 
 
-def write(path: Path, state: dict[str, Any]) -> None:
-    """Save the state to `path` atomically: a temporary file, flushed to disk, replaces the old one.
-
-    Raises:
-        TrainingError: the disk is full or the folder cannot be written; the old file is untouched.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(
-            f"{path}: the checkpoint could not be written ({error}); the last one is kept: free some space "
-            "and run again, training goes on from it"
-        ) from error
-
-
-def read(path: Path) -> dict[str, Any] | None:
-    """The state that was saved, or None if there is none.
-
-    Raises:
-        TrainingError: a damaged file.
-    """
-    if not path.is_file():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise TrainingError(
-            f"{path}: not a readable checkpoint ({error}); remove it to start anew"
-        ) from error
-    return state
+write = partial(states.write, error=TrainingError)
+read = partial(states.read, error=TrainingError)
 
 
 def average(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
