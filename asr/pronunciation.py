@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
+from asr import cmudict
 from asr.errors import TextError
 from asr.espeak import Espeak
 
@@ -34,7 +35,7 @@ class Lexicon:
 
     Args:
         words: word → its pronunciations, the usual one first.
-        language: voice of espeak-ng that can pronounce further words; None if there is none.
+        language: what `pronounce` can pronounce further words with; None if there is nothing.
 
     >>> lexicon = Lexicon({"two": [("t", "uː")], "too": [("t", "uː")]})
     >>> lexicon.first("too"), lexicon.word(("t", "uː")), "four" in lexicon
@@ -100,12 +101,12 @@ class Lexicon:
         return sorted({phone for ps in self.words.values() for p in ps for phone in p})
 
     def with_words(self, words: Iterable[str]) -> "Lexicon":
-        """The lexicon with further words, pronounced by espeak-ng in its language with its existing phones.
+        """The lexicon with further words, pronounced in its language with its existing phones.
 
         Without a language nothing is added.
 
         Raises:
-            CorpusError: espeak-ng is needed and not installed.
+            CorpusError: espeak-ng or the dictionary is needed and not installed.
         """
         new = [word for word in dict.fromkeys(words) if word not in self]
         if not new or self.language is None:
@@ -154,14 +155,21 @@ class Lexicon:
 
 
 def pronounce(words: Iterable[str], language: str) -> Lexicon:
-    """The words as espeak-ng pronounces each of them in isolation; silent ones are left out.
+    """The words as a voice of espeak-ng pronounces each of them in isolation, or as in CMUdict.
 
-    A one-letter word is first pronounced as before another word, then, as a second variant, as the letter.
+    Silent words are left out. espeak-ng pronounces a one-letter word first as before another word, then, as a
+    second variant, as the letter. Words that are not in CMUdict are pronounced by espeak-ng in its phones.
+
+    Args:
+        words: in any case.
+        language: a voice, such as `en-us`, or `cmudict`.
 
     Raises:
-        CorpusError: espeak-ng is not installed.
-        TextError: it has no such language.
+        CorpusError: espeak-ng is not installed, or the dictionary.
+        TextError: espeak-ng has no such language.
     """
+    if language == cmudict.NAME:
+        return _by_cmudict(words)
     with Espeak() as espeak:
 
         def said(word: str) -> list[list[str]]:
@@ -169,6 +177,21 @@ def pronounce(words: Iterable[str], language: str) -> Lexicon:
             return [espeak.phones(word, language, unstressed=True), alone] if len(word) == 1 else [alone]
 
         return Lexicon({word: said(word) for word in words}, language=language)
+
+
+def _by_cmudict(words: Iterable[str]) -> Lexicon:
+    dictionary, words = Lexicon.from_text(cmudict.read(), name=cmudict.NAME).words, list(words)
+    others = pronounce((word for word in words if word.lower() not in dictionary), cmudict.VOICE).words
+    found = {
+        word: dictionary.get(word.lower())
+        or [[part for p in ps for part in _arpabet(p)] for ps in others.get(word, ())]
+        for word in words
+    }
+    return Lexicon(found, language=cmudict.NAME)
+
+
+def _arpabet(phone: str) -> list[str]:
+    return cmudict.to_arpabet(spell(phone, cmudict.ARPABET))
 
 
 def spell(phone: str, common: Collection[str]) -> list[str]:

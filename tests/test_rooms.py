@@ -18,6 +18,7 @@ ROOMS = (
     "voice",
     "segmentation",
     "espeak",
+    "cmudict",
     "pronunciation",
     "text",
     "corpus",

@@ -50,7 +50,7 @@ class DataConfig:
     subwords: int | None = None
     """Number of byte-pair units; None trains on characters."""
     phones: str | None = None
-    """Trains on phones: an espeak-ng voice that pronounces the words (`en-us`), or a lexicon file."""
+    """Trains on phones: `cmudict` (American English), an espeak-ng voice (`en-us`), or a lexicon file."""
     min_s: float = 0.1
     max_s: float = 30.0
     """Training utterances shorter than min_s or longer than max_s are left out, and counted."""

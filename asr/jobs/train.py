@@ -114,7 +114,7 @@ def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
         return Alphabet.from_texts(texts, subwords=data.subwords)
     if data.subwords is not None:
         raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
-    if Path(data.phones).suffix or Path(data.phones).exists():
+    if Path(data.phones).suffix or Path(data.phones).is_file():
         return Alphabet.from_texts(texts, lexicon=Lexicon.read(data.phones, lower=data.style == "basic"))
     counts = Counter(word for text in texts for word in text.split())
     counts.update(
