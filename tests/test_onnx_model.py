@@ -142,16 +142,18 @@ def test_an_exported_model_writes_what_the_bundle_writes(bidirectional: bool, tm
         assert last.transcript.text == "abc dab c"
 
 
-def test_the_language_model_lies_beside(tmp_path: Path) -> None:
-    model = build()
-    model.lm = lm.train(["ab c", "a d", "dab a"], order=2)
+def test_the_language_models_lie_beside(tmp_path: Path) -> None:
+    model, text = build(), ["ab c", "a d", "dab a"]
+    model.lm = lm.train(text, order=2)
+    model.rescorer = lm.train_recurrent(text, lm.RecurrentConfig(pieces=9, width=8, epochs=1))
     model.decoder.name, model.decoder.alpha = "beam", 0.7
     other = exported(model, tmp_path)
     model.lm, model.decoder.name, model.decoder.alpha = None, "greedy", 0.5
     assert other.decoder.name == "beam" and other.decoder.alpha == 0.7
     assert other.lm is not None and other.lm.score("ab c") == pytest.approx(
-        lm.train(["ab c", "a d", "dab a"], order=2).score("ab c")
+        lm.train(text, order=2).score("ab c")
     )
+    assert other.rescorer is not None and other.rescorer.score("ab c") == model.rescorer.score("ab c")
     lm_file(tmp_path / "model.onnx").unlink()
     with pytest.raises(BundleError, match=r"model\.lm\.safetensors.*copy both"):
         load(tmp_path / "model.onnx")

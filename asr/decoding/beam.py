@@ -17,7 +17,7 @@ from asr.corpus.decode import available_cores
 from asr.decoding import outcome
 from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
-from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.hypothesis import write
 from asr.decoding.incremental import Search
 from asr.decoding.lexicon import Pronunciations
 from asr.decoding.prefixes import Settings
@@ -187,27 +187,23 @@ class BeamDecoder:
         rescoring = self.rescoring
         wanted = n_best if rescoring is None else max(n_best, rescoring.count)
 
-        def decode_one(i: int) -> tuple[Search | None, list[Hypothesis]]:
+        def search_one(i: int) -> Search:
             search = self.begin(wanted)
             search.take(emissions[i])
-            if rescoring is None:
-                return None, search.finish(judge=self._judges)
-            return search, search.finish(judge=False)
+            return search
 
         # the longest first, so that no thread starts a long one at the end
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        found = self._each(decode_one, order)
-        lists = [found[i][1] for i in range(len(lengths))]
-        if rescoring is not None:
-            lists = rescoring.ranked(lists, self.alphabet, alpha=self._weights["alpha"])
-
-            def judge_one(i: int) -> list[Hypothesis]:
-                search, best = found[i][0], lists[i][:n_best]
-                return search.judged(best) if search is not None and self._judges else best
-
-            judged = self._each(judge_one, order)
-            lists = [judged[i] for i in range(len(lengths))]
-        return lists if n_best > 1 else [hypotheses[0] for hypotheses in lists]
+        if rescoring is None:
+            found = self._each(lambda i: search_one(i).finish(judge=self._judges), order)
+        else:
+            searches = self._each(search_one, order)
+            lists = self._each(lambda i: searches[i].finish(judge=False), order)
+            ranked = rescoring.ranked([lists[i] for i in order], self.alphabet, alpha=self._weights["alpha"])
+            found = {i: hypotheses[:n_best] for i, hypotheses in zip(order, ranked, strict=True)}
+            if self._judges:
+                found = self._each(lambda i: searches[i].judged(found[i]), order)
+        return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
 
     def _each(self, job: Callable[[int], Result], order: Sequence[int]) -> dict[int, Result]:
         """The result of the job for each item, computed on the threads in this order."""
