@@ -53,7 +53,7 @@ class Hypothesis:
         >>> said.text(Alphabet([" ", "a", "b"]))
         'a b'
         """
-        return write(self.tokens, alphabet) if self.orthography is None else " ".join(self.orthography)
+        return write(self.tokens, alphabet, self.orthography)
 
     def words(self, alphabet: Alphabet) -> list[Word]:
         """The words with their frames.
@@ -73,11 +73,13 @@ class Hypothesis:
         ]
 
 
-def write(tokens: Sequence[int], alphabet: Alphabet) -> str:
-    """The text of the tokens, without spaces at the ends or doubled ones inside.
+def write(tokens: Sequence[int], alphabet: Alphabet, orthography: Sequence[str] | None = None) -> str:
+    """The text of the tokens, without spaces at the ends or doubled ones inside; the orthography if given.
 
     >>> write([1, 2, 1, 1, 3], Alphabet([" ", "a", "b"]))
     'a b'
     """
+    if orthography is not None:
+        return " ".join(orthography)
     text = alphabet.decode(tokens)
     return " ".join(text.split()) if alphabet.separates_words else text

@@ -1,6 +1,7 @@
 """Turns the prefixes that a search ends with into ranked hypotheses."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -9,13 +10,14 @@ import torch
 
 from asr.ctc import align, ctc_loss, required_frames
 from asr.decoding import agreement, alternatives, occurrence, outcome, search
-from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.prefixes import FRAMES, Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
 
 DRAWN = 64  # labellings sampled for the confidences
 _SCORED = 2  # texts scored per wanted hypothesis, of several: candidates are only roughly in order
+_LABELLINGS = 2  # scored per text, of several: the first to be found is nearly always the best
 _LOOKED_AT = 16  # labellings per wanted hypothesis: many differ only in leading or trailing spaces
 
 
@@ -43,6 +45,7 @@ def rank(
     """
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
+    scored: Counter[object] = Counter()
 
     def add(tokens: np.ndarray) -> None:
         labelling = tuple(tokens.tolist())
@@ -54,6 +57,11 @@ def rank(
         worst = min((h.score for h in found.values()), default=-math.inf)
         if weight == -math.inf or (len(found) >= n_best and weight <= worst):  # no labelling has ln p > 0
             return
+        orthography = spell_out(entries, words)
+        text = labelling if n_best == 1 else write(labelling, alphabet, orthography)
+        scored[text] += 1
+        if scored[text] > _LABELLINGS:
+            return
         log_prob, spans, peaks = _locate(y_TV, tokens)
         new = Hypothesis(
             labelling,
@@ -63,9 +71,8 @@ def rank(
             log_prob + weight,
             lm_log_prob=log10_p * LN_10,
             bonus=other,
-            orthography=spell_out(entries, words),
+            orthography=orthography,
         )
-        text = new.text(alphabet) if n_best > 1 else new.tokens
         if text not in found or new.score > found[text].score:
             found[text] = new
 
