@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,17 +63,8 @@ def rank(
         scored[text] += 1
         if scored[text] > _LABELLINGS:
             return
-        log_prob, spans, peaks = _locate(y_TV, tokens)
-        new = Hypothesis(
-            labelling,
-            tuple(map(tuple, spans.tolist())),
-            tuple(peaks.tolist()),
-            log_prob,
-            log_prob + weight,
-            lm_log_prob=log10_p * LN_10,
-            bonus=other,
-            orthography=orthography,
-        )
+        rest = {"lm_log_prob": log10_p * LN_10, "bonus": other, "orthography": orthography}
+        new = _scored(y_TV, tokens, weight, **rest)
         if text not in found or new.score > found[text].score:
             found[text] = new
 
@@ -80,6 +72,7 @@ def rank(
         if len(found) == (1 if n_best == 1 else _SCORED * n_best):
             break
         add(tokens)
+    scored.clear()  # the best path is scored whatever its text
     add(occurrence.best_path(y_TV))
     if not found:
         add(max(_whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables), key=len))
@@ -117,6 +110,15 @@ def judged(
 def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:
     """The written words of the entries, if `words` gives that of each entry of the tables; else None."""
     return None if words is None else tuple(words[entry] if entry >= 0 else "" for entry in entries)
+
+
+def _scored(y_TV: np.ndarray, tokens: np.ndarray, weight: float, **rest: Any) -> Hypothesis:
+    """The labelling as a hypothesis, with its exact probability; `weight` is the rest of its score."""
+    log_prob, spans, peaks = _locate(y_TV, tokens)
+    frames = tuple(map(tuple, spans.tolist()))
+    return Hypothesis(
+        tuple(tokens.tolist()), frames, tuple(peaks.tolist()), log_prob, log_prob + weight, **rest
+    )
 
 
 def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
