@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import ScoringError
+from asr.jobs.score import score_files
 from asr.scoring import pairing, score
 from asr.scoring.transcripts import guess_format, parse
 
@@ -186,3 +187,19 @@ def test_formats_are_known_by_suffix_and_by_contents() -> None:
     assert guess_format(Path("text"), ["u a"]) is None
     with pytest.raises(ScoringError, match="expected one of plain, kaldi"):
         parse(Path("x"), [], "srt")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reference", "style", "is_said"),
+    [
+        ("THE CAT\n", "none", True),
+        ("THE CAT\n", "basic", False),
+        ("the cat\n", "none", False),
+        ("XY\n", "none", False),
+    ],
+)
+def test_texts_that_differ_in_case_throughout_are_noticed(
+    write: Write, capsys, reference, style, is_said
+) -> None:
+    score_files(write("ref", reference), write("hyp", "the cat\n"), style=style)
+    assert ("try --style basic" in capsys.readouterr().err) == is_said

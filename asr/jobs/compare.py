@@ -27,7 +27,7 @@ def compare_files(
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
     paired = pairing.read(reference, hypothesis_a, hypothesis_b, formats=formats, utt2spk=utt2spk)
-    tell(paired)
+    tell(paired, style)
     a, b = (
         score(
             paired.references,

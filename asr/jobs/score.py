@@ -37,7 +37,7 @@ def score_files(
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
     paired = pairing.read(reference, hypothesis, formats=formats, utt2spk=utt2spk)
-    tell(paired)
+    tell(paired, style)
     found = score(
         paired.references,
         paired.hypotheses[0],
@@ -128,9 +128,14 @@ def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...]
     return kept
 
 
-def tell(paired: pairing.Paired) -> None:
-    """Print how the files were read, and what was left out."""
+def tell(paired: pairing.Paired, style: Style) -> None:
+    """Print how the files were read, what was left out, and whether the texts differ in case throughout."""
     how = "line by line" if paired.ids is None else "by id"
     say(f"read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}")
     for note in paired.notes:
         warn(note)
+    said, *heard = (
+        {word for text in texts for word in text.split()} for texts in (paired.references, *paired.hypotheses)
+    )
+    if style == "none" and any(not said & words and said & {w.swapcase() for w in words} for words in heard):
+        warn("no word of the references is in the hypotheses unless case is ignored: try --style basic")
