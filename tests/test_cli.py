@@ -224,6 +224,8 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
         (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
         (["train", "none.jsonl"], "no such manifest"),
+        (["lm", "train", "none.txt", "-o", "lm.safetensors"], "--recurrent trains an LSTM"),
+        (["lm", "train", "none.txt", "-o", "lm.arpa", "--recurrent"], "ends in .safetensors"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),
         (["tune", "none.jsonl", "--model", "nothing", "-o", "picture"], "expected a name that ends in .png"),
     ],

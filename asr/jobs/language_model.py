@@ -18,9 +18,11 @@ def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", s
     """Train on the files (or `-`) and write ARPA, compressed if the name ends in .gz.
 
     Raises:
-        ConfigError: cut-offs that are not whole numbers.
+        ConfigError: cut-offs that are not whole numbers, or the name of an LSTM.
         LanguageModelError: no text, or an order or cut-offs that make no sense.
     """
+    if path.suffix == ".safetensors":
+        raise ConfigError(f"{path}: an n-gram model is an ARPA file; --recurrent trains an LSTM")
     try:
         limits = tuple(int(c) for c in cutoffs.split(","))
     except ValueError as error:
