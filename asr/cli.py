@@ -95,8 +95,14 @@ def _stage(stage: str, words: list[str] | None, multirun: bool) -> None:
 
 
 def _decoding(
-    decoder: str | None, beam_width: int | None, hotwords: list[str] | None, rescore: int | None
+    decoder: str | None,
+    lm: str | None,
+    beam_width: int | None,
+    hotwords: list[str] | None,
+    rescore: int | None,
 ) -> dict[str, Any]:
+    if decoder == "greedy" and lm is not None:
+        raise typer.BadParameter("--decoder greedy asks no language model: leave --lm out, or take beam")
     return {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords, "rescore": rescore}
 
 
@@ -139,7 +145,7 @@ def transcribe(
     ] = "energy",
 ) -> None:
     """Print the transcripts of recordings, or write them as files."""
-    settings: dict[str, Any] = _decoding(decoder, beam_width, hotwords, rescore)
+    settings: dict[str, Any] = _decoding(decoder, lm, beam_width, hotwords, rescore)
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None:
             raise typer.BadParameter("--stream takes one file or -, --microphone none; both print")
@@ -189,7 +195,7 @@ def serve(
     from asr.jobs.serve import serve as job
 
     limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
-    settings = _decoding(decoder, beam_width, hotwords, rescore)
+    settings = _decoding(decoder, lm, beam_width, hotwords, rescore)
     job(load_model(model, device, lm, precision), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
 
 
@@ -210,7 +216,7 @@ def evaluate(
     """Word error rate of a model on a manifest, with its interval."""
     from asr.jobs import evaluate as jobs
 
-    settings = _decoding(decoder, beam_width, hotwords, rescore)
+    settings = _decoding(decoder, lm, beam_width, hotwords, rescore)
     done = jobs.evaluate(load_model(model, device, lm, precision), manifest, **settings)
     jobs.show(done, as_json=json, report=report)
     if done.failed:

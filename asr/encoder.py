@@ -192,9 +192,9 @@ class Layer(nn.Module):
 
     def forward(self, x_BTF: Tensor, inside_BT1: Tensor, order: Tensor | None) -> Tensor:
         """Outputs (B, T, outputs); `order` reverses each utterance, None if unidirectional."""
-        y_BTH = _outputs(self.runs[0], x_BTF)
+        y_BTH = lstm.outputs(self.runs[0], x_BTF)
         if order is not None:
-            backward_BTH = _outputs(self.runs[1], _reorder(x_BTF, order))
+            backward_BTH = lstm.outputs(self.runs[1], _reorder(x_BTF, order))
             y_BTH = torch.cat([y_BTH, _reorder(backward_BTH, order)], -1)
         return self._finish(x_BTF, y_BTH, inside_BT1)
 
@@ -207,7 +207,7 @@ class Layer(nn.Module):
         if are_few and is_plain and not torch.onnx.is_in_onnx_export():
             y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
         else:
-            y_BTH, hidden = _by_torch(run, x_BTF, hidden)
+            y_BTH, hidden = lstm.by_torch(run, x_BTF, hidden)
         return self._finish(x_BTF, y_BTH, None), hidden if isinstance(hidden, tuple) else (hidden,)
 
     def _finish(self, x_BTF: Tensor, y_BTH: Tensor, inside_BT1: Tensor | None) -> Tensor:
@@ -223,14 +223,11 @@ class Layer(nn.Module):
 
 def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:
     run = _CELLS[config.cell](inputs, config.width, batch_first=True)
-    weights = dict(run.named_parameters())
-    with torch.no_grad():
-        if config.orthogonal:
-            for gate in weights["weight_hh_l0"].chunk(_GATES[config.cell]):
-                nn.init.orthogonal_(gate)
-        if config.cell == "lstm":  # gates in torch's order: input, forget, cell, output
-            weights["bias_ih_l0"].chunk(4)[1].fill_(config.forget_bias)
-            weights["bias_hh_l0"].chunk(4)[1].zero_()
+    if config.orthogonal:
+        for gate in run.get_parameter("weight_hh_l0").detach().chunk(_GATES[config.cell]):
+            nn.init.orthogonal_(gate)
+    if isinstance(run, nn.LSTM):
+        lstm.set_forget_bias(run, config.forget_bias)
     return run
 
 
@@ -246,22 +243,6 @@ def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor
         now = _FRAME[run.mode](x_BF, now, *weights)
         outputs.append(now[0] if run.mode == "LSTM" else now)
     return torch.stack(outputs, 1), tuple(part[None] for part in now) if run.mode == "LSTM" else now[None]
-
-
-def _outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
-    if isinstance(run, nn.RNNBase) and lstm.is_faster(run, x_BTF):
-        return lstm.run(run, x_BTF)
-    return _by_torch(run, x_BTF, None)[0]
-
-
-def _by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-    """The outputs and the state after them; in float32 where torch lacks a bfloat16 LSTM."""
-    if not (isinstance(run, nn.RNNBase) and lstm.is_missing(run, x_BTF)):
-        return cast(tuple[Tensor, Any], run(x_BTF, hidden))
-    with torch.autocast("cpu", enabled=False):
-        given = None if hidden is None else tuple(part.float() for part in hidden)
-        y_BTH, hidden = run(x_BTF.float(), given)
-    return y_BTH.bfloat16(), tuple(part.bfloat16() for part in hidden)
 
 
 def _parts_per_layer(config: EncoderConfig) -> int:

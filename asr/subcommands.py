@@ -106,6 +106,7 @@ language_model = typer.Typer(help="Train and measure language models.", no_args_
 
 @language_model.command("train")
 def lm_train(
+    context: typer.Context,
     text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="ARPA file, .gz compresses it; or .safetensors.")
@@ -125,6 +126,10 @@ def lm_train(
     """
     from asr.jobs import language_model as jobs
 
+    for name in ("order", "cutoffs") if recurrent else ("epochs", "width"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name} is {'not ' if recurrent else ''}for an LSTM (--recurrent)")
     if recurrent:
         jobs.train_recurrent(text, output, style=style, epochs=epochs, width=width)
     else:

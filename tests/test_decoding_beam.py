@@ -1,5 +1,6 @@
 """The beam against every path there is, with and without language model; and what it must never do."""
 
+import copy
 import itertools
 import math
 import multiprocessing
@@ -166,21 +167,6 @@ def test_the_parts_of_a_score_are_those_of_the_models():
         assert found.score == pytest.approx(found.log_prob + 0.7 * found.lm_log_prob + found.bonus)
 
 
-def test_a_model_over_outputs_is_weighed_exactly():
-    token_lm = asr.lm.train(["a ▁ b", "a a ▁ b", "b ▁ a", "a b"], order=3)
-    decoder = BeamDecoder(WORDS, token_lm=token_lm, token_alpha=0.8, **UNPRUNED)
-    names = {1: "▁", 2: "a", 3: "b"}
-    for seed in range(18):
-        log_probs_TV = random_log_probs(1 + seed % 6, 4, seed)
-        every = {
-            tokens: ln + 0.8 * LN_10 * token_lm.score(" ".join(names[c] for c in tokens))
-            for tokens, ln in all_labellings(log_probs_TV).items()
-        }
-        [found] = decoder.decode(log_probs_TV[None], [len(log_probs_TV)])
-        assert found.score == pytest.approx(max(every.values()), abs=1e-5)
-        assert every[found.tokens] == pytest.approx(found.score, abs=1e-5)
-
-
 @pytest.mark.parametrize("settings", [{}, {"lm": LM, "unknown_penalty": 0.0}], ids=["no model", "n-grams"])
 @pytest.mark.parametrize("width", [1, 2, 3, 8])
 def test_no_width_scores_below_what_greedy_finds(width, settings):
@@ -218,6 +204,21 @@ def test_a_hotword_wins_where_it_is_nearly_as_likely():
         for hotwords in ((), ("ab",))
     }
     assert [h.text(WORDS) for [h] in said.values()] == ["aa", "ab"]
+
+
+def test_within_a_word_nothing_is_pruned_before_its_hotword_bonus_is_counted():
+    decoder = BeamDecoder(
+        WORDS, lm=LM, alpha=6.0, beta=0.0, hotwords={"abab": 12.0}, beam_threshold=3.0, token_threshold=-30.0
+    )
+    patient, lost = copy.copy(decoder), 0
+    patient.tables = decoder.tables._replace(bound=1e100)
+    for seed in range(200):
+        log_probs_TV = random_log_probs(8, 4, seed)
+        log_probs_TV[:, 1] = -40.0  # a single word: closing one is not tried for its language model's sake
+        log_probs_TV = log_probs_TV.log_softmax(-1)
+        [found], [careful] = (d.decode(log_probs_TV[None], [8]) for d in (decoder, patient))
+        lost += found != careful
+    assert lost == 0
 
 
 def test_padding_and_company_change_nothing():

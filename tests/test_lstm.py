@@ -39,7 +39,7 @@ def test_outputs_and_gradients_are_as_close_to_the_truth_as_those_of_onednn(
     model = nn.LSTM(inputs, width, batch_first=True)
     x_BTF, weight_BTH = scale * torch.randn(batch, steps, inputs), torch.randn(batch, steps, width)
     with autocast():
-        ours = outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: lstm.run(model, x))
+        ours = outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: lstm.run_in_bfloat16(model, x))
         theirs = outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: model(x)[0])
     exact = nn.LSTM(inputs, width, batch_first=True).double()
     exact.load_state_dict(model.state_dict())
@@ -81,7 +81,7 @@ def test_what_is_not_a_number_stays_so():
     model, x_BTF = nn.LSTM(4, 8, batch_first=True), torch.zeros(2, 5, 4)
     x_BTF[1, 2, 0] = torch.nan
     with autocast():
-        y_BTH = lstm.run(model, x_BTF)
+        y_BTH = lstm.run_in_bfloat16(model, x_BTF)
     assert y_BTH[0].isfinite().all() and y_BTH[1, :2].isfinite().all()
     assert y_BTH[1, 2:].isnan().all()
 
@@ -97,7 +97,9 @@ def test_any_number_of_threads_gives_the_same_bits():
         for threads in (1, 2, 3, 16):
             torch.set_num_threads(threads)
             with autocast():
-                found.append(outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: lstm.run(model, x)))
+                found.append(
+                    outputs_and_gradients(model, x_BTF, weight_BTH, lambda x: lstm.run_in_bfloat16(model, x))
+                )
     finally:
         torch.set_num_threads(before)
     for results in found[1:]:
@@ -109,7 +111,7 @@ def test_any_number_of_threads_gives_the_same_bits():
 def test_a_gradient_is_taken_once():
     model, x_BTF = nn.LSTM(4, 8, batch_first=True), torch.randn(2, 5, 4)
     with autocast():
-        y_BTH = lstm.run(model, x_BTF).float()
+        y_BTH = lstm.run_in_bfloat16(model, x_BTF).float()
     y_BTH.sum().backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="has been taken"):
         y_BTH.sum().backward()
@@ -117,8 +119,8 @@ def test_a_gradient_is_taken_once():
 
 def test_the_encoder_takes_it_for_training_in_bfloat16_alone(monkeypatch):
     seen = []
-    run = lstm.run
-    monkeypatch.setattr(lstm, "run", lambda *given: seen.append(1) or run(*given))
+    run = lstm.run_in_bfloat16
+    monkeypatch.setattr(lstm, "run_in_bfloat16", lambda *given: seen.append(1) or run(*given))
     monkeypatch.setattr(lstm, "_processor_is_made_for_it", lambda: True)
     config = EncoderConfig(layers=2, width=16, dropout=0.0)
     features_BTF, frames_B = torch.randn(3, 30, 8), torch.tensor([30, 17, 4])

@@ -53,8 +53,6 @@ class BeamDecoder:
         unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
             it nor lexicon or hotwords contain, once for the word and once for every character from where its
             spelling departs from all known words.
-        token_lm: n-grams over the alphabet's symbols, from `asr.lm.train` on space-separated symbols.
-        token_alpha: its weight.
         beam_threshold: prefixes this many nats below the best are dropped.
         token_threshold: outputs below this natural log-probability in a frame extend no prefix there, unless
             they are the frame's best.
@@ -91,8 +89,6 @@ class BeamDecoder:
         hotword_weight: float = 4.0,
         lexicon: Iterable[str] | Pronunciations | None = None,
         unknown_penalty: float = 10.0,
-        token_lm: "NGramModel | None" = None,
-        token_alpha: float = 0.5,
         beam_threshold: float = 10.0,
         token_threshold: float = -6.5,
         prior: Sequence[float] | None = None,
@@ -105,15 +101,12 @@ class BeamDecoder:
         self.alphabet = alphabet
         self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords or ())
         phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)
-        self._vocabulary = build_vocabulary(
-            alphabet, lm=lm, lexicon=lexicon, hotwords=phrases, token_lm=token_lm
-        )
+        self._vocabulary = build_vocabulary(alphabet, lm=lm, lexicon=lexicon, hotwords=phrases)
         self._weights = {
             "alpha": alpha,
             "beta": beta,
             "unknown_penalty": unknown_penalty,
             "hotword_weight": hotword_weight,
-            "token_alpha": token_alpha,
         }
         self.tables = self._weigh()
         self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
@@ -142,7 +135,7 @@ class BeamDecoder:
         Args:
             beam_width: None keeps it.
             prior, prior_weight, rescoring: as for the constructor; by default none.
-            weights: any of alpha, beta, unknown_penalty, hotword_weight and token_alpha; others are kept.
+            weights: any of alpha, beta, unknown_penalty and hotword_weight; others are kept.
 
         Raises:
             DecodingError: an unknown weight, one that is not finite, or an invalid width or prior.

@@ -28,8 +28,6 @@ def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
         ln = at.close - tables.hot_promise[at.next_hot]
         if tables.start_state >= 0:
             ln += tables.alpha * advance(tables.ngrams, at.next_history, tables.end)[1]
-        if at.token_history >= 0:
-            ln += tables.token_alpha * advance(tables.token_ngrams, at.token_history, tables.token_end)[1]
         scores[i] = math.log(beam.entries[i].total) + beam.scale[0] + ln
     return scores
 
@@ -72,7 +70,7 @@ def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
     """
     nodes, cost = _word_nodes(tokens, tables)
     entries = _choose(nodes, tables)
-    log10_p, other = _weigh(tokens, entries, tables)
+    log10_p, other = _weigh(entries, tables)
     return entries, log10_p, other + cost
 
 
@@ -210,9 +208,9 @@ def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
 
 
 @njit(nogil=True, cache=True)
-def _weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
+def _weigh(entries: Any, tables: Tables) -> tuple[float, float]:
     """(log10 P of the words, all other weights in nats except per-digit penalties) of an utterance."""
-    log10_p, other, history, hot, token_history = 0.0, 0.0, tables.start_state, 0, tables.token_start
+    log10_p, other, history, hot = 0.0, 0.0, tables.start_state, 0
     for entry in entries:
         if entry < 0:
             other -= np.inf if tables.outside == -np.inf else tables.unknown_penalty
@@ -225,9 +223,4 @@ def _weigh(tokens: Any, entries: Any, tables: Tables) -> tuple[float, float]:
             other += tables.beta
     if tables.start_state >= 0:
         log10_p += advance(tables.ngrams, history, tables.end)[1]
-    if token_history >= 0:
-        for c in tokens:
-            token_history, p = advance(tables.token_ngrams, token_history, tables.token_word[c])
-            other += tables.token_alpha * p
-        other += tables.token_alpha * advance(tables.token_ngrams, token_history, tables.token_end)[1]
     return log10_p, other

@@ -27,7 +27,6 @@ NODE = np.dtype(
         ("next_history", np.int32),  # the same if the word ended here
         ("hot", np.int32),  # state of the hotwords after the last complete word
         ("next_hot", np.int32),  # the same if the word ended here
-        ("token_history", np.int32),  # state of the n-grams over outputs
         ("alternative", np.int32),  # the one noted last; −1 if none
         ("better", np.int32),  # the node that this one was last dropped for; −1 if never
         ("children", np.int64),  # bit (output mod 64) is set if there is a child with such an output

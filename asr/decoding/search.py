@@ -35,7 +35,7 @@ from asr.decoding.prefixes import (
 from asr.decoding.selection import choose_outputs, drop_dominated, least_mass, rescale
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.decoding.words import close_word, spell_on
-from asr.lm.automaton import advance, foresee
+from asr.lm.automaton import foresee
 from asr.machine.instructions import count_bits, prefetch
 
 
@@ -46,7 +46,7 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
     root.parent = root.child = root.sibling = root.alternative = root.better = -1
     root.token = root.slot = root.children = 0
     root.word_node, root.history, root.next_history = ROOT, tables.start_state, tables.start_state
-    root.hot, root.next_hot, root.token_history = 0, 0, tables.token_start
+    root.hot, root.next_hot = 0, 0
     root.close = np.nan
     beam.counts[NODES] = 1
     _insert(beam, tree, tables, 0, -1, 1.0, 1.0)
@@ -169,9 +169,6 @@ def _list(
 ) -> float:
     """List an extension unless it is in the beam or has too little mass; returns the highest mass so far."""
     one = beam.entries[i]
-    if tables.token_start >= 0:
-        ngrams, word = tables.token_ngrams, tables.token_word[c]
-        factor *= math.exp(tables.token_alpha * advance(ngrams, tree[one.node].token_history, word)[1])
     mass = (one.blank if one.token == c else one.total) * y_V[c] * factor
     if mass < best * cut or mass <= 0.0 or beam.present[i, c] == beam.counts[FRAMES]:
         return best
@@ -265,13 +262,10 @@ def _add_node(tree: Any, tables: Tables, counts: Any, parent_node: int, token: i
     node, parent = counts[NODES], tree[parent_node]
     counts[NODES] += 1
     new = tree[node]
-    new.history, new.hot, new.token_history = parent.history, parent.hot, parent.token_history
+    new.history, new.hot = parent.history, parent.hot
     if tables.closes[token]:
         new.history, new.hot = parent.next_history, parent.next_hot
     new.word_node = word_node
-    if parent.token_history >= 0:
-        ngrams, word = tables.token_ngrams, tables.token_word[token]
-        new.token_history = advance(ngrams, parent.token_history, word)[0]
     new.parent, new.token, new.child, new.slot, new.sibling = parent_node, token, -1, 0, parent.child
     parent.child, new.children, new.alternative, new.better = node, 0, -1, -1
     parent.children |= 1 << (token & 63)
@@ -299,7 +293,7 @@ def _insert(
     else:
         one.mask, one.first, one.ahead, one.leave = 0, 0, 1.0, math.exp(-tables.outside_step)
     key = np.int64(at.token)
-    for part in (at.word_node, at.history, at.hot, at.token_history):
+    for part in (at.word_node, at.history, at.hot):
         key = (key ^ part) * 0x2545F4914F6CDD1D
         key ^= key >> 29
     one.key = key

@@ -78,7 +78,6 @@ def _same_future(tree: Any, a: int, b: int) -> bool:
         and one.word_node == other.word_node
         and one.history == other.history
         and one.hot == other.hot
-        and one.token_history == other.token_history
     )
 
 

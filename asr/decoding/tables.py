@@ -1,6 +1,5 @@
 """Everything the beam search looks up, as flat arrays: outputs, words, n-grams, hotwords, weights."""
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ import numpy as np
 from asr.decoding.hotwords import bonuses, build_automaton
 from asr.decoding.lexicon import Pronunciations, check_spellable, known_words
 from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
-from asr.errors import LanguageModelError
-from asr.text import WORD_OPENER, Alphabet
+from asr.text import Alphabet
 
 if TYPE_CHECKING:
     from asr.lm import NGramModel
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 LN_10 = math.log(10.0)
 ROOT, OUTSIDE = 0, -1  # trie nodes: before the first character of a word; not a word of the trie
-
-_log = logging.getLogger(__name__)
-
 
 TRIE = np.dtype(
     [
@@ -57,7 +52,6 @@ class Tables(NamedTuple):
         hot_numbers: (entries,) the word in that automaton.
         ngrams, start_state, unknown, end: the word n-grams; `alpha` is their weight times ln 10.
         beta: bonus of every word.
-        token_ngrams, token_word, token_start, token_end, token_alpha: the same over outputs.
         bound: pruning assumes that no extension has a higher factor, unless it closes a word.
     """
 
@@ -83,11 +77,6 @@ class Tables(NamedTuple):
     end: int
     alpha: float
     beta: float
-    token_ngrams: "NGramArrays"
-    token_word: np.ndarray
-    token_start: int
-    token_end: int
-    token_alpha: float
     bound: float
 
 
@@ -104,7 +93,6 @@ class Vocabulary:
 
     alphabet: Alphabet
     lm: "NGramModel | None"
-    token_lm: "NGramModel | None"
     spelling: Spelling
     trie: Trie
     words: list[str]
@@ -119,7 +107,6 @@ def build_vocabulary(
     lm: "NGramModel | None",
     lexicon: "Iterable[str] | Pronunciations | None",
     hotwords: Iterable[tuple[str, ...]],
-    token_lm: "NGramModel | None",
 ) -> Vocabulary:
     """The words of the lexicon, or else of the language model, and of the hotwords.
 
@@ -139,7 +126,6 @@ def build_vocabulary(
     return Vocabulary(
         alphabet=alphabet,
         lm=lm,
-        token_lm=token_lm,
         spelling=spelling,
         trie=trie,
         words=words,
@@ -156,7 +142,6 @@ def build_tables(
     beta: float,
     unknown_penalty: float,
     hotwords: Mapping[tuple[str, ...], float],
-    token_alpha: float,
 ) -> Tables:
     """The tables of a search with these weights.
 
@@ -187,9 +172,19 @@ def build_tables(
         hot_reward=hot.reward,
         hot_numbers=numbers,
         **_word_model(lm, alpha, beta),
-        **_token_model(vocabulary.token_lm, token_alpha, vocabulary.alphabet),
-        bound=math.exp(max(0.0, outside, float(records["foreseen"][ROOT + 1 :].max(initial=0.0)))),
+        bound=_bound(vocabulary, records, rewards, outside),
     )
+
+
+def _bound(vocabulary: Vocabulary, trie: np.ndarray, rewards: np.ndarray, outside: float) -> float:
+    """At least the factor of any extension that closes no word.
+
+    A first output brings what is foreseen for a word that begins with it. Another brings at most the share of
+    a hotword's reward that falls on the digits it writes, since all else was foreseen before.
+    """
+    begun = max(outside, float(trie["foreseen"][ROOT + 1 :].max(initial=0.0)))
+    share = float((rewards / np.maximum(vocabulary.trie.lengths, 1)).max(initial=0.0))
+    return math.exp(max(0.0, begun, share * int(np.diff(vocabulary.spelling.first).max())))
 
 
 def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -> tuple[np.ndarray, float]:
@@ -212,33 +207,6 @@ def _word_model(lm: "NGramModel | None", alpha: float, beta: float) -> dict[str,
         "alpha": alpha * LN_10,
         "beta": beta,
     }
-
-
-def _token_model(lm: "NGramModel | None", alpha: float, alphabet: Alphabet) -> dict[str, Any]:
-    return {
-        "token_ngrams": _ngrams(lm),
-        "token_word": _token_words(lm, alphabet),
-        "token_start": lm.start_state if lm else -1,
-        "token_end": lm.end_id if lm else -1,
-        "token_alpha": alpha * LN_10,
-    }
-
-
-def _token_words(lm: "NGramModel | None", alphabet: Alphabet) -> np.ndarray:
-    """For each output its word in a model over outputs; the space is written `▁` there."""
-    if lm is None:
-        return np.zeros(alphabet.size, np.int32)
-    names = [WORD_OPENER if symbol == " " else symbol for symbol in alphabet.symbols]
-    known = set(lm.vocabulary)
-    unknown = [name for name in names if name not in known]
-    if len(unknown) == len(names):
-        raise LanguageModelError(
-            f"the model over symbols knows none of {', '.join(map(repr, names[:10]))}; it must be trained on "
-            f"symbols with spaces between them, and with {WORD_OPENER!r} for the space"
-        )
-    if unknown:
-        _log.warning("%d symbols are unknown to the model over symbols: %s", len(unknown), unknown[:20])
-    return np.array([lm.unknown_id, *map(lm.word_id, names)], np.int32)
 
 
 def _ngrams(lm: "NGramModel | None") -> "NGramArrays":

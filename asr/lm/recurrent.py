@@ -83,10 +83,8 @@ class RecurrentModel(nn.Module):
             nn.LSTM(config.width, config.width, batch_first=True) for _ in range(config.layers)
         )
         self.dropout = Dropout(config.dropout)
-        with torch.no_grad():
-            for run in self._layers():  # gates in torch's order: input, forget, cell, output
-                run.get_parameter("bias_ih_l0").chunk(4)[1].fill_(1.0)
-                run.get_parameter("bias_hh_l0").zero_()
+        for run in self._layers():
+            lstm.set_forget_bias(run, 1.0)
 
     def _layers(self) -> Sequence[nn.LSTM]:
         return cast(Sequence[nn.LSTM], self.runs)
@@ -95,8 +93,7 @@ class RecurrentModel(nn.Module):
         """The last layer's outputs (B, T, width) after each piece; sentences start with `BORDER`."""
         x_BTH = self.dropout(self._embed(previous_BT))
         for run in self._layers():
-            y_BTH = lstm.run(run, x_BTH) if lstm.is_faster(run, x_BTH) else run(x_BTH)[0]
-            x_BTH = self.dropout(y_BTH)
+            x_BTH = self.dropout(lstm.outputs(run, x_BTH))
         return x_BTH
 
     def logits(self, hidden_NH: Tensor) -> Tensor:

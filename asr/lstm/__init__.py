@@ -15,7 +15,7 @@ input, forget, cell, output. `asr.lab.recurrence` has the same equations to read
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,32 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 
 
+def outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
+    """The outputs (B, T, H) of a batch-first recurrence from a zero state, by what is fastest here."""
+    if isinstance(run, nn.RNNBase) and is_faster(run, x_BTF):
+        return run_in_bfloat16(run, x_BTF)
+    return by_torch(run, x_BTF, None)[0]
+
+
+def by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+    """The outputs and the state after them; in float32 where torch lacks a bfloat16 LSTM."""
+    if not (isinstance(run, nn.RNNBase) and is_missing(run, x_BTF)):
+        return cast(tuple[Tensor, Any], run(x_BTF, hidden))
+    with torch.autocast("cpu", enabled=False):
+        given = None if hidden is None else tuple(part.float() for part in hidden)
+        y_BTH, hidden = run(x_BTF.float(), given)
+    return y_BTH.bfloat16(), tuple(part.bfloat16() for part in hidden)
+
+
+@torch.no_grad()
+def set_forget_bias(run: nn.LSTM, value: float) -> None:
+    """Let the forget gates start with this bias: with 1 a cell keeps most of its state at first."""
+    run.get_parameter("bias_ih_l0").chunk(4)[1].fill_(value)  # gates: input, forget, cell, output
+    run.get_parameter("bias_hh_l0").chunk(4)[1].zero_()
+
+
 def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
-    """True where `run` is faster than torch: an LSTM trained in bfloat16 on a CPU with AVX-512 BF16."""
+    """True where `run_in_bfloat16` beats torch: an LSTM trained in bfloat16 on a CPU with AVX-512 BF16."""
     return (
         run.mode == "LSTM"
         and x_BTF.device.type == "cpu"
@@ -54,7 +78,7 @@ def _processor_is_made_for_it() -> bool:
     return AVAILABLE
 
 
-def run(lstm: nn.RNNBase, x_BTF: Tensor) -> Tensor:
+def run_in_bfloat16(lstm: nn.RNNBase, x_BTF: Tensor) -> Tensor:
     """The outputs (B, T, H), bfloat16, of a batch-first LSTM of one layer and one direction."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     y_BTH: Tensor = _Run.apply(x_BTF, *(getattr(lstm, name) for name in names))
