@@ -48,7 +48,7 @@ def set_forget_bias(run: nn.LSTM, value: float) -> None:
 
 
 def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
-    """True where `run_in_bfloat16` beats torch: an LSTM trained in bfloat16 on a CPU with AVX-512 BF16."""
+    """True where `run_in_bfloat16` beats torch: an LSTM trained in bfloat16 on a CPU made for it."""
     return (
         run.mode == "LSTM"
         and x_BTF.device.type == "cpu"
@@ -93,10 +93,10 @@ class _Run(Function):
         ctx: Any, x_BTF: Tensor, input_GF: Tensor, recurrent_GH: Tensor, bias_G: Tensor, more_bias_G: Tensor
     ) -> Tensor:
         from asr.lstm.kernels import run_forward
-        from asr.machine.products import LANES, pack
+        from asr.machine.products import DEPTH, pack
 
         batch, steps, units = *x_BTF.shape[:2], recurrent_GH.shape[1]
-        width = -(-units // LANES) * LANES
+        width = -(-units // DEPTH) * DEPTH
         with torch.autocast("cpu", enabled=False):
             x_TBF = torch.empty(steps, batch, x_BTF.shape[2], dtype=torch.bfloat16).copy_(
                 x_BTF.transpose(0, 1)
