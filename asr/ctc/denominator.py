@@ -94,30 +94,27 @@ def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
 
     probs_BTV = log_probs_BTV.exp().float().contiguous()
     occupancy_BTV = torch.zeros_like(probs_BTV)
-    shared, row, own = _rows(trigram_VVV)
+    trigram = _laid_out(trigram_VVV)
     probs, occupancy, lengths = probs_BTV.numpy(), occupancy_BTV.numpy(), lengths_B.tolist()
 
     def one(i: int) -> float:
         n = lengths[i]
-        return denominator(probs[i, :n], shared, row, own, occupancy[i, :n])
+        return denominator(probs[i, :n], *trigram, occupancy[i, :n])
 
     total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
     return total_B, occupancy_BTV.to(log_probs_BTV.dtype)
 
 
-def _rows(trigram_VVV: Tensor) -> tuple[Any, Any, Any]:
-    """The trigram for the compiled loop: shared_VL, row_VV, own_KL, zero-padded along the outputs.
+def _laid_out(trigram_VVV: Tensor) -> tuple[Any, ...]:
+    """The trigram as the compiled loop reads it: P(c | a, b) at [b, a, c] and [b, c, a], again, end."""
+    from asr.machine.rows import DEPTH, LANES
 
-    P(· | a, b) is own[row[b, a]], or shared[b] where row[b, a] is −1: most contexts do not occur in training
-    and all fall back on the bigram.
-    """
-    from asr.ctc.denominator_kernels import LANES
-
-    by_last_VVL = functional.pad(trigram_VVV.float().transpose(0, 1), (0, -len(trigram_VVV) % LANES))
-    shared_VL = by_last_VVL.mode(dim=1).values
-    is_own_VV = (by_last_VVL != shared_VL[:, None]).any(2)
-    row_VV = torch.where(is_own_VV, is_own_VV.flatten().cumsum(0).view_as(is_own_VV) - 1, -1)
-    return shared_VL.numpy(), row_VV.numpy(), by_last_VVL[is_own_VV].numpy()
+    outputs = len(trigram_VVV)
+    table = functional.pad(trigram_VVV.float().transpose(0, 1), (0, -outputs % LANES, 0, -outputs % DEPTH))
+    turned = functional.pad(trigram_VVV.float().permute(1, 2, 0), (0, -outputs % LANES, 0, -outputs % DEPTH))
+    again_VV = turned[:, :outputs].diagonal(dim1=0, dim2=1).t()
+    laid_out = table, turned, again_VV, turned[:, 0]
+    return tuple(part.contiguous().numpy() for part in laid_out)
 
 
 def portable(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:

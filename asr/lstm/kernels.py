@@ -22,6 +22,8 @@ BIAS = np.int32(127)  # of a float32's exponent
 # exp(z) for |z| ≤ ln 2 / 2 by its series to 3e−7, far more precise than bfloat16's 8 binary digits.
 C2, C3, C4, C5 = (np.float32(1 / n) for n in (2, 6, 24, 120))
 
+_FAST: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}  # a product and a sum are one
+
 Bits = Any  # contiguous array of uint16
 Floats = Any  # contiguous array of float32
 Number = Any  # float32 or uint16
@@ -30,7 +32,7 @@ _float = reinterpretation(types.int32, types.float32)
 _int = reinterpretation(types.float32, types.int32)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _narrow(x: Number) -> Number:
     """A float32 as the nearest bfloat16."""
     bits = _int(x)
@@ -38,7 +40,7 @@ def _narrow(x: Number) -> Number:
     return np.uint16(np.int32(bits + np.int32(0x7FFF) + odd) >> np.int32(16))
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _logistic(x: Number) -> Number:
     """1 / (1 + exp(−x)), with exp(−x) as 2^i · exp(z); NaN if x is not finite."""
     y = min(max(np.float32(-x), -MOST), MOST)
@@ -49,12 +51,12 @@ def _logistic(x: Number) -> Number:
     return np.float32(ONE / (ONE + series * power) + (x - x))
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _tanh(x: Number) -> Number:
     return np.float32(TWO * _logistic(np.float32(TWO * x)) - ONE)
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _open(gate: Bits, product: Floats, scale: Number) -> None:
     """Replace gate inputs by gate activations, in place: logistic for scale 1, tanh for scale 2."""
     for j in range(gate.shape[0]):
@@ -62,7 +64,7 @@ def _open(gate: Bits, product: Floats, scale: Number) -> None:
         gate[j] = _narrow(np.float32(scale * _logistic(np.float32(scale * x)) - (scale - ONE)))
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, y: Bits) -> None:
     """The new cell state and the outputs."""
     for j in range(y.shape[0]):
@@ -71,7 +73,7 @@ def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, 
         y[j] = _narrow(np.float32(wide(o[j]) * _tanh(c)))
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@njit(**_FAST, cache=True)
 def run_forward(
     first: int, end: int, panels: Any, gates_TBG: Bits, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats
 ) -> None:
@@ -97,7 +99,7 @@ def run_forward(
             _advance(i, f, g, o, cells_TBH[t, b], cells_TBH[t + 1, b], y_TBH[t, b])
 
 
-@njit(nogil=True, error_model="numpy")
+@njit(**_FAST)
 def _retreat(
     i: Bits,
     f: Bits,
@@ -121,7 +123,7 @@ def _retreat(
         carried[j] = np.float32(c_grad * fj)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@njit(**_FAST, cache=True)
 def run_backward(
     first: int,
     end: int,
