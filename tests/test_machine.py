@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.machine import products, tiles, vectors
+from asr.machine import products, rows, tiles, vectors
+from asr.machine.instructions import has
 
 WAYS = {
     "tiles": pytest.param(
@@ -51,6 +52,29 @@ def test_what_is_not_a_number_or_infinite_stays_in_its_row(pack, multiply):
     a_BK[1, 2], a_BK[2, 0] = torch.nan, torch.inf
     found_BN = product(a_BK, torch.ones(32, 64).bfloat16(), pack, multiply)
     assert (found_BN[0] == 32).all() and np.isnan(found_BN[1]).all() and np.isposinf(found_BN[2]).all()
+
+
+@pytest.mark.parametrize("columns", [16, 32, 48, 64, 80, 144])
+def test_a_row_is_multiplied_by_a_matrix_of_any_number_of_vectors(columns):
+    random = np.random.default_rng(columns)
+    for depth in (4, 8, 44):
+        row = random.normal(size=columns + 44).astype(np.float32)
+        matrix = random.normal(size=(depth, columns)).astype(np.float32)
+        found = np.full(columns, np.nan, np.float32)
+        rows.multiply_row(row, matrix, found)
+        np.testing.assert_allclose(found, row[:depth].astype(float) @ matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_numba_is_asked_which_instructions_it_compiles(monkeypatch):
+    for name in ("CPU_NAME", "CPU_FEATURES"):
+        monkeypatch.setattr(f"numba.config.{name}", None)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"this": True, "that": False})
+    assert has("this") and not has("that") and not has("other")
+    monkeypatch.setattr("numba.config.CPU_FEATURES", "+that,-this")
+    assert has("that") and not has("this")
+    monkeypatch.setattr("numba.config.CPU_FEATURES", None)
+    monkeypatch.setattr("numba.config.CPU_NAME", "generic")
+    assert not has("this")
 
 
 def test_memory_that_was_freed_is_not_cleared_again() -> None:

@@ -94,18 +94,18 @@ def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
 
     probs_BTV = log_probs_BTV.exp().float().contiguous()
     occupancy_BTV = torch.zeros_like(probs_BTV)
-    trigram = _laid_out(trigram_VVV)
+    following, preceding, again, end = _laid_out(trigram_VVV)
     probs, occupancy, lengths = probs_BTV.numpy(), occupancy_BTV.numpy(), lengths_B.tolist()
 
     def one(i: int) -> float:
         n = lengths[i]
-        return denominator(probs[i, :n], *trigram, occupancy[i, :n])
+        return denominator(probs[i, :n], following, preceding, again, end, occupancy[i, :n])
 
     total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
     return total_B, occupancy_BTV.to(log_probs_BTV.dtype)
 
 
-def _laid_out(trigram_VVV: Tensor) -> tuple[Any, ...]:
+def _laid_out(trigram_VVV: Tensor) -> list[Any]:
     """The trigram as the compiled loop reads it: P(c | a, b) at [b, a, c] and [b, c, a], again, end."""
     from asr.machine.rows import DEPTH, LANES
 
@@ -113,8 +113,7 @@ def _laid_out(trigram_VVV: Tensor) -> tuple[Any, ...]:
     table = functional.pad(trigram_VVV.float().transpose(0, 1), (0, -outputs % LANES, 0, -outputs % DEPTH))
     turned = functional.pad(trigram_VVV.float().permute(1, 2, 0), (0, -outputs % LANES, 0, -outputs % DEPTH))
     again_VV = turned[:, :outputs].diagonal(dim1=0, dim2=1).t()
-    laid_out = table, turned, again_VV, turned[:, 0]
-    return tuple(part.contiguous().numpy() for part in laid_out)
+    return [part.contiguous().numpy() for part in (table, turned, again_VV, turned[:, 0])]
 
 
 def portable(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:

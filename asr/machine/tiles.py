@@ -13,7 +13,6 @@ import platform
 import sys
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
 from llvmlite import ir
@@ -23,6 +22,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional
 
+from asr.machine.instructions import has
 from asr.machine.vectors import COLUMNS, LANES
 
 DEPTH = 32
@@ -35,7 +35,7 @@ def _is_permitted() -> bool:
     """Ask Linux for the tiles, which a process may not use before; False where there are none."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return False
-    if not llvmlite.binding.get_host_cpu_features().get("amx-bf16", False):
+    if not has("amx-bf16"):
         return False
     return bool(ctypes.CDLL(None).syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0)
 

@@ -8,7 +8,6 @@ up to six rows, four vectors of sums each stay in registers (24 of 32) while the
 from dataclasses import dataclass
 from typing import Any
 
-import llvmlite.binding
 import numpy as np
 import torch
 from llvmlite import ir
@@ -18,7 +17,9 @@ from numba.extending import intrinsic
 from torch import Tensor
 from torch.nn import functional
 
-AVAILABLE: bool = llvmlite.binding.get_host_cpu_features().get("avx512bf16", False)
+from asr.machine.instructions import has
+
+AVAILABLE: bool = has("avx512bf16")
 """Whether this processor has the instructions."""
 LANES, VECTORS = 16, 4
 COLUMNS = LANES * VECTORS
