@@ -64,8 +64,10 @@ def test_the_gradient_is_that_of_the_value(shared):
     torch.testing.assert_close(ours, truth, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("seed", [5, 53, 83, 132])  # the paths that count are among those that become zero
 @pytest.mark.parametrize("scale", [1.0, 12.0, 40.0])
-def test_long_utterances_with_many_outputs_agree_in_single_and_double_precision(scale):
+def test_long_utterances_with_many_outputs_agree_in_single_and_double_precision(scale, seed):
+    torch.manual_seed(seed)
     log_probs = (scale * torch.randn(2, 150, 30)).log_softmax(2)
     lengths, table = torch.tensor([150, 77]), trigram(30)
     ours, truth = compiled(log_probs, lengths, table), portable(log_probs.double(), lengths, table)

@@ -32,7 +32,7 @@ def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV:
     """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable in the log-probabilities.
 
     The gradient is the occupancy: the share of the sum that passes through each output at each frame. On a
-    CPU both are computed in single precision.
+    CPU both are computed in single precision where that suffices.
 
     Args:
         log_probs_BTV: of the outputs, 0 being the blank.
@@ -89,7 +89,11 @@ class _Sum(Function):
 
 
 def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
-    """The value (B,) and the occupancy (B, T, V) on a CPU, utterances spread over threads."""
+    """The value (B,) and the occupancy (B, T, V) on a CPU, utterances spread over threads.
+
+    In single precision, with outputs below e^−87 as impossible; an utterance for which that does not suffice
+    is computed again by `portable`.
+    """
     from asr.ctc.denominator_kernels import denominator
 
     probs_BTV = log_probs_BTV.exp().float().contiguous()
@@ -99,7 +103,12 @@ def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
 
     def one(i: int) -> float:
         n = lengths[i]
-        return denominator(probs[i, :n], following, preceding, again, end, occupancy[i, :n])
+        total, is_exact = denominator(probs[i, :n], following, preceding, again, end, occupancy[i, :n])
+        if not is_exact:
+            precise = log_probs_BTV[i : i + 1, :n].double(), lengths_B[i : i + 1], trigram_VVV.double()
+            total_1, occupancy_1TV = portable(*precise)
+            total, occupancy_BTV[i, :n] = float(total_1), occupancy_1TV[0]
+        return total
 
     total_B = log_probs_BTV.new_tensor(in_threads(one, len(lengths)))
     return total_B, occupancy_BTV.to(log_probs_BTV.dtype)

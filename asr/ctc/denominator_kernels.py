@@ -4,7 +4,6 @@ Cells are indexed [b, a] or [c, b], the last label first: all that precedes a la
 product with the trigram advances. Rows are zero-padded to whole vectors.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,11 @@ from numba import njit
 
 from asr.machine.rows import multiply_row
 
-_FAST = {"reassoc", "contract", "nsz"}
+_FAST: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
+_APART = 1e-3  # nats that the value may differ from frame to frame
 
 
-@njit(nogil=True, fastmath=_FAST)
+@njit(**_FAST)
 def _forward_step(new: Any, old: Any, y: Any, next_VVL: Any, again: Any, here: Any, moved: Any) -> Any:
     """new = the cells of a frame from those of the frame before, divided by their sum, which is returned."""
     outputs, lanes = again.shape
@@ -43,9 +43,9 @@ def _forward_step(new: Any, old: Any, y: Any, next_VVL: Any, again: Any, here: A
     return total
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _backward_step(new: Any, old: Any, y: Any, before_VVL: Any, again: Any, ahead: Any, moved: Any) -> None:
-    """new = beta of the frame before, up to a factor, from that of the frame that y belongs to."""
+@njit(**_FAST)
+def _backward_step(new: Any, old: Any, y: Any, before_VVL: Any, again: Any, ahead: Any, moved: Any) -> Any:
+    """new = beta of the frame before that of y, divided by its largest number, which is returned."""
     outputs, lanes = again.shape
     largest = np.float32(0.0)
     for b in range(outputs):
@@ -64,11 +64,12 @@ def _backward_step(new: Any, old: Any, y: Any, before_VVL: Any, again: Any, ahea
         for b in range(outputs):
             for a in range(lanes):
                 new[kind, b, a] *= factor
+    return largest
 
 
-@njit(nogil=True, fastmath=_FAST)
-def _shares(alpha: Any, beta: Any, shares: Any) -> None:
-    """Fill `shares` with the share of the sum that passes through each output at a frame."""
+@njit(**_FAST)
+def _shares(alpha: Any, beta: Any, shares: Any) -> Any:
+    """Fill `shares` with the share of the sum that passes through each output at a frame; returns the sum."""
     outputs, lanes = alpha.shape[1:]
     blanks, total = np.float32(0.0), np.float32(0.0)
     for b in range(outputs):
@@ -82,13 +83,18 @@ def _shares(alpha: Any, beta: Any, shares: Any) -> None:
     factor = np.float32(1.0) / (total + blanks)
     for b in range(outputs):
         shares[b] *= factor
+    return total + blanks
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, error_model="numpy", cache=True)
 def denominator(
     probs_TV: Any, next_VVL: Any, before_VVL: Any, again_VL: Any, end_VL: Any, occupancy_TV: Any
-) -> float:
-    """ln Σ_l P(l) p(l | x); fills occupancy_TV with the share of each output at each frame.
+) -> tuple[float, bool]:
+    """(ln Σ_l P(l) p(l | x), whether single precision sufficed).
+
+    Fills occupancy_TV with the share of each output at each frame. Paths that are next to impossible at one
+    time, so that they become zero, may be all that is left at another. Then the sums over the states of
+    different frames, which should all be the value, differ; neither result is to be used.
 
     Args:
         next_VVL, before_VVL: P(c | a, b) at [b, a, c] and at [b, c, a].
@@ -100,17 +106,21 @@ def denominator(
     alpha[0] = 0.0
     alpha[0, 1, 0, 0] = 1.0
     given, moved = np.zeros(lanes, np.float32), np.zeros(lanes, np.float32)
-    log_total = 0.0
+    ln_before = np.zeros(frames + 1)  # of what alpha was divided by so far
     for t in range(frames):
         total = _forward_step(alpha[t + 1], alpha[t], probs_TV[t], next_VVL, again_VL, given, moved)
-        log_total += math.log(total)
+        ln_before[t + 1] = ln_before[t] + np.log(np.float64(total))
     beta, spare = np.empty((2, outputs, lanes), np.float32), np.empty((2, outputs, lanes), np.float32)
     beta[0], beta[1] = end_VL, end_VL
-    at_end = np.sum(end_VL * (alpha[frames, 0] + alpha[frames, 1]))
+    value = ln_before[frames] + np.log(np.float64(np.sum(end_VL * (alpha[frames, 0] + alpha[frames, 1]))))
+    ln_after = 0.0
     given[:] = 0.0
     for t in range(frames, 0, -1):
-        _shares(alpha[t], beta, occupancy_TV[t - 1])
+        here = np.log(np.float64(_shares(alpha[t], beta, occupancy_TV[t - 1])))
+        if not abs(ln_before[t] + here + ln_after - value) < _APART:
+            return value, False
         if t > 1:
-            _backward_step(spare, beta, probs_TV[t - 1], before_VVL, again_VL, given, moved)
+            largest = _backward_step(spare, beta, probs_TV[t - 1], before_VVL, again_VL, given, moved)
+            ln_after += np.log(np.float64(largest))
             beta, spare = spare, beta
-    return log_total + math.log(at_end)
+    return value, True
