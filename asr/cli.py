@@ -122,7 +122,8 @@ def transcribe(
         ),
     ] = "txt",
     word_timestamps: Annotated[
-        bool, typer.Option("--word_timestamps", "--word-timestamps", help="Times of words in srt, vtt, json.")
+        bool,
+        typer.Option("--word_timestamps", "--word-timestamps", help="Times of words: srt, vtt, json, jsonl."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is there.")] = False,
     stream: Annotated[

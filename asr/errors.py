@@ -21,6 +21,7 @@ without a traceback; `--debug` shows the traceback.
 """
 
 from collections.abc import Iterable
+from importlib import metadata
 
 
 class AsrError(Exception):
@@ -81,6 +82,19 @@ class TrainingError(AsrError):
 
 class ServingError(AsrError):
     """A request that the service must refuse."""
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs the packages of one of this project's extras, by their own names.
+
+    `pip install 'asr[extra]'` could bring an unrelated project, which has this name in the registry.
+    """
+    try:
+        required = metadata.requires("asr") or []
+    except metadata.PackageNotFoundError:  # run from its sources
+        required = []
+    packages = [r.split(";")[0].strip() for r in required if f"extra == '{extra}'" in r.replace('"', "'")]
+    return " ".join(["pip install", *(f"'{p}'" for p in packages or [f".[{extra}]"])])
 
 
 def check_demands(demands: Iterable[tuple[bool, str]]) -> None:

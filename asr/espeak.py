@@ -14,7 +14,7 @@ from types import TracebackType
 
 import numpy as np
 
-from asr.errors import CorpusError, TextError
+from asr.errors import CorpusError, TextError, how_to_install
 
 _RETRIEVAL, _SYNCHRONOUS = 1, 2
 _DO_NOT_EXIT = 0x8000
@@ -54,7 +54,7 @@ class Espeak:
             import espeakng_loader
         except ImportError as error:
             raise CorpusError(
-                "espeak-ng, which speaks and pronounces, is not installed: pip install 'asr[synth]'"
+                f"espeak-ng, which speaks and pronounces, is not installed: {how_to_install('synth')}"
             ) from error
         self._path = espeakng_loader.get_library_path()
         self._data = Path(espeakng_loader.get_data_path())

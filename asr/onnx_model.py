@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from asr import bundle, ensemble
 from asr.encoder import Encoder
-from asr.errors import AlphabetError, BundleError, ConfigError
+from asr.errors import AlphabetError, BundleError, ConfigError, how_to_install
 from asr.features import Features
 from asr.files import whole_file
 from asr.pipeline import stretches
@@ -85,7 +85,7 @@ def write(model: Model, file: Path) -> None:
     try:
         import onnx
     except ImportError as error:
-        raise ConfigError("writing ONNX needs the package onnx: pip install 'asr[export]'") from error
+        raise ConfigError(f"writing ONNX needs the package onnx: {how_to_install('export')}") from error
     streams = not obstacles(model.features, model.encoder)
     module = (Stream if streams else Whole)(model.features, model.encoder).eval()
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +170,9 @@ def _session(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ConfigError("running ONNX needs the package onnxruntime: pip install 'asr[export]'") from error
+        raise ConfigError(
+            f"running ONNX needs the package onnxruntime: {how_to_install('export')}"
+        ) from error
     if not file.is_file():
         raise BundleError(f"{file}: no model there; asr export writes one")
     options = onnxruntime.SessionOptions()

@@ -13,7 +13,7 @@ from asr.errors import ConfigError
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Lm = Annotated[str | None, typer.Option(help="ARPA language model in place of the bundle's.")]
+Lm = Annotated[str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM.")]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from asr import audio
-from asr.errors import ConfigError
+from asr.errors import ConfigError, how_to_install
 
 VoiceDetector = Literal["energy", "silero"]
 SHORTEST_PAUSE_S = 0.25
@@ -113,7 +113,7 @@ class Silero:
                 self._model = silero_vad.load_silero_vad(sequence=True)
         except ImportError as error:
             raise ConfigError(
-                f"{error.name} is not installed; silero needs: pip install 'asr[vad]'"
+                f"{error.name} is not installed; silero needs: {how_to_install('vad')}"
             ) from error
         finally:
             torch.set_num_threads(threads)  # importing it sets one thread for the whole program

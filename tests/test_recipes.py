@@ -130,7 +130,7 @@ def asr(monkeypatch, capsys, tmp_path):
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_recipe_goes_from_the_original_layout_to_scores(asr, tmp_path, name):
     make, measured, order = CORPORA[name]
-    asr("run", name, f"data.root={make(tmp_path / 'corpus')}", *TINY)
+    said = asr("run", name, f"data.root={make(tmp_path / 'corpus')}", *TINY)
     folder = tmp_path / "exp" / name
     results = json.loads((folder / "results.json").read_text())["splits"]
     assert {split: r["sentences"] for split, r in results.items()} == measured
@@ -140,6 +140,8 @@ def test_a_recipe_goes_from_the_original_layout_to_scores(asr, tmp_path, name):
     assert (folder / "tuning.png").is_file() == bool(trials)
     for split in measured:
         assert (folder / ("report.html" if split == "test" else f"report-{split}.html")).is_file()
+    announced = re.findall(r"^(?:model|curves|report) +(\S.*)$", said, re.MULTILINE)
+    assert len(announced) == 3 and all(Path(path).exists() for path in announced)
 
 
 def test_a_streaming_recipe_gives_a_model_that_streams(asr, tmp_path):

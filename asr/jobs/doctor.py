@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from asr import __version__
-from asr.errors import TrainingError
+from asr.errors import TrainingError, how_to_install
 from asr.jobs.console import output
 from asr.training.doctor import diagnose
 from asr.training.history import FILE, read
@@ -168,7 +168,7 @@ def _packages() -> Iterator[Check]:
 def _extras() -> Iterator[Check]:
     for extra, modules in EXTRAS.items():
         lacking = [m for m in modules if not _exists(m)]
-        detail = f"lacks {', '.join(lacking)}: pip install 'asr[{extra}]'" if lacking else "installed"
+        detail = f"lacks {', '.join(lacking)}: {how_to_install(extra)}" if lacking else "installed"
         yield Check(f"extra {extra}", "missing" if lacking else "good", detail)
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from asr import audio
-from asr.errors import AudioError, ConfigError
+from asr.errors import AudioError, ConfigError, how_to_install
 from asr.jobs.console import say, warn
 from asr.jobs.formats import as_dict, news
 from asr.recognizer import Recognizer
@@ -152,7 +152,7 @@ def microphone() -> tuple[int, Iterator[np.ndarray]]:
         import sounddevice
     except ImportError as error:
         raise ConfigError(
-            "the microphone needs the package sounddevice: pip install 'asr[microphone]'"
+            f"the microphone needs the package sounddevice: {how_to_install('microphone')}"
         ) from error
     except OSError as error:
         raise ConfigError(

@@ -27,7 +27,7 @@ RESULTS = "results.json"
 
 
 def run(recipe: Recipe) -> Path:
-    """The experiment folder, with the bundle, `results.json`, `report.html` and `curves.png` in it."""
+    """The experiment folder, with the bundle, `results.json`, a report and `curves.png` in it."""
     prepared = prepare(recipe)
     bundle = train_all(recipe, prepared)
     folder = Path(recipe.exp)
@@ -44,7 +44,8 @@ def run(recipe: Recipe) -> Path:
             with whole_file(folder / RESULTS) as file:
                 file.write(json.dumps({"bundle": stamp, "splits": results}, indent=2) + "\n")
     _print(results, recipe.name)
-    say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {folder / 'report.html'}")
+    page = _report(folder, "test" if "test" in results else next(iter(results)))
+    say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {page}")
     return folder
 
 
@@ -103,11 +104,15 @@ def _known_results(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
 def _evaluate(prepared: Prepared, split: str, model: Recognizer, folder: Path) -> dict[str, Any]:
     done = evaluate(model, prepared.open(split).utterances)
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
-    page = folder / ("report.html" if split == "test" else f"report-{split}.html")
+    page = _report(folder, split)
     audio = {u.id: u.audio_filepath for u in done.utterances}
     lines = history.read(folder / history.FILE)
     scoring.write_report(done.score, page, title=f"{folder.name}: {split}", audio=audio, history=lines)
     return to_json(done)
+
+
+def _report(folder: Path, split: str) -> Path:
+    return folder / ("report.html" if split == "test" else f"report-{split}.html")
 
 
 def _print(results: dict[str, dict[str, Any]], name: str) -> None:

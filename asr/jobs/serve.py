@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.errors import ConfigError
+from asr.errors import ConfigError, how_to_install
 from asr.jobs.console import say, warn
 from asr.recognizer import FILE, Recognizer
 
@@ -50,7 +50,7 @@ def serve(
         from asr.serving.service import ServingConfig, create_app
     except ImportError as error:
         raise ConfigError(
-            f"{error.name} is not installed; the service needs: pip install 'asr[serve]'"
+            f"{error.name} is not installed; the service needs: {how_to_install('serve')}"
         ) from error
     if not token and not _is_loopback(host):
         warn(f"{host} is open to other machines, and no --token is asked for")
