@@ -98,6 +98,30 @@ def test_neither_threads_nor_the_batch_change_anything_and_confidences_are_there
     assert all(h.word_confidences is not None for h in alone if h.tokens)
 
 
+def test_an_utterance_that_ends_within_a_word_keeps_the_words_before():
+    alphabet, said = asr.Alphabet([" ", "a", "b", "c", "d"]), "ab cd ab c"
+    probs_TV = torch.full((len(said), 5 + 1), 0.001)
+    for t, symbol in enumerate(said):
+        probs_TV[t, alphabet.encode(symbol)[0]] = 1.0
+    log_probs_TV = (probs_TV / probs_TV.sum(1, keepdim=True)).log()[:, :-1].log_softmax(1)
+    settings = {"lexicon": ["ab", "cd"], "beam_width": 1}
+    single = BeamDecoder(alphabet, **settings).decode(log_probs_TV[None], [len(said)])[0]
+    several = BeamDecoder(alphabet, **settings).decode(log_probs_TV[None], [len(said)], n_best=5)[0]
+    rescoring = Rescoring(OPINION, 4, 0.5)
+    rescored = BeamDecoder(alphabet, rescoring=rescoring, **settings).decode(log_probs_TV[None], [len(said)])[
+        0
+    ]
+    assert single.text(alphabet).startswith("ab cd ab")
+    assert several[0].text(alphabet) == rescored.text(alphabet) == single.text(alphabet)
+
+
+def test_a_model_without_an_lstm_cannot_be_asked_to_rescore(model):
+    heard = model.log_probs([spoken("ab", seed=1)])
+    model.rescorer = None
+    with pytest.raises(DecodingError, match="has no LSTM to judge hypotheses"):
+        model.decode(*heard, rescore=8)
+
+
 @pytest.mark.parametrize(("count", "share"), [(1, 0.5), (4, -0.1), (4, 1.1), (4, math.nan)])
 def test_settings_that_make_no_sense_are_refused(count, share):
     with pytest.raises(DecodingError, match="rescore"):

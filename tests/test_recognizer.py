@@ -185,6 +185,12 @@ def test_a_model_of_phones_writes_words_and_travels_with_its_lexicon(tmp_path):
         [found] = again.decode(log_probs_BTV, lengths_B, decoder=decoder)
         assert found.text(alphabet) == text
         assert [w.text for w in found.words(alphabet)] == text.split()
+    again.lm, again.decoder.lexicon = train(["be", "bee be"] * 3, order=2), True
+    texts = [
+        again.decode(log_probs_BTV, lengths_B, decoder="beam", hotwords=hot)[0].text(alphabet)
+        for hot in ((), ("dab",))
+    ]
+    assert "dab" not in texts[0] and texts[1] == "dab be"
     with pytest.raises(DecodingError, match="takes alphabets of characters"):
         again.decode(log_probs_BTV, lengths_B, decoder="pyctcdecode")
 

@@ -132,6 +132,14 @@ def test_the_share_of_a_rescorer_is_searched(hazy_model, utterances, capsys):
     assert len(tuning.to_json()["rescore_shares"]) == len(tuning.rescore_shares)
 
 
+def test_what_counts_against_greedy_decoding_is_the_rescored_beam():
+    references = ["a b c d"] * 4
+    good, bad = (asr.score(references, [h] * 4) for h in ("a b c d", "x y z d"))
+    tuning = jobs.Tuning([], 0.5, widths={8: bad}, rescore_shares={0.0: bad, 0.5: good})
+    assert tuning.beam_wer == 0.0
+    assert jobs.Tuning([], 0.5, widths={8: bad, 16: bad}).beam_wer == 0.75
+
+
 def test_a_rescorer_that_does_not_help_is_left_out_and_this_is_said(hazy_model, utterances, capsys):
     hazy_model.rescorer = Knowing(-1)
     jobs.tune(hazy_model, utterances)

@@ -34,7 +34,7 @@ class Labellings(NamedTuple):
 
     def each(self) -> list[np.ndarray]:
         """The outputs of each."""
-        return np.split(self.tokens, self.ends[:-1])
+        return np.split(self.tokens, self.ends[:-1]) if len(self.ends) else []
 
 
 @njit(nogil=True, cache=True)

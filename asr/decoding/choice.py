@@ -97,7 +97,8 @@ def choose(
         alphabet, config, lm, style, rescorer: of the bundle.
 
     Raises:
-        DecodingError: greedy is requested together with settings; it has none.
+        DecodingError: greedy is requested together with settings; it has none. Or rescoring is, and there is
+            no rescorer.
 
     >>> choose(None, {"hotwords": ["Zürich!"]}, Alphabet(["z"]), DecoderConfig(name="greedy"), None, style="basic").name
     'beam'
@@ -107,6 +108,11 @@ def choose(
     if asked == "greedy" and for_beam:
         raise DecodingError(
             f"decoder=greedy has no {', '.join(for_beam)}: take decoder=beam, or leave that out"
+        )
+    if settings.get("rescore") and rescorer is None:
+        raise DecodingError(
+            "rescore: the model has no LSTM to judge hypotheses (one that streams, or that is given another "
+            "language model, never has); `asr lm train --recurrent` and `asr tune --rescorer` add one"
         )
     name = asked or ("beam" if for_beam and config.name == "greedy" else config.name)
     return Choice(name, alphabet, config, lm, settings, rescorer)
@@ -137,9 +143,9 @@ class Chooser:
         if key == kept_key and choice.name == "beam":
             made = made.reweighed(**weights)
         else:
-            words = (word for phrase in others.get("hotwords", ()) for word in phrase.split())
+            words = [word for phrase in others.get("hotwords", ()) for word in phrase.split()]
             alphabet = choice.alphabet.with_words(words)
-            if choice.name == "beam" and (lexicon := _lexicon(alphabet, choice.config, others["lm"])):
+            if choice.name == "beam" and (lexicon := _lexicon(alphabet, choice.config, others["lm"], words)):
                 others.setdefault("lexicon", lexicon)
             make = decoding.BeamDecoder if choice.name == "beam" else decoding.PyctcDecoder
             _check_names(weights | others, make, choice.name)
@@ -189,13 +195,17 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _lexicon(
-    alphabet: Alphabet, config: DecoderConfig, lm: "NGramModel | None"
+    alphabet: Alphabet, config: DecoderConfig, lm: "NGramModel | None", hotwords: Iterable[str]
 ) -> Iterable[str] | Mapping[str, Sequence[Sequence[str]]] | None:
-    """The words that may be written, with pronunciations if the alphabet has phones; None allows any."""
+    """The words that may be written, with pronunciations if the alphabet has phones; None allows any.
+
+    Args:
+        hotwords: single words, which may be written too.
+    """
     words = lm.known_words if lm is not None else None
     if alphabet.lexicon is None:
         return words if config.lexicon else None
     known = alphabet.lexicon.words
     if words is None or not config.lexicon:
         return known
-    return {word: known[word] for word in words if word in known}
+    return {word: known[word] for word in (*words, *hotwords) if word in known}

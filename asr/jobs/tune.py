@@ -79,6 +79,12 @@ class Tuning:
 
         return min(self.trials, key=order)
 
+    @property
+    def beam_wer(self) -> float:
+        """WER of the beam at the chosen width, rescored if that helps."""
+        chosen = self.widths[smallest_within_noise(self.widths)]
+        return min(score.wer for score in (chosen, *self.rescore_shares.values()))
+
     def to_json(self) -> dict[str, Any]:
         """The error rates of everything that was tried, as plain values."""
         return {
@@ -123,8 +129,7 @@ def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequen
         _search_rescore_share(emissions, tuning, model.rescorer)
     if hotwords:
         _search_hotword_weight(emissions, tuning, hotwords)
-    beam_wer = tuning.widths[model.decoder.beam_width].wer
-    model.decoder.name = "beam" if beam_wer <= tuning.greedy_wer else "greedy"
+    model.decoder.name = "beam" if tuning.beam_wer <= tuning.greedy_wer else "greedy"
     return tuning
 
 
@@ -301,7 +306,7 @@ def tell(tuning: Tuning) -> None:
     weights = f"α = {best.alpha:g}, β = {best.beta:g}, the prior to the power of {best.prior_weight:g}"
     beam_wer = tuning.widths[width].wer
     say(f"greedy {tuning.greedy_wer:.2%}, beam of {width} {beam_wer:.2%} with {weights}")
-    if beam_wer > tuning.greedy_wer:
+    if tuning.beam_wer > tuning.greedy_wer:
         say("so the model decodes greedily")
     say("by width: " + ", ".join(f"{w} {score.wer:.2%}" for w, score in tuning.widths.items()))
     if tuning.rescore_shares:
