@@ -100,17 +100,14 @@ def test_neither_threads_nor_the_batch_change_anything_and_confidences_are_there
 
 def test_an_utterance_that_ends_within_a_word_keeps_the_words_before():
     alphabet, said = asr.Alphabet([" ", "a", "b", "c", "d"]), "ab cd ab c"
-    probs_TV = torch.full((len(said), 5 + 1), 0.001)
+    sharp_TV = torch.full((len(said), alphabet.size), -7.0)
     for t, symbol in enumerate(said):
-        probs_TV[t, alphabet.encode(symbol)[0]] = 1.0
-    log_probs_TV = (probs_TV / probs_TV.sum(1, keepdim=True)).log()[:, :-1].log_softmax(1)
+        sharp_TV[t, alphabet.symbols.index(symbol) + 1] = 0.0
+    given = sharp_TV.log_softmax(1)[None], [len(said)]
     settings = {"lexicon": ["ab", "cd"], "beam_width": 1}
-    single = BeamDecoder(alphabet, **settings).decode(log_probs_TV[None], [len(said)])[0]
-    several = BeamDecoder(alphabet, **settings).decode(log_probs_TV[None], [len(said)], n_best=5)[0]
-    rescoring = Rescoring(OPINION, 4, 0.5)
-    rescored = BeamDecoder(alphabet, rescoring=rescoring, **settings).decode(log_probs_TV[None], [len(said)])[
-        0
-    ]
+    [single] = BeamDecoder(alphabet, **settings).decode(*given)
+    [several] = BeamDecoder(alphabet, **settings).decode(*given, n_best=5)
+    [rescored] = BeamDecoder(alphabet, rescoring=Rescoring(OPINION, 4, 0.5), **settings).decode(*given)
     assert single.text(alphabet).startswith("ab cd ab")
     assert several[0].text(alphabet) == rescored.text(alphabet) == single.text(alphabet)
 
