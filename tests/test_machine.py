@@ -1,14 +1,18 @@
 """What is compiled for the processor's own instructions against plain arithmetic."""
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numba.core.caching import FunctionCache
 from torch import Tensor
 
-from asr.machine import products, rows, tiles, vectors
+from asr.machine import compilation, instructions, products, rows, tiles, vectors
 from asr.machine.instructions import has
 
 WAYS = {
@@ -68,13 +72,45 @@ def test_a_row_is_multiplied_by_a_matrix_of_any_number_of_vectors(columns):
 def test_numba_is_asked_which_instructions_it_compiles(monkeypatch):
     for name in ("CPU_NAME", "CPU_FEATURES"):
         monkeypatch.setattr(f"numba.config.{name}", None)
-    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: {"this": True, "that": False})
+    monkeypatch.setattr(instructions, "get_host_cpu_features", lambda: "+this,-that")
     assert has("this") and not has("that") and not has("other")
     monkeypatch.setattr("numba.config.CPU_FEATURES", "+that,-this")
     assert has("that") and not has("this")
     monkeypatch.setattr("numba.config.CPU_FEATURES", None)
     monkeypatch.setattr("numba.config.CPU_NAME", "generic")
     assert not has("this")
+
+
+def compiled_anew(folder: Path) -> Any:
+    """A function of a file that is compiled by `kernel`, as a new process would load it."""
+    (folder / "loops.py").write_text(
+        "from asr.machine.compilation import kernel\n\n@kernel()\ndef double(x):\n    return 2 * x\n"
+    )
+    spec = importlib.util.spec_from_file_location("loops", folder / "loops.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.double(2.5) == 5.0
+    return module.double
+
+
+def test_compiled_loops_are_kept_until_any_compiled_code_of_the_package_changes(tmp_path, monkeypatch):
+    assert not compiled_anew(tmp_path).stats.cache_hits
+    assert compiled_anew(tmp_path).stats.cache_hits
+    monkeypatch.setattr(compilation, "_sources", lambda: "others")
+    assert not compiled_anew(tmp_path).stats.cache_hits
+    assert compiled_anew(tmp_path).stats.cache_hits
+
+
+@pytest.mark.parametrize(
+    ("method", "error"),
+    [("__init__", RuntimeError("no locator available")), ("save_overload", OSError(28, "No space left"))],
+)
+def test_where_nothing_can_be_kept_loops_are_compiled_all_the_same(tmp_path, monkeypatch, method, error):
+    def fail(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr(FunctionCache, method, fail)
+    assert not compiled_anew(tmp_path).stats.cache_hits
 
 
 def test_memory_that_was_freed_is_not_cleared_again() -> None:

@@ -13,6 +13,17 @@ def inside(*lengths: int, size: int) -> Tensor:
     return (torch.arange(size) < torch.tensor(lengths)[:, None])[..., None]
 
 
+def test_a_batch_that_is_not_finite_leaves_the_running_moments_alone():
+    norm = MaskedBatchNorm(2)
+    x_BTF = torch.randn(2, 5, 2)
+    norm(x_BTF, None)
+    before = norm.running_mean.clone(), norm.running_var.clone()
+    x_BTF[0, 0, 1] = torch.nan
+    norm(x_BTF, None)
+    for running_F, old_F in zip((norm.running_mean, norm.running_var), before, strict=True):
+        assert running_F[1] == old_F[1] and running_F[0] != old_F[0]
+
+
 @pytest.mark.parametrize("width", [1, 7, 40])
 def test_the_compiled_normalisation_and_its_gradients_are_those_of_torchs_operations(width):
     torch.manual_seed(width)

@@ -24,8 +24,8 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 
 from asr.ctc.lattice import at_least_float32, check_batch
-from asr.ctc.loss import in_threads
 from asr.errors import CtcError
+from asr.machine.threads import in_threads
 
 
 def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from asr.machine.compilation import kernel
 from asr.machine.rows import multiply_row
 
 _FAST: Any = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract", "nsz"}}
@@ -86,7 +87,7 @@ def _shares(alpha: Any, beta: Any, shares: Any) -> Any:
     return total + blanks
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def denominator(
     probs_TV: Any, next_VVL: Any, before_VVL: Any, again_VL: Any, end_VL: Any, occupancy_TV: Any
 ) -> tuple[float, bool]:

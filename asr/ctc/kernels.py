@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from asr.machine.compilation import kernel
 from asr.machine.instructions import reinterpretation
 
 POINT = 40  # binary digits after the point
@@ -245,7 +246,7 @@ def _use(labels_S: Row, columns: Row, outputs: int) -> tuple[Row, Row, int]:
     return slots, closed, count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def utterance(log_probs_TV: Any, labels_S: Row, columns: Row, gamma_TD: Any) -> float:
     """−ln p(labels); fills `columns` with the outputs in use and gamma_TD with the occupancy of each.
 
@@ -276,7 +277,7 @@ def utterance(log_probs_TV: Any, labels_S: Row, columns: Row, gamma_TD: Any) -> 
     return -(math.log(_over(total, e)) + (e >> POINT) * LN_2)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def spread(out_TV: Any, gamma_TD: Any, columns: Row, weight: float) -> None:
     """out += weight · γ, each column of γ at its output. Unused columns hold zeros, wherever they point."""
     for t in range(gamma_TD.shape[0]):
@@ -284,7 +285,7 @@ def spread(out_TV: Any, gamma_TD: Any, columns: Row, weight: float) -> None:
             out_TV[t, columns[d]] += weight * gamma_TD[t, d]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def path_occupancy(log_probs_TV: Any, labels_S: Row, path_T: Row) -> Any:
     """γ_t(state of the path at t), (T,): the share of all paths that are at frame t where this path is.
 

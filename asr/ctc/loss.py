@@ -6,7 +6,6 @@ operations of asr/ctc/lattice.py. All three give the same numbers: +∞ and a ze
 cannot fit, which the caller counts.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from asr.ctc.lattice import INFINITY, at_least_float32, check_batch, forward_backward
+from asr.machine.threads import in_threads
 
 
 def ctc_loss(
@@ -152,15 +152,3 @@ def _spread(
         spread(grad[i, : frames[i]], gamma[i, : frames[i]], columns[i], weights[i])
 
     in_threads(one, len(weights))
-
-
-def in_threads(work: Any, count: int) -> list[Any]:
-    """work(0) … work(count − 1) over as many threads as torch may use; kernels release the interpreter lock.
-
-    The threads live for one call: a pool that outlives it would not survive a fork.
-    """
-    threads = min(torch.get_num_threads(), count)
-    if threads < 2:
-        return [work(i) for i in range(count)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, range(count)))

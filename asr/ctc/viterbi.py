@@ -3,10 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from asr.machine.compilation import kernel
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def best_path(log_probs_TV: Any, labels_S: Any) -> tuple[float, Any]:
     """ln p of the most probable path that spells the labels, and its state 0 … 2S at each frame.
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from asr.decoding.alternatives import Labellings, hashed
 from asr.decoding.tables import Tables
+from asr.machine.compilation import kernel
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def spelled(labellings: Labellings, tables: Tables) -> tuple[Any, Any]:
     """(word numbers of all labellings, equal for words that are spelled alike; where each labelling ends)."""
     numbers, ends = [np.int64(0)][:0], np.empty(len(labellings.ends), np.int64)
@@ -30,7 +30,7 @@ def spelled(labellings: Labellings, tables: Tables) -> tuple[Any, Any]:
     return np.array(numbers, np.int64), ends
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def shares(words: Any, drawn: Any, ends: Any) -> Any:
     """(words,) the share of sampled labellings that agree with each word of a labelling.
 
@@ -49,7 +49,7 @@ def shares(words: Any, drawn: Any, ends: Any) -> Any:
     return counts / (len(ends) + 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _count_equal(words: Any, others: Any, counts: Any) -> None:
     """Add one to the count of each word that equals its counterpart in a minimum edit alignment."""
     last, other_last = len(words), len(others)

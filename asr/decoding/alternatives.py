@@ -13,10 +13,10 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from asr.decoding.outcome import trace
 from asr.decoding.prefixes import ALTERNATIVES, NODES, Beam
+from asr.machine.compilation import kernel
 
 _SWEEPS = 4
 
@@ -37,7 +37,7 @@ class Labellings(NamedTuple):
         return np.split(self.tokens, self.ends[:-1]) if len(self.ends) else []
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     """At most `count` labellings, approximately the most probable ones, best first.
 
@@ -82,7 +82,7 @@ def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     return Labellings(np.array(tokens, np.int64), np.array(ends, np.int64))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
     """The latest alternative of a node whose number is below `number`, or −1."""
     at = np.int64(tree[node].alternative)
@@ -91,7 +91,7 @@ def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
     return at
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
     """Append the outputs of a way, its prefix and then its borrowed tail; returns the prefix's length."""
     node, other, behind, _ = ways[way]
@@ -108,14 +108,14 @@ def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
     return len(prefix)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def hashed(key: int, part: int) -> int:
     """The hash of a sequence: `part` is its last element, `key` the hash of all before."""
     key = (key ^ (part + 1)) * 0x2545F4914F6CDD1D
     return key ^ (key >> 29)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     """`count` labellings sampled in proportion to their probability; none if no prefix may be written.
 
@@ -151,7 +151,7 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     return Labellings(np.array(tokens, np.int64), ends)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _masses(beam: Beam, tree: Any) -> Any:
     """(nodes,) ln of the factor by which each prefix would have more mass if nothing had been dropped.
 

@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from asr.machine.compilation import kernel
 
 FORGET = 1e-40  # lattice states below this fraction of the frame's highest mass are pruned
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def best_path(y_TV: Any) -> Any:
     """The labelling of the most probable path."""
     tokens, count, before = np.empty(y_TV.shape[0], np.int64), 0, 0
@@ -24,7 +25,7 @@ def best_path(y_TV: Any) -> Any:
     return tokens[:count]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def locate(y_TV: Any, tokens: Any, spans: Any, peaks: Any) -> float:
     """ln p(tokens) over all paths; fills spans (S, 2) and peaks (S,) from the best path.
 

@@ -8,16 +8,16 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from asr.decoding.prefixes import ENTRIES, FRAMES, Beam
 from asr.decoding.tables import OUTSIDE, ROOT, Tables
 from asr.decoding.words import close_word, say_word, spell_on, trie_child
 from asr.lm.automaton import advance
+from asr.machine.compilation import kernel
 from asr.machine.instructions import count_bits
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
     """(entries,) ln score of each prefix of the beam as a whole utterance, its last word closed."""
     scores = np.empty(beam.counts[ENTRIES])
@@ -32,7 +32,7 @@ def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
     return scores
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def trace(tree: Any, node: int) -> Any:
     """The outputs of a prefix."""
     length, at = 0, node
@@ -47,7 +47,7 @@ def trace(tree: Any, node: int) -> Any:
     return tokens
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def shared_node(beam: Beam, tree: Any) -> int:
     """The longest common prefix of the beam, as a node; a node's number is above its parent's."""
     node = beam.entries[0].node
@@ -61,7 +61,7 @@ def shared_node(beam: Beam, tree: Any) -> int:
     return node
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
     """(entry of each word, log10 P of the words, all other weights in nats) of a labelling as an utterance.
 
@@ -74,7 +74,7 @@ def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
     return entries, log10_p, other + cost
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
     """(trie node at the end of each word, ln of the per-digit penalties of words outside the trie)."""
     nodes, count, node, cost = np.empty(len(tokens) + 1, np.int64), 0, ROOT, 0.0
@@ -93,7 +93,7 @@ def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
     return nodes[:count], cost
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _choose(nodes: Any, tables: Tables) -> Any:
     """The entry of each word, the best one where several are spelled alike; −1 for a word without one.
 
@@ -121,7 +121,7 @@ def _choose(nodes: Any, tables: Tables) -> Any:
     return entries
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
     """(trail, ways): the best way to write the words for each state in which they can end.
 
@@ -151,7 +151,7 @@ def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
     return trail, now
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def certain_words(tokens: Any, tables: Tables) -> int:
     """How many of the first words will be written as they are now; the tokens must end with a whole word.
 
@@ -170,7 +170,7 @@ def certain_words(tokens: Any, tables: Tables) -> int:
     return count
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
     """The tokens of the whole words that every prefix of the beam will begin with, whatever follows.
 
@@ -195,7 +195,7 @@ def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
     return tokens[: shared if is_whole and needed <= beam.counts[FRAMES] else last]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
     """The outputs of a prefix, and those that must follow for it to end with a word of the trie."""
     tokens, at, more = trace(tree, node), tree[node].word_node, [0][:0]
@@ -207,7 +207,7 @@ def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
     return np.concatenate((tokens, np.array(more, np.int64)))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _weigh(entries: Any, tables: Tables) -> tuple[float, float]:
     """(log10 P of the words, all other weights in nats except per-digit penalties) of an utterance."""
     log10_p, other, history, hot = 0.0, 0.0, tables.start_state, 0

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from asr.machine.compilation import kernel
+
 # Beam.counts
 ENTRIES, NODES, EXTENSIONS, FRAMES, BEST, QUIET, ALTERNATIVES = range(7)
 TINY = 1e-100
@@ -12,7 +14,7 @@ TINY = 1e-100
 # No reference counting: for the arrays of a tuple in every call it would cost more than the search. Functions
 # compiled with these options must therefore not create arrays.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
-compiled = njit(cache=True, **_OPTIONS)
+compiled = kernel(**_OPTIONS)
 inlined = njit(forceinline=True, **_OPTIONS)
 
 NODE = np.dtype(

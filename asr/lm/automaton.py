@@ -7,10 +7,10 @@ most three quarters are taken, so that a chain of probes is short.
 A module of its own because it needs numba, which the rest of `asr.lm` does not.
 """
 
-import numba
 import numpy as np
 
 from asr.lm.ngram import NGramArrays
+from asr.machine.compilation import kernel
 from asr.machine.instructions import prefetch
 
 SLOT = np.dtype([("key", np.int64), ("log10_prob", np.float32), ("state", np.int32)])
@@ -22,13 +22,13 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ / golden ratio: multiplying b
 _HIGH = np.uint64(32)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _home(key: int, slots: int) -> int:
     """The slot where the search for a key begins; `slots` is a power of two."""
     return int(np.int64((np.uint64(key) * _GOLDEN) >> _HIGH)) & (slots - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def advance(arrays: NGramArrays, state: int, word: int) -> tuple[int, float]:
     """(state after `word`, log10 P(word | state)); words and states as in `NGramModel`."""
     slots, log10_prob = arrays.slots, 0.0
@@ -44,7 +44,7 @@ def advance(arrays: NGramArrays, state: int, word: int) -> tuple[int, float]:
     return int(arrays.words[word].state), log10_prob + arrays.words[word].log10_prob
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def foresee(arrays: NGramArrays, state: int, word: int) -> None:
     """Prefetch the slots that `advance` will read: the table is large, and memory slow."""
     while state != 0:
@@ -52,7 +52,7 @@ def foresee(arrays: NGramArrays, state: int, word: int) -> None:
         state = arrays.contexts[state].suffix
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def score_sentences(
     arrays: NGramArrays, words: np.ndarray, lengths: np.ndarray, start_state: int
 ) -> np.ndarray:
@@ -67,7 +67,7 @@ def score_sentences(
     return scores
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def trigrams(arrays: NGramArrays, start_state: int, end: int, words: np.ndarray) -> np.ndarray:
     """log10 P(c | a, b) for all words, float32; −1 stands for <s> as a or b, for </s> as c."""
     found = np.empty((len(words), len(words), len(words)), np.float32)
@@ -80,7 +80,7 @@ def trigrams(arrays: NGramArrays, start_state: int, end: int, words: np.ndarray)
     return found
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel()
 def _fill(slots: np.ndarray, keys: np.ndarray, log10_probs: np.ndarray, states: np.ndarray) -> None:
     for i in range(len(keys)):
         at = _home(keys[i], len(slots))

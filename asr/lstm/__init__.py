@@ -14,13 +14,14 @@ input, forget, cell, output. `asr.lab.recurrence` has the same equations to read
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
+
+from asr.machine.threads import in_threads
 
 
 def outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
@@ -155,11 +156,5 @@ def _rounded(weights_GX: Tensor, width: int) -> Tensor:
 def _share_out(kernel: Callable[..., None], batch: int, panels: Any, *tensors: Tensor) -> None:
     """Run a kernel over the utterances of a batch, a share of them on each of torch's threads."""
     arrays = [t.view(torch.uint16).numpy() if t.dtype == torch.bfloat16 else t.numpy() for t in tensors]
-    threads = min(torch.get_num_threads(), batch)
-    shares = [(batch * i // threads, batch * (i + 1) // threads) for i in range(threads)]
-    if threads == 1:
-        kernel(0, batch, panels, *arrays)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [pool.submit(kernel, *share, panels, *arrays) for share in shares]:
-            done.result()
+    parts = min(torch.get_num_threads(), batch)
+    in_threads(lambda i: kernel(batch * i // parts, batch * (i + 1) // parts, panels, *arrays), parts)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 
+from asr.machine.compilation import kernel
 from asr.machine.instructions import reinterpretation
 from asr.machine.products import multiply, wide
 
@@ -73,7 +74,7 @@ def _advance(i: Bits, f: Bits, g: Bits, o: Bits, before: Floats, cells: Floats, 
         y[j] = _narrow(np.float32(wide(o[j]) * _tanh(c)))
 
 
-@njit(**_FAST, cache=True)
+@kernel(**_FAST)
 def run_forward(
     first: int, end: int, panels: Any, gates_TBG: Bits, product_BG: Floats, y_TBH: Bits, cells_TBH: Floats
 ) -> None:
@@ -123,7 +124,7 @@ def _retreat(
         carried[j] = np.float32(c_grad * fj)
 
 
-@njit(**_FAST, cache=True)
+@kernel(**_FAST)
 def run_backward(
     first: int,
     end: int,

@@ -2,21 +2,21 @@
 
 from typing import Any
 
-import llvmlite.binding
 from llvmlite import ir
-from numba import config as _config
-from numba import types
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-_settings: Any = _config
+_settings: Any = config
 
 
 def has(feature: str) -> bool:
     """Whether numba compiles for a processor with this feature, by LLVM's name for it."""
-    if _settings.CPU_FEATURES is not None:
-        return f"+{feature}" in _settings.CPU_FEATURES.split(",")
-    return _settings.CPU_NAME != "generic" and llvmlite.binding.get_host_cpu_features().get(feature, False)
+    features: str | None = _settings.CPU_FEATURES
+    if features is None:
+        features = "" if _settings.CPU_NAME == "generic" else get_host_cpu_features()
+    return f"+{feature}" in features.split(",")
 
 
 def _count_bits(_typing: Any, _x: Any) -> Any:

@@ -43,10 +43,14 @@ class MaskedBatchNorm(nn.Module):
         y_BTF, mean_F, var_F = (_compiled if x_BTF.device.type == "cpu" else _plain)(
             x_BTF, inside_BT1, count, self.weight, self.bias
         )
-        with torch.no_grad():
-            self.running_mean.lerp_(mean_F, 0.1)
-            self.running_var.lerp_(var_F * count / (count - 1).clamp(min=1), 0.1)
+        self._follow(self.running_mean, mean_F)
+        self._follow(self.running_var, var_F * count / (count - 1).clamp(min=1))
         return y_BTF
+
+    @torch.no_grad()
+    def _follow(self, running_F: Tensor, now_F: Tensor) -> None:
+        """Move a running moment towards that of the batch, unless that is not finite."""
+        running_F.lerp_(torch.where(now_F.isfinite(), now_F, running_F), 0.1)
 
 
 class Dropout(nn.Module):

@@ -6,7 +6,8 @@ N are the concatenated frames of all utterances, F the units. Sums over frames a
 from typing import Any
 
 import numpy as np
-from numba import njit
+
+from asr.machine.compilation import kernel
 
 Floats = Any  # contiguous array of float32
 Flags = Any  # contiguous array of bool
@@ -14,7 +15,7 @@ Flags = Any  # contiguous array of bool
 GOLDEN, FIRST, SECOND = np.uint32(0x9E3779B9), np.uint32(0x21F0AAAD), np.uint32(0xD35A2D97)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def moments(x_NF: Floats, inside_N: Flags, count: float) -> tuple[Floats, Floats]:
     """Mean and variance of the rows that `inside_N` marks; `count` is their number."""
     total_F, square_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
@@ -33,7 +34,7 @@ def moments(x_NF: Floats, inside_N: Flags, count: float) -> tuple[Floats, Floats
     return mean_F, (square_F / count).astype(np.float32)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def scale_rows(x_NF: Floats, factor_F: Floats, offset_F: Floats, y_NF: Floats) -> None:
     """y = x · factor + offset."""
     for n in range(len(x_NF)):
@@ -42,7 +43,7 @@ def scale_rows(x_NF: Floats, factor_F: Floats, offset_F: Floats, y_NF: Floats) -
             y_F[j] = np.float32(x_F[j] * factor_F[j] + offset_F[j])
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def gradient_sums(x_NF: Floats, grad_NF: Floats, mean_F: Floats, rate_F: Floats) -> tuple[Floats, Floats]:
     """The sums over all rows of the gradient, and of the gradient times normalised x."""
     plain_F, along_F = np.zeros(x_NF.shape[1]), np.zeros(x_NF.shape[1])
@@ -54,7 +55,7 @@ def gradient_sums(x_NF: Floats, grad_NF: Floats, mean_F: Floats, rate_F: Floats)
     return plain_F.astype(np.float32), (along_F * rate_F).astype(np.float32)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def gradient_of_rows(
     x_NF: Floats,
     grad_NF: Floats,
@@ -79,7 +80,7 @@ def gradient_of_rows(
                 x_grad_F[j] = np.float32(factor_F[j] * grad_F[j])
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
+@kernel(error_model="numpy")
 def drop(x: Floats, p: float, seed: int, kept: Floats) -> None:
     """Write x / (1 − p) to `kept`, but 0 at a share p of the positions, determined by the seed.
 
