@@ -259,7 +259,7 @@ def compare(
 
     settings: dict[str, Any] = {"style": style}
     found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, **settings)
-    names = (hypothesis_a.name, hypothesis_b.name)
+    names = jobs.tell_apart(hypothesis_a, hypothesis_b)
     jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from asr.cli import app
 from asr.errors import ScoringError
-from asr.jobs.compare import compare_files, show_comparison
+from asr.jobs.compare import compare_files, show_comparison, tell_apart
 from asr.jobs.score import score_files, show_score
 from asr.scoring import print_score, rank, ranking_table, score
 
@@ -89,6 +90,30 @@ def test_a_comparison_is_printed_with_its_tests_and_where_systems_differ(
     show_comparison(found, as_json=True)
     data = json.loads(capsys.readouterr().out)
     assert data["difference"] == -0.125 and data["differing"] == 2
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heard = files(tmp_path)[1:]
+    for folder, file in zip("ab", heard, strict=True):
+        (tmp_path / folder / "out").mkdir(parents=True)
+        file.rename(tmp_path / folder / "out" / "test.trn")
+    words = ["compare", *(str(tmp_path / name) for name in ("ref.trn", "a/out/test.trn", "b/out/test.trn"))]
+    with pytest.raises(SystemExit, match="0"):
+        app(words)
+    printed = capsys.readouterr().out
+    assert "b/out/test.trn against a/out/test.trn" in printed
+    assert "right only in a/out/test.trn: 0, only in b/out/test.trn: 1" in printed
+    assert tell_apart(Path("a.txt"), Path("x/b.txt")) == ("a.txt", "b.txt")
+    assert tell_apart(Path("a.txt"), Path("x/a.txt")) == ("a.txt", "x/a.txt")
+    assert tell_apart(Path("x/a.txt"), Path("x/a.txt")) == ("x/a.txt", "x/a.txt")
+
+
+def test_markup_in_names_of_systems_is_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    show_comparison(compare_files(*files(tmp_path)), names=("x[/b].txt", "[red]y"))
+    printed = capsys.readouterr().out
+    assert "right only in x[/b].txt: 0, only in [red]y: 1" in printed
 
 
 def test_markup_in_transcripts_is_text(capsys: pytest.CaptureFixture[str]) -> None:

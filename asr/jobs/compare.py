@@ -43,6 +43,19 @@ def compare_files(
     return compare(a, b)
 
 
+def tell_apart(one: Path, other: Path) -> tuple[str, str]:
+    """What tells two files apart: their names, with as many of their folders as it takes.
+
+    >>> tell_apart(Path("exp/a/test.txt"), Path("exp/b/test.txt"))
+    ('a/test.txt', 'b/test.txt')
+    """
+    for count in range(1, max(len(one.parts), len(other.parts))):
+        tails = [Path(*path.parts[-count:]) for path in (one, other)]
+        if tails[0] != tails[1]:
+            return str(tails[0]), str(tails[1])
+    return str(one), str(other)
+
+
 def show_comparison(
     found: Comparison, *, as_json: bool = False, differing: int = 3, names: Sequence[str] = ("A", "B")
 ) -> None:

@@ -66,7 +66,8 @@ def print_comparison(
 ) -> None:
     """Print both scores, their difference with its interval, the tests, and where they differ most."""
     c = comparison
-    table = Table(title=f"{escape(names[1])} against {escape(names[0])}", title_justify="left")
+    one, other = map(escape, names)
+    table = Table(title=f"{other} against {one}", title_justify="left")
     for column in ("", *_COUNTS, "WER", f"{CONFIDENCE:.0%} interval"):
         table.add_column(column, justify="right" if column else "left")
     for name, score in zip(names, (c.a, c.b), strict=True):
@@ -78,10 +79,8 @@ def print_comparison(
     tests.add_row("difference", f"{points}, {CONFIDENCE:.0%} interval {_points(c.difference_interval)}")
     m, n = c.matched_pairs, c.mcnemar
     tests.add_row("matched pairs", f"p = {_p(m.p)} (z = {m.z:.2f} in {m.segments} segments)")
-    tests.add_row(
-        "McNemar", f"p = {_p(n.p)} (right only in {names[0]}: {n.only_a}, only in {names[1]}: {n.only_b})"
-    )
-    told = f"[bold]{escape(names[1])} is {verdict}[/]" if c.is_significant else "[bold]not told apart[/]"
+    tests.add_row("McNemar", f"p = {_p(n.p)} (right only in {one}: {n.only_a}, only in {other}: {n.only_b})")
+    told = f"[bold]{other} is {verdict}[/]" if c.is_significant else "[bold]not told apart[/]"
     tests.add_row("verdict", f"{told} at 5 % by the matched pairs test")
     console.print(tests)
     console.print(f"{len(c.differing)} of {c.a.sentences} utterances differ")
