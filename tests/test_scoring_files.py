@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import ScoringError
-from asr.jobs.score import score_files
+from asr.jobs.score import score_files, show_score
 from asr.scoring import pairing, score
 from asr.scoring.transcripts import guess_format, parse
 
@@ -139,6 +139,19 @@ def test_what_manifests_know_comes_along(write: Write, tmp_path: Path) -> None:
     assert found.audio == {"a": tmp_path / "a.wav"}
 
 
+@pytest.mark.parametrize("duration", ["-1", "NaN", "Infinity", "1e400", "1" + "0" * 400, "true", '"2"', "[]"])
+def test_durations_that_are_none_are_left_out(write: Write, duration: str) -> None:
+    lines = [
+        '{"id": "u-1", "text": "a", "duration": ' + duration + "}",
+        '{"id": "u-2", "text": "", "duration": 0}',
+    ]
+    said = "\n".join(lines)
+    heard = '{"id": "u-1", "pred_text": "a", "duration": 3}\n{"id": "u-2", "pred_text": "a"}\n'
+    found = pairing.read(write("r.jsonl", said), write("h.jsonl", heard))
+    assert found.durations_s == [3.0, 0.0]
+    show_score(score_files(write("r.jsonl", said), write("h", "u-1 b\nu-2 a\n")))
+
+
 def test_speakers_can_come_from_a_file(write: Write) -> None:
     files = write("r", "u-1 a\nu-2 b\n"), write("h", "u-1 a\nu-2 b\n")
     assert pairing.read(*files, utt2spk=write("s", "u-1 ann\nu-2 bob\n")).speakers == ["ann", "bob"]
@@ -166,6 +179,7 @@ def test_speakers_can_come_from_a_file(write: Write) -> None:
         (("r.stm", "f A s 5 2 a\n"), ("h.ctm", ""), r"line 1: ends at 2.0 s before"),
         (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "g A 0 1 a\n"), r"line 1: recording 'g'.*'f A'"),
         (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "f A zero 1 a\n"), r"line 1: 'zero' is no number"),
+        (("r.stm", "f A s 0 nan a\n"), ("h.ctm", "f A 0 1 a\n"), r"line 1: 'nan' is no number"),
     ],
 )
 def test_bad_input_is_refused_with_its_place(
