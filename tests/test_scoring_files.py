@@ -149,7 +149,7 @@ def test_durations_that_are_none_are_left_out(write: Write, duration: str) -> No
     heard = '{"id": "u-1", "pred_text": "a", "duration": 3}\n{"id": "u-2", "pred_text": "a"}\n'
     found = pairing.read(write("r.jsonl", said), write("h.jsonl", heard))
     assert found.durations_s == [3.0, 0.0]
-    show_score(score_files(write("r.jsonl", said), write("h", "u-1 b\nu-2 a\n")))
+    show_score(*score_files(write("r.jsonl", said), write("h", "u-1 b\nu-2 a\n")))
 
 
 def test_speakers_can_come_from_a_file(write: Write) -> None:

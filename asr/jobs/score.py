@@ -21,9 +21,13 @@ def score_files(
     alignment: Alignment = "minimal",
     formats: Sequence[Format] | Format | None = None,
     utt2spk: Path | None = None,
+    hotwords: Sequence[str] = (),
+    vocabulary: Path | None = None,
     report: Path | None = None,
-) -> Score:
-    """The score of a file of hypotheses; prints which formats were read and what was left out.
+) -> tuple[Score, list[Recall]]:
+    """The score of a file of hypotheses, and the recall of certain words.
+
+    Prints which formats were read and what was left out.
 
     Args:
         reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
@@ -31,6 +35,8 @@ def score_files(
         alignment: `minimal` or `sclite`.
         formats: one for both or one for each file; guessed if not given.
         utt2spk: lines of id and speaker.
+        hotwords: words or phrases whose recall is wanted.
+        vocabulary: a text with the words the model knows, for the recall of all other words.
         report: write a page with every error there.
 
     Raises:
@@ -48,32 +54,25 @@ def score_files(
         style=style,
         alignment=alignment,
     )
+    recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if report is not None:
         from asr.scoring.report import write_report
 
-        write_report(found, report, title=hypothesis.name, audio=paired.audio)
+        write_report(found, report, title=hypothesis.name, audio=paired.audio, recalls=recalls)
         say(f"report  {report}")
-    return found
+    return found, recalls
 
 
 def show_score(
-    found: Score,
-    *,
-    as_json: bool = False,
-    worst: int = 3,
-    hotwords: Sequence[str] = (),
-    vocabulary: Path | None = None,
+    found: Score, recalls: Sequence[Recall] = (), *, as_json: bool = False, worst: int = 3
 ) -> None:
     """Print a score, as tables or as one JSON object.
 
     Args:
-        found: from `score_files`.
+        found, recalls: from `score_files`.
         as_json: print one JSON object instead.
         worst: utterances to show with their alignment; 0 leaves out the details.
-        hotwords: words or phrases whose recall is shown.
-        vocabulary: a text with the words the model knows, for the recall of all other words.
     """
-    recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if as_json:
         output.print_json(data=to_json(found, recalls))
     else:
