@@ -147,6 +147,12 @@ def test_a_ranking_names_those_that_are_really_worse(capsys: pytest.CaptureFixtu
     assert first.split("│")[6].strip() == "2" and second.split("│")[6].strip() == "none"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:
+    (tmp_path / "known.txt").write_text("the cat", encoding="utf-8-sig")
+    [found] = recall(score("the cat", "the cat"), vocabulary=tmp_path / "known.txt")
+    assert found.spoken == 0
+
+
 def test_an_unreadable_vocabulary_is_named(tmp_path: Path) -> None:
     with pytest.raises(ScoringError, match=r"nowhere.*expected a text"):
         recall(score("a", "a"), vocabulary=tmp_path / "nowhere")

@@ -85,7 +85,7 @@ def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | Non
     recalls = breakdown.hotwords(found, [" ".join(split(phrase)) for phrase in hotwords])
     if vocabulary is not None:
         try:
-            known = frozenset(split(vocabulary.read_text(encoding="utf-8")))
+            known = frozenset(split(vocabulary.read_text(encoding="utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise ScoringError(
                 f"{vocabulary}: {error}; expected a text or a list of words, in UTF-8"
