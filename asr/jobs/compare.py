@@ -6,27 +6,18 @@ from pathlib import Path
 from asr.jobs.console import output
 from asr.jobs.score import tell
 from asr.scoring import Comparison, compare, pairing, score, tables
-from asr.scoring.alignment import Alignment
 from asr.scoring.styles import Style
-from asr.scoring.transcripts import Format
 
 
 def compare_files(
-    reference: Path,
-    hypothesis_a: Path,
-    hypothesis_b: Path,
-    *,
-    style: Style = "none",
-    alignment: Alignment = "minimal",
-    formats: Sequence[Format] | Format | None = None,
-    utt2spk: Path | None = None,
+    reference: Path, hypothesis_a: Path, hypothesis_b: Path, *, style: Style = "none"
 ) -> Comparison:
     """Both scores, with significance tests of their difference; arguments as for `score_files`.
 
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis_a, hypothesis_b, formats=formats, utt2spk=utt2spk)
+    paired = pairing.read(reference, hypothesis_a, hypothesis_b)
     tell(paired, style)
     a, b = (
         score(
@@ -36,7 +27,6 @@ def compare_files(
             speakers=paired.speakers,
             durations_s=paired.durations_s,
             style=style,
-            alignment=alignment,
         )
         for hypotheses in paired.hypotheses
     )

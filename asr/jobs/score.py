@@ -10,7 +10,6 @@ from asr.scoring import Score, breakdown, pairing, score, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
 from asr.scoring.styles import Style, word_splitter
-from asr.scoring.transcripts import Format
 
 
 def score_files(
@@ -19,7 +18,6 @@ def score_files(
     *,
     style: Style = "none",
     alignment: Alignment = "minimal",
-    formats: Sequence[Format] | Format | None = None,
     utt2spk: Path | None = None,
     hotwords: Sequence[str] = (),
     vocabulary: Path | None = None,
@@ -33,7 +31,6 @@ def score_files(
         reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
-        formats: one for both or one for each file; guessed if not given.
         utt2spk: lines of id and speaker.
         hotwords: words or phrases whose recall is wanted.
         vocabulary: a text with the words the model knows, for the recall of all other words.
@@ -42,7 +39,7 @@ def score_files(
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis, formats=formats, utt2spk=utt2spk)
+    paired = pairing.read(reference, hypothesis, utt2spk=utt2spk)
     tell(paired, style)
     found = score(
         paired.references,

@@ -111,8 +111,8 @@ def parse(path: Path, lines: Sequence[str], kind: Format, *, is_hypothesis: bool
 
 
 def _kaldi(line: str, place: str) -> Entry:
-    name, _, text = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-    return Entry(place, text, id=name)
+    name, *text = line.split(maxsplit=1)
+    return Entry(place, "".join(text).rstrip(), id=name)
 
 
 def _trn(line: str, place: str) -> Entry:
