@@ -140,11 +140,11 @@ def test_markup_in_transcripts_is_text(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_ranking_names_those_that_are_really_worse(capsys: pytest.CaptureFixture[str]) -> None:
     said = ["a b c"] * 50
     systems = {"bad": score(said, ["a x c"] * 50), "good": score(said, said)}
-    Console(width=120).print(ranking_table(rank(systems), facts={"rate": {"good": "0.1"}}))
+    Console(width=120).print(ranking_table(rank(systems)))
     lines = capsys.readouterr().out.splitlines()
     first, second = (next(line for line in lines if name in line) for name in ("good", "bad"))
-    assert [cell.strip() for cell in first.split("│")[1:4]] == ["1", "good", "0.1"]
-    assert first.split("│")[6].strip() == "2" and second.split("│")[6].strip() == "none"
+    assert [cell.strip() for cell in first.split("│")[1:4]] == ["1", "good", "0.00%"]
+    assert first.split("│")[5].strip() == "2" and second.split("│")[5].strip() == "none"
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Scores, comparisons and rankings on a terminal; the first two end with their signature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -91,17 +91,10 @@ def print_comparison(
     console.print(f"[dim]{escape(c.signature)}[/]", soft_wrap=True)
 
 
-def ranking_table(
-    ranking: Sequence[Ranked], *, facts: Mapping[str, Mapping[str, str]] | None = None
-) -> Table:
-    """Runs from the best to the worst, each with those that it beats significantly.
-
-    Args:
-        ranking: from `asr.scoring.rank`.
-        facts: further columns, column → name of the run → text.
-    """
+def ranking_table(ranking: Sequence[Ranked]) -> Table:
+    """Runs from the best to the worst, as `asr.scoring.rank` gives them, each with those it really beats."""
     table = Table(title="runs by word error rate", title_justify="left")
-    for column in ("rank", "run", *(facts or {}), "WER", f"{CONFIDENCE:.0%} interval", "really better than"):
+    for column in ("rank", "run", "WER", f"{CONFIDENCE:.0%} interval", "really better than"):
         table.add_column(column, justify="right" if column in ("rank", "WER") else "left")
     place = {system.name: str(system.rank) for system in ranking}
     for system in ranking:
@@ -109,7 +102,6 @@ def ranking_table(
         table.add_row(
             str(system.rank),
             escape(system.name),
-            *(escape(column.get(system.name, "")) for column in (facts or {}).values()),
             f"{system.score.wer:.2%}",
             _interval(system.score.wer_interval),
             beaten or "[dim]none[/]",
