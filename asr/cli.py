@@ -240,9 +240,10 @@ def score(
     """Word error rate of hypotheses in a file, from any recogniser."""
     from asr.jobs import score as jobs
 
-    settings: dict[str, Any] = {"style": style, "alignment": alignment}
-    found = jobs.score_files(reference, hypothesis, utt2spk=utt2spk, report=report, **settings)
-    jobs.show_score(found, as_json=json, worst=worst, hotwords=hotwords or (), vocabulary=vocabulary)
+    settings: dict[str, Any] = {"style": style, "alignment": alignment, "utt2spk": utt2spk, "report": report}
+    settings |= {"hotwords": hotwords or (), "vocabulary": vocabulary}
+    found, recalls = jobs.score_files(reference, hypothesis, **settings)
+    jobs.show_score(found, recalls, as_json=json, worst=worst)
 
 
 @app.command()
@@ -257,9 +258,8 @@ def compare(
     """Test whether one recogniser is significantly better."""
     from asr.jobs import compare as jobs
 
-    settings: dict[str, Any] = {"style": style}
-    found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, **settings)
-    names = (hypothesis_a.name, hypothesis_b.name)
+    found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, style=style)  # type: ignore[arg-type]
+    names = jobs.tell_apart(hypothesis_a, hypothesis_b)
     jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 
 

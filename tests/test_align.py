@@ -13,7 +13,7 @@ from tones import RATE_HZ
 from asr import audio, load
 from asr.corpus.manifest import read_manifest
 from asr.features import FeaturesConfig
-from asr.jobs.align import align_words
+from asr.jobs.align import align_words, read_text
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
@@ -121,6 +121,11 @@ def test_two_ids_that_would_be_the_same_file_are_refused(asr, trained, manifest)
     manifest.write_text("\n".join(json.dumps({**line, "id": name}) for name in ("a b", "a/b")))
     status, _, err = asr("align", manifest, "--model", trained)
     assert (status, "would be written as 'a_b'" in err) == (1, True)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "text.txt").write_text("ab ca", encoding="utf-8-sig")
+    assert read_text(str(tmp_path / "text.txt")) == read_text("ab ca") == "ab ca"
 
 
 def test_words_said_alike_keep_the_spelling_of_the_text(tmp_path):

@@ -18,7 +18,7 @@ from asr.encoder import Encoder, EncoderConfig
 from asr.ensemble import Ensemble, build, describe
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.jobs.combine import combine
+from asr.jobs.combine import combine, combine_bundles
 from asr.precision import lower
 from asr.recognizer import Recognizer
 from asr.streaming import OutputStream
@@ -138,6 +138,19 @@ def test_one_is_not_several_and_several_are_not_trained_further(tmp_path):
     assert isinstance(ensemble, Ensemble) and isinstance(build(SMALL, 24, 6), Encoder)
     with pytest.raises(ConfigError, match="one of its members"):
         list(ensemble.hidden(torch.zeros(1, 6, 24), torch.tensor([6])))
+
+
+@pytest.mark.parametrize("given", ["m1", "m1/model.safetensors", "linked"])
+@pytest.mark.parametrize("output", ["m1", "m1/model.safetensors", "linked"])
+def test_no_member_is_overwritten_however_it_is_named(tmp_path, given, output):
+    kept = model(seed=1).save(tmp_path / "m1").read_bytes()
+    model(seed=2).save(tmp_path / "m2")
+    (tmp_path / "linked").symlink_to("m1")
+    with pytest.raises(ConfigError, match="is one of the models"):
+        combine_bundles([tmp_path / given, tmp_path / "m2"], tmp_path / output)
+    assert (tmp_path / "m1" / "model.safetensors").read_bytes() == kept
+    combine_bundles([tmp_path / given, tmp_path / "m2"], tmp_path / "m1" / "both.safetensors")
+    assert isinstance(load(tmp_path / "m1" / "both.safetensors").encoder, Ensemble)
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:

@@ -14,6 +14,7 @@ from asr import lm, load
 from asr.encoder import EncoderConfig
 from asr.errors import BundleError, ConfigError
 from asr.features import FeaturesConfig
+from asr.jobs.export import export
 from asr.onnx_model import lm_file, write
 from asr.recognizer import Recognizer
 from asr.streaming import OutputStream
@@ -189,6 +190,24 @@ def test_files_that_are_no_exported_model_are_refused(tmp_path: Path) -> None:
         onnx.save(foreign, file)
         with pytest.raises(BundleError, match=why):
             load(file)
+
+
+def test_what_does_not_compute_the_same_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, file = build(), tmp_path / "new" / "model.onnx"
+    model.lm = lm.train(["ab c"], order=2)
+    with monkeypatch.context() as patched:
+        patched.setattr("asr.jobs.export.MOST_DIFFERENCE", -1.0)
+        with pytest.raises(BundleError, match=r"model\.onnx: log-probabilities differ"):
+            export(model, file)
+        assert not list(file.parent.iterdir())
+        file.write_bytes(b"before")
+        with pytest.raises(BundleError, match="differ"):
+            export(model, file)
+    assert file.read_bytes() == b"before"
+    assert export(model, file) < 1e-4
+    assert sorted(file.parent.iterdir()) == [lm_file(file), file] and load(file).lm is not None
 
 
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -169,6 +169,14 @@ def test_alternatives_nested_beyond_counting_are_refused() -> None:
         score("{ " + "{ a / b } " * 13 + "/ c }", "c")
 
 
+def test_alternatives_nested_too_deep_are_refused() -> None:
+    nested = ["{ " * depth + "a" + " / b }" * depth for depth in (100, 101, 1500)]
+    assert score(nested[0], "a").errors == 0
+    for text in nested[1:]:
+        with pytest.raises(ScoringError, match="nested deeper than 100"):
+            score(text, "a")
+
+
 def test_alternatives_are_normalised_like_the_rest() -> None:
     assert score("{ Um, / @ } YES!", "yes", style="basic").errors == 0
     assert score("{ It's / IT IS } fine.", "it is fine", style="basic").errors == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from asr.errors import ScoringError
-from asr.jobs.score import score_files
+from asr.jobs.score import score_files, show_score
 from asr.scoring import pairing, score
 from asr.scoring.transcripts import guess_format, parse
 
@@ -64,11 +64,30 @@ def test_numbers_are_ids_if_both_sides_share_them_and_words_are_not(write: Write
     assert pairing.read(write("r", "".join(lines)), write("h", "".join(lines[::-1]))).ids == letters
 
 
-def test_a_stated_format_is_not_guessed(write: Write) -> None:
-    texts = write("r", "utt-1 a\nutt-2 b\n"), write("h", "utt-1 a\nutt-2 c\n")
-    assert pairing.read(*texts, formats="plain").references == ["utt-1 a", "utt-2 b"]
-    one = write("r", "one a\ntwo b\n"), write("h", "two c\none a\n")
-    assert pairing.read(*one, formats="kaldi").hypotheses == [["a", "c"]]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("h.jsonl", '{"id": 102, "pred_text": "c"}\n{"id": "101", "pred_text": "a x"}\n'),
+        ("h.trn", "c (102)\na x (101)\n"),
+        ("h.ctm", "102 1 0 1 c\n101 1 0 1 a\n101 1 1 1 x\n"),
+    ],
+)
+def test_first_words_that_are_the_ids_of_the_other_file_are_ids(write: Write, name: str, text: str) -> None:
+    found = pairing.read(write("r", "101 a b\n102 c\n"), write(name, text))
+    assert (found.ids, found.references) == (["101", "102"], ["a b", "c"])
+    assert found.hypotheses == [["a x", "c"]]
+    turned = pairing.read(write(name, text.replace("pred_text", "text")), write("r", "101 a b\n102 c\n"))
+    assert (turned.ids, turned.hypotheses) == (["102", "101"], [["c", "a b"]])
+    three = pairing.read(write("r", "101 a b\n102 c\n"), write(name, text), write("b", "102 y\n101 a\n"))
+    assert three.hypotheses == [["a x", "c"], ["a", "y"]]
+    with pytest.raises(ScoringError, match="no id, but the other file has ids"):
+        pairing.read(write("r", "101 a b\n103 c\n"), write(name, text))
+
+
+def test_an_id_ends_at_a_space_or_a_tab_whichever_comes_first(write: Write) -> None:
+    found = pairing.read(write("r", "utt-1 the\tcat\nutt-2\ta dog\n"), write("h", "utt-1 \tx\nutt-2\ty\n"))
+    assert (found.ids, found.hypotheses) == (["utt-1", "utt-2"], [["x", "y"]])
+    assert found.references == ["the\tcat", "a dog"]
 
 
 STM = """;; a comment
@@ -139,6 +158,19 @@ def test_what_manifests_know_comes_along(write: Write, tmp_path: Path) -> None:
     assert found.audio == {"a": tmp_path / "a.wav"}
 
 
+@pytest.mark.parametrize("duration", ["-1", "NaN", "Infinity", "1e400", "1" + "0" * 400, "true", '"2"', "[]"])
+def test_durations_that_are_none_are_left_out(write: Write, duration: str) -> None:
+    lines = [
+        '{"id": "u-1", "text": "a", "duration": ' + duration + "}",
+        '{"id": "u-2", "text": "", "duration": 0}',
+    ]
+    said = "\n".join(lines)
+    heard = '{"id": "u-1", "pred_text": "a", "duration": 3}\n{"id": "u-2", "pred_text": "a"}\n'
+    found = pairing.read(write("r.jsonl", said), write("h.jsonl", heard))
+    assert found.durations_s == [3.0, 0.0]
+    show_score(*score_files(write("r.jsonl", said), write("h", "u-1 b\nu-2 a\n")))
+
+
 def test_speakers_can_come_from_a_file(write: Write) -> None:
     files = write("r", "u-1 a\nu-2 b\n"), write("h", "u-1 a\nu-2 b\n")
     assert pairing.read(*files, utt2spk=write("s", "u-1 ann\nu-2 bob\n")).speakers == ["ann", "bob"]
@@ -166,6 +198,7 @@ def test_speakers_can_come_from_a_file(write: Write) -> None:
         (("r.stm", "f A s 5 2 a\n"), ("h.ctm", ""), r"line 1: ends at 2.0 s before"),
         (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "g A 0 1 a\n"), r"line 1: recording 'g'.*'f A'"),
         (("r.stm", "f A s 0 2 a\n"), ("h.ctm", "f A zero 1 a\n"), r"line 1: 'zero' is no number"),
+        (("r.stm", "f A s 0 nan a\n"), ("h.ctm", "f A 0 1 a\n"), r"line 1: 'nan' is no number"),
     ],
 )
 def test_bad_input_is_refused_with_its_place(

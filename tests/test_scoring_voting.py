@@ -112,6 +112,18 @@ def test_texts_of_scripts_without_spaces_stay_without(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b.jsonl").read_text())["pred_text"] == "今天"
 
 
+@pytest.mark.parametrize("first", ["hello", ""])
+def test_words_are_joined_by_spaces_even_where_the_first_text_has_none(tmp_path: Path, first: str) -> None:
+    for name, text in (("a", first), ("b", "hello there"), ("c", "hello there")):
+        (tmp_path / f"{name}.jsonl").write_text(line("u", text, 0.9))
+    vote_files([tmp_path / f"{name}.jsonl" for name in "abc"], tmp_path / "d.jsonl")
+    found = json.loads((tmp_path / "d.jsonl").read_text())
+    assert (found["pred_text"], len(found["words"])) == ("hello there", 2)
+    (tmp_path / "e.ctm").write_text("u 1 0 0.5 hello 0.9\nu 1 1 0.5 there 0.9\n")
+    vote_files([tmp_path / "a.jsonl", tmp_path / "e.ctm", tmp_path / "e.ctm"], tmp_path / "f.jsonl")
+    assert json.loads((tmp_path / "f.jsonl").read_text())["pred_text"] == "hello there"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

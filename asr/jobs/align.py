@@ -225,7 +225,7 @@ def read_text(text_or_file: str) -> str:
     """The text itself, or the content of the file of that name."""
     path = Path(text_or_file)
     try:
-        return path.read_text(encoding="utf-8") if path.is_file() else text_or_file
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else text_or_file
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}); convert it") from error
     except OSError:  # longer than a file name can be

@@ -10,7 +10,7 @@ import torch
 from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.jobs.console import say
-from asr.recognizer import Recognizer, load
+from asr.recognizer import FILE, Recognizer, load
 
 
 def combine(models: Sequence[Recognizer]) -> Recognizer:
@@ -65,13 +65,19 @@ def _facts(models: Sequence[Recognizer]) -> dict[str, Any]:
     return facts | {"members": [model.trained_on for model in models]}
 
 
+def _file(path: Path, *, is_written: bool) -> Path:
+    """The file that a bundle's path stands for when it is read, or when it is written."""
+    is_file = path.suffix == ".safetensors" if is_written else not path.is_dir()
+    return (path if is_file else path / FILE).resolve()
+
+
 def combine_bundles(bundles: Sequence[str | Path], output: Path) -> None:
     """Write the combined model to `output`.
 
     Raises:
         ConfigError: the output is one of the bundles.
     """
-    if output.resolve() in {Path(path).resolve() for path in bundles}:
+    if _file(output, is_written=True) in {_file(Path(path), is_written=False) for path in bundles}:
         raise ConfigError(f"{output} is one of the models: give the combined one a place of its own")
     model = combine([load(path) for path in bundles])
     file = model.save(output)

@@ -6,27 +6,18 @@ from pathlib import Path
 from asr.jobs.console import output
 from asr.jobs.score import tell
 from asr.scoring import Comparison, compare, pairing, score, tables
-from asr.scoring.alignment import Alignment
 from asr.scoring.styles import Style
-from asr.scoring.transcripts import Format
 
 
 def compare_files(
-    reference: Path,
-    hypothesis_a: Path,
-    hypothesis_b: Path,
-    *,
-    style: Style = "none",
-    alignment: Alignment = "minimal",
-    formats: Sequence[Format] | Format | None = None,
-    utt2spk: Path | None = None,
+    reference: Path, hypothesis_a: Path, hypothesis_b: Path, *, style: Style = "none"
 ) -> Comparison:
     """Both scores, with significance tests of their difference; arguments as for `score_files`.
 
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis_a, hypothesis_b, formats=formats, utt2spk=utt2spk)
+    paired = pairing.read(reference, hypothesis_a, hypothesis_b)
     tell(paired, style)
     a, b = (
         score(
@@ -36,11 +27,23 @@ def compare_files(
             speakers=paired.speakers,
             durations_s=paired.durations_s,
             style=style,
-            alignment=alignment,
         )
         for hypotheses in paired.hypotheses
     )
     return compare(a, b)
+
+
+def tell_apart(one: Path, other: Path) -> tuple[str, str]:
+    """What tells two files apart: their names, with as many of their folders as it takes.
+
+    >>> tell_apart(Path("exp/a/test.txt"), Path("exp/b/test.txt"))
+    ('a/test.txt', 'b/test.txt')
+    """
+    for count in range(1, max(len(one.parts), len(other.parts))):
+        tails = [Path(*path.parts[-count:]) for path in (one, other)]
+        if tails[0] != tails[1]:
+            return str(tails[0]), str(tails[1])
+    return str(one), str(other)
 
 
 def show_comparison(

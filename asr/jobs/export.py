@@ -1,6 +1,7 @@
 """`asr export`: a bundle → one file that other programs can run, checked against the bundle."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -16,7 +17,7 @@ any export."""
 
 
 def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
-    """Write the file; returns the largest difference of its log-probabilities from the model's.
+    """Write the file once it is checked; returns the largest difference of its log-probabilities.
 
     Args:
         model: a loaded bundle, on the CPU.
@@ -34,12 +35,17 @@ def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
     if model.runtime is not None:
         raise ConfigError("this model was exported already: give the bundle")
     try:
-        write(model, output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f"{output.stem}.", dir=output.parent) as folder:
+            trial = Path(folder) / output.name
+            write(model, trial)
+            difference = _difference(model, load(trial))
+            if not difference <= MOST_DIFFERENCE:
+                raise BundleError(f"{output}: log-probabilities differ from the bundle's by {difference:.2g}")
+            for made in filter(Path.is_file, (lm_file(trial), trial)):
+                made.replace(output.with_name(made.name).resolve())  # a link stays one
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
-    difference = _difference(model, load(output))
-    if not difference <= MOST_DIFFERENCE:
-        raise BundleError(f"{output}: log-probabilities differ from the bundle's by {difference:.2g}")
     size_mb = output.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.1g} of the bundle's")
     if model.lm is not None or model.rescorer is not None:

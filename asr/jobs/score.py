@@ -10,7 +10,6 @@ from asr.scoring import Score, breakdown, pairing, score, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
 from asr.scoring.styles import Style, word_splitter
-from asr.scoring.transcripts import Format
 
 
 def score_files(
@@ -19,24 +18,28 @@ def score_files(
     *,
     style: Style = "none",
     alignment: Alignment = "minimal",
-    formats: Sequence[Format] | Format | None = None,
     utt2spk: Path | None = None,
+    hotwords: Sequence[str] = (),
+    vocabulary: Path | None = None,
     report: Path | None = None,
-) -> Score:
-    """The score of a file of hypotheses; prints which formats were read and what was left out.
+) -> tuple[Score, list[Recall]]:
+    """The score of a file of hypotheses, and the recall of certain words.
+
+    Prints which formats were read and what was left out.
 
     Args:
         reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
-        formats: one for both or one for each file; guessed if not given.
         utt2spk: lines of id and speaker.
+        hotwords: words or phrases whose recall is wanted.
+        vocabulary: a text with the words the model knows, for the recall of all other words.
         report: write a page with every error there.
 
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis, formats=formats, utt2spk=utt2spk)
+    paired = pairing.read(reference, hypothesis, utt2spk=utt2spk)
     tell(paired, style)
     found = score(
         paired.references,
@@ -48,32 +51,25 @@ def score_files(
         style=style,
         alignment=alignment,
     )
+    recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if report is not None:
         from asr.scoring.report import write_report
 
-        write_report(found, report, title=hypothesis.name, audio=paired.audio)
+        write_report(found, report, title=hypothesis.name, audio=paired.audio, recalls=recalls)
         say(f"report  {report}")
-    return found
+    return found, recalls
 
 
 def show_score(
-    found: Score,
-    *,
-    as_json: bool = False,
-    worst: int = 3,
-    hotwords: Sequence[str] = (),
-    vocabulary: Path | None = None,
+    found: Score, recalls: Sequence[Recall] = (), *, as_json: bool = False, worst: int = 3
 ) -> None:
     """Print a score, as tables or as one JSON object.
 
     Args:
-        found: from `score_files`.
+        found, recalls: from `score_files`.
         as_json: print one JSON object instead.
         worst: utterances to show with their alignment; 0 leaves out the details.
-        hotwords: words or phrases whose recall is shown.
-        vocabulary: a text with the words the model knows, for the recall of all other words.
     """
-    recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if as_json:
         output.print_json(data=to_json(found, recalls))
     else:
@@ -86,7 +82,7 @@ def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | Non
     recalls = breakdown.hotwords(found, [" ".join(split(phrase)) for phrase in hotwords])
     if vocabulary is not None:
         try:
-            known = frozenset(split(vocabulary.read_text(encoding="utf-8")))
+            known = frozenset(split(vocabulary.read_text(encoding="utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise ScoringError(
                 f"{vocabulary}: {error}; expected a text or a list of words, in UTF-8"

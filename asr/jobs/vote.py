@@ -38,14 +38,14 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
     for path, recordings in zip(files, heard, strict=True):
         if path.suffix != ".ctm" and (absent := [name for name in names if name not in recordings]):
             raise ScoringError(f"{path} lacks recordings that others have: {some(absent)}")
-    changed = 0
+    changed, joint = 0, _joint(heard)
     with whole_file(output) as file:
         for name in names:
             texts = [recordings.get(name, ([], {}))[0] for recordings in heard]
             words = vote(texts)
             changed += [w.text for w in words] != [w.text for w in texts[0]]
             facts = heard[0].get(name, ([], {}))[1]
-            file.write(_ctm(name, words) if output.suffix == ".ctm" else _json(name, words, facts))
+            file.write(_ctm(name, words) if output.suffix == ".ctm" else _json(name, words, facts, joint))
     say(f"{output}: {len(names):,} recordings; {changed:,} texts differ from those of {files[0]}")
 
 
@@ -110,12 +110,21 @@ def _ctm(name: str, words: Sequence[Word]) -> str:
     return to_ctm(Transcript("", tuple(words)), name=name)
 
 
-def _json(name: str, words: Sequence[Word], facts: dict[str, Any]) -> str:
+def _joint(heard: Sequence[dict[str, tuple[list[Word], dict[str, Any]]]]) -> str:
+    """What joins words: a space, but nothing if texts of several words are there and none has a space."""
+    texts = [
+        str(facts.get("pred_text", facts.get("text"))).split()
+        for recordings in heard
+        for words, facts in recordings.values()
+        if facts and len(words) > 1
+    ]
+    return "" if texts and all(len(parts) == 1 for parts in texts) else " "
+
+
+def _json(name: str, words: Sequence[Word], facts: dict[str, Any], joint: str) -> str:
     """A line in the format of `asr run`, with the reference if the first file has one."""
     kept = ("audio_filepath", "duration", "speaker", *(["text"] if "pred_text" in facts else []))
     line = {"id": name} | {key: facts[key] for key in kept if key in facts}
-    text = str(facts.get("pred_text", facts.get("text", " ")))
-    joint = " " if " " in text or len(words) < 2 else ""
     line["pred_text"] = joint.join(w.text for w in words)
     line["words"] = [[w.text, w.start_s, w.end_s, round(w.confidence, 4)] for w in words]
     return json.dumps(line, ensure_ascii=False) + "\n"

@@ -18,6 +18,9 @@ from asr.errors import ScoringError
 MOST_WORDINGS = 4096
 """The most wordings at one place; they only multiply where alternatives are nested."""
 
+DEEPEST = 100
+"""The most alternatives within each other."""
+
 _MARK = re.compile(r"[{}]|(?<=\s)/(?=\s)")
 
 Place = list[tuple[str, ...]]
@@ -32,19 +35,25 @@ def parse(text: str, split: Callable[[str], tuple[str, ...]]) -> list[Place]:
         split: turns a wording into words; `@` and nothing become no words.
 
     Raises:
-        ScoringError: more wordings at one place than can be tried.
+        ScoringError: more wordings at one place than can be tried, or alternatives nested too deep.
 
     >>> parse("{ uh / @ } good { day / good morning }", lambda text: tuple(text.split()))
     [[('uh',), ()], [('good',)], [('day',), ('good', 'morning')]]
     """
+    return _places(text, split, depth=1)
+
+
+def _places(text: str, split: Callable[[str], tuple[str, ...]], *, depth: int) -> list[Place]:
     places: list[Place] = []
     plain = at = 0
     while (opening := text.find("{", at)) >= 0:
         options, end = _options(text, opening)
         at = opening + 1
         if len(options) > 1:
+            if depth > DEEPEST:
+                raise ScoringError(f"alternatives nested deeper than {DEEPEST}: {text[:80]!r}; write fewer")
             places.append([split(text[plain:opening])])
-            places.append([wording for option in options for wording in _expand(option, split)])
+            places.append([wording for option in options for wording in _expand(option, split, depth)])
             plain = at = end
     places.append([split(text[plain:])])
     return [place for place in places if place != [()]]
@@ -103,11 +112,11 @@ def _options(text: str, opening: int) -> tuple[list[str], int]:
     return [], len(text)  # never closed: no alternatives
 
 
-def _expand(option: str, split: Callable[[str], tuple[str, ...]]) -> Place:
+def _expand(option: str, split: Callable[[str], tuple[str, ...]], depth: int) -> Place:
     """Every wording of one option, nested alternatives resolved."""
     if option.strip() == "@":
         return [()]
-    places = parse(option, split)
+    places = _places(option, split, depth=depth + 1)
     if prod(map(len, places)) > MOST_WORDINGS:
         raise ScoringError(
             f"alternatives within alternatives, {option[:80]!r}, have more than {MOST_WORDINGS} wordings; "

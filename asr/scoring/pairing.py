@@ -49,14 +49,12 @@ class Paired:
 def read(
     reference: Path,
     *hypotheses: Path,
-    formats: Sequence[Format] | Format | None = None,
     utt2spk: Path | None = None,
 ) -> Paired:
     """The utterances of a reference file with those of the hypothesis files.
 
     Args:
-        reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`.
-        formats: one for all files or one per file; guessed if not given.
+        reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`, which are guessed.
         utt2spk: lines of id and speaker, if the files do not name speakers.
 
     Raises:
@@ -64,11 +62,15 @@ def read(
     """
     paths = (reference, *hypotheses)
     lines = [transcripts.read_lines(path) for path in paths]
-    kinds = _formats(paths, lines, formats)
-    files = [
-        transcripts.parse(path, text, kind, is_hypothesis=n > 0)
-        for n, (path, text, kind) in enumerate(zip(paths, lines, kinds, strict=True))
-    ]
+    guessed = [transcripts.guess_format(path, text) for path, text in zip(paths, lines, strict=True)]
+    files: list[list[Entry]] = [[] for _ in paths]
+    for n, kind in enumerate(guessed):
+        if kind is not None:
+            files[n] = transcripts.parse(paths[n], lines[n], kind, is_hypothesis=n > 0)
+    kinds = _formats(paths, lines, guessed, files)
+    for n, kind in enumerate(kinds):
+        if guessed[n] is None:
+            files[n] = transcripts.parse(paths[n], lines[n], kind)
     notes: list[str] = []
     said = _utterances(files[0]) if kinds[0] == "ctm" else files[0]
     heard = [
@@ -111,20 +113,29 @@ def _collect(said: list[Entry], heard: list[list[Entry]], kinds: list[Format], n
 
 
 def _formats(
-    paths: Sequence[Path], lines: Sequence[Sequence[str]], given: Sequence[Format] | Format | None
+    paths: Sequence[Path],
+    lines: Sequence[Sequence[str]],
+    guessed: Sequence[Format | None],
+    files: Sequence[list[Entry]],
 ) -> list[Format]:
-    if isinstance(given, str):
-        return [given] * len(paths)
-    if given is not None:
-        if len(given) != len(paths):
-            raise ScoringError(f"{len(given)} formats for {len(paths)} files: expected one, or one a file")
-        return list(given)
-    guessed = [transcripts.guess_format(path, text) for path, text in zip(paths, lines, strict=True)]
+    """The formats of all files: those that look like plain text are all Kaldi's, or none is.
+
+    Args:
+        paths, lines: the files.
+        guessed: None for a file that looks like plain text.
+        files: the entries of those whose format is known.
+    """
     open_files = [n for n, kind in enumerate(guessed) if kind is None]
     if not open_files:
         return [kind for kind in guessed if kind is not None]
     firsts = [[line.split()[0] for line in lines[n] if line.strip()] for n in open_files]
-    kind: Format = "kaldi" if _are_ids(firsts) else "plain"
+    named = [
+        sorted(e.id or "" for e in (_utterances(entries) if kind == "ctm" else entries))
+        for kind, entries in zip(guessed, files, strict=True)
+        if entries
+    ]
+    is_named = any(sorted(words) == ids for words in firsts for ids in named)
+    kind: Format = "kaldi" if is_named or _are_ids(firsts) else "plain"
     codes = [len(words) > 1 and all(map(_CODE.fullmatch, words)) for words in firsts]
     if kind == "plain" and any(codes) and not all(codes):
         path = paths[open_files[codes.index(True)]]

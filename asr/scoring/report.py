@@ -43,7 +43,6 @@ def write_report(
     title: str | None = None,
     audio: Mapping[str, Path] | None = None,
     history: Sequence[dict[str, Any]] = (),
-    facts: Mapping[str, str] | None = None,
     recalls: Sequence[Recall] = (),
 ) -> None:
     """Write the page; the file appears when it is complete.
@@ -54,7 +53,6 @@ def write_report(
         title: of the page.
         audio: recordings by utterance id; those that exist can be played.
         history: the JSON lines of a training run, for its curves.
-        facts: what else to state about the system, name → value.
         recalls: of out-of-vocabulary words and of hotwords.
 
     Raises:
@@ -64,7 +62,7 @@ def write_report(
     parts = {name: (page / f"page.{name}").read_text(encoding="utf-8") for name in ("html", "css", "js")}
     text = Template(parts["html"]).substitute(
         title=escape(title or "Word errors"),
-        facts=_facts(score, facts or {}),
+        facts=_facts(score),
         headline=_headline(score),
         cards=_cards(score, recalls, history),
         alignment=_ALIGNMENTS[score.alignment],
@@ -79,13 +77,12 @@ def write_report(
         file.write(text)
 
 
-def _facts(score: Score, facts: Mapping[str, str]) -> str:
+def _facts(score: Score) -> str:
     said = [f"{score.sentences:,} utterances", f"{score.words:,} words"]
     if score.duration_s:
         said.append(_duration(score.duration_s))
     if speakers := len({u.speaker for u in score.utterances if u.speaker is not None}):
         said.append(f"{speakers:,} speakers")
-    said += [f"{name} {value}" for name, value in facts.items()]
     return "".join(f"<span>{escape(fact)}</span>" for fact in said)
 
 

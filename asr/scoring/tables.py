@@ -1,6 +1,6 @@
 """Scores, comparisons and rankings on a terminal; the first two end with their signature."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -66,7 +66,8 @@ def print_comparison(
 ) -> None:
     """Print both scores, their difference with its interval, the tests, and where they differ most."""
     c = comparison
-    table = Table(title=f"{escape(names[1])} against {escape(names[0])}", title_justify="left")
+    one, other = map(escape, names)
+    table = Table(title=f"{other} against {one}", title_justify="left")
     for column in ("", *_COUNTS, "WER", f"{CONFIDENCE:.0%} interval"):
         table.add_column(column, justify="right" if column else "left")
     for name, score in zip(names, (c.a, c.b), strict=True):
@@ -78,10 +79,8 @@ def print_comparison(
     tests.add_row("difference", f"{points}, {CONFIDENCE:.0%} interval {_points(c.difference_interval)}")
     m, n = c.matched_pairs, c.mcnemar
     tests.add_row("matched pairs", f"p = {_p(m.p)} (z = {m.z:.2f} in {m.segments} segments)")
-    tests.add_row(
-        "McNemar", f"p = {_p(n.p)} (right only in {names[0]}: {n.only_a}, only in {names[1]}: {n.only_b})"
-    )
-    told = f"[bold]{escape(names[1])} is {verdict}[/]" if c.is_significant else "[bold]not told apart[/]"
+    tests.add_row("McNemar", f"p = {_p(n.p)} (right only in {one}: {n.only_a}, only in {other}: {n.only_b})")
+    told = f"[bold]{other} is {verdict}[/]" if c.is_significant else "[bold]not told apart[/]"
     tests.add_row("verdict", f"{told} at 5 % by the matched pairs test")
     console.print(tests)
     console.print(f"{len(c.differing)} of {c.a.sentences} utterances differ")
@@ -92,17 +91,10 @@ def print_comparison(
     console.print(f"[dim]{escape(c.signature)}[/]", soft_wrap=True)
 
 
-def ranking_table(
-    ranking: Sequence[Ranked], *, facts: Mapping[str, Mapping[str, str]] | None = None
-) -> Table:
-    """Runs from the best to the worst, each with those that it beats significantly.
-
-    Args:
-        ranking: from `asr.scoring.rank`.
-        facts: further columns, column → name of the run → text.
-    """
+def ranking_table(ranking: Sequence[Ranked]) -> Table:
+    """Runs from the best to the worst, as `asr.scoring.rank` gives them, each with those it really beats."""
     table = Table(title="runs by word error rate", title_justify="left")
-    for column in ("rank", "run", *(facts or {}), "WER", f"{CONFIDENCE:.0%} interval", "really better than"):
+    for column in ("rank", "run", "WER", f"{CONFIDENCE:.0%} interval", "really better than"):
         table.add_column(column, justify="right" if column in ("rank", "WER") else "left")
     place = {system.name: str(system.rank) for system in ranking}
     for system in ranking:
@@ -110,7 +102,6 @@ def ranking_table(
         table.add_row(
             str(system.rank),
             escape(system.name),
-            *(escape(column.get(system.name, "")) for column in (facts or {}).values()),
             f"{system.score.wer:.2%}",
             _interval(system.score.wer_interval),
             beaten or "[dim]none[/]",

@@ -14,7 +14,9 @@ In STM and CTM `;;` opens a comment.
 """
 
 import json
+import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -109,8 +111,8 @@ def parse(path: Path, lines: Sequence[str], kind: Format, *, is_hypothesis: bool
 
 
 def _kaldi(line: str, place: str) -> Entry:
-    name, _, text = line.strip().partition(" ") if "\t" not in line else line.strip().partition("\t")
-    return Entry(place, text, id=name)
+    name, *text = line.split(maxsplit=1)
+    return Entry(place, "".join(text).rstrip(), id=name)
 
 
 def _trn(line: str, place: str) -> Entry:
@@ -131,16 +133,21 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
         wanted = "pred_text or text" if is_hypothesis else "text"
         raise ScoringError(f"{place}: expected {wanted}; the keys are {', '.join(fields) or 'none'}")
     audio, name, speaker = fields.get("audio_filepath"), fields.get("id"), fields.get("speaker")
-    duration_s = fields.get("duration")
     return Entry(
         place,
         text,
         id=None if name is None else str(name),
         speaker=None if speaker is None else str(speaker),
-        duration_s=float(duration_s) if isinstance(duration_s, int | float) else None,
+        duration_s=_duration(fields.get("duration")),
         confidences=_confidences(fields.get("words"), text) if is_hypothesis else None,
         audio=folder / audio if isinstance(audio, str) else None,
     )
+
+
+def _duration(value: Any) -> float | None:
+    """The seconds, if they are any: booleans, NaN, and what is infinite or below 0 are not."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= sys.float_info.max else None
 
 
 def _confidences(words: Any, text: str) -> tuple[float, ...] | None:
@@ -207,9 +214,11 @@ def _ctm(line: str, place: str) -> Entry | None:
 
 def _seconds(text: str, line: str, place: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise ScoringError(f"{place}: {text!r} is no number: {_shown(line)}") from error
+        if math.isfinite(value := float(text)):
+            return value
+    except ValueError:
+        pass
+    raise ScoringError(f"{place}: {text!r} is no number: {_shown(line)}")
 
 
 def _check_ids(entries: Sequence[Entry]) -> None:
