@@ -127,8 +127,20 @@ def _torch() -> Iterator[Check]:
             facts = torch.cuda.get_device_properties(i)
             yield Check("gpu", "good", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB")
     else:
-        threads = f"{torch.get_num_threads()} threads"
+        threads = f"{torch.get_num_threads()} threads, {_products()}"
         yield Check("gpu", "missing", f"none that torch can use; training runs on the processor, {threads}")
+
+
+def _products() -> str:
+    """In what precision training on the processor multiplies, and by what."""
+    import torch
+
+    from asr.machine import devices, tiles, vectors
+
+    if devices.autocast_dtype("auto", torch.device("cpu")) is None:
+        return "in float32, as it has no bfloat16 products"
+    unit = "its matrix unit, AMX" if tiles.AVAILABLE else "AVX-512" if vectors.AVAILABLE else "torch alone"
+    return f"in bfloat16 by {unit}"
 
 
 def _numba() -> Iterator[Check]:
