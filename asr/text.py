@@ -83,6 +83,11 @@ class Alphabet:
         """False in scripts without spaces, where every symbol is a word."""
         return self.space is not None or self.is_subword
 
+    @property
+    def joint(self) -> str:
+        """What stands between words in writing: a space, but nothing in a script without spaces."""
+        return " " if self.separates_words else ""
+
     def separate(self, text: str) -> str:
         """The text with white space between its words, also in scripts without spaces: see `separates_words`.
 
