@@ -142,7 +142,7 @@ class Lexicon:
     def read(cls, path: str | Path, *, lower: bool = False) -> "Lexicon":
         """The lexicon in a file; `lower` converts its words to lower case, as transcripts are."""
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
+            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{path}: not a readable lexicon ({error})") from error
         found = cls.from_text(text, name=str(path))

@@ -20,7 +20,7 @@ from asr.machine.devices import choose_device
 from asr.pipeline import NOTHING, Pipeline, Surroundings, blocks_of, padded, samples_of, stretches
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
-from asr.streaming import TranscriptStream, joint, obstacles, silent_outputs
+from asr.streaming import TranscriptStream, obstacles, silent_outputs
 from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
 from asr.transcript import Partial, Segment, Transcript, transcript_of
@@ -267,7 +267,7 @@ class Recognizer:
             self,
             partial(self.decode, **how),
             partial(blocks_of, rate_hz=self.rate_hz),
-            joint=joint(self.alphabet),
+            joint=self.alphabet.joint,
             silent=silent_outputs(self.alphabet),
             stream=None if is_whole or not self.streams else partial(self.stream, **how),
             batch_s=batch_s,

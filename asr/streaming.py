@@ -120,7 +120,7 @@ class TranscriptStream:
         self._resampler = audio.Resampler(model.rate_hz if rate_hz is None else rate_hz, model.rate_hz)
         self._outputs = OutputStream(model)
         self._cuts = Segments(silent_outputs(model.alphabet), model.frame_s)
-        self._joint = joint(model.alphabet)
+        self._joint = model.alphabet.joint
         self._samples = self._heard = self._start = 0  # the last two count outputs
         self._segments: list[Segment] = []
         self._text, self._log_prob = "", 0.0  # of the segments that have ended
@@ -199,8 +199,3 @@ def silent_outputs(alphabet: Alphabet) -> tuple[int, ...]:
     ((0, 2), (0,))
     """
     return (0,) if alphabet.space is None else (0, alphabet.space)
-
-
-def joint(alphabet: Alphabet) -> str:
-    """The separator of the texts of two segments: a space, but nothing in a script without spaces."""
-    return " " if alphabet.separates_words else ""

@@ -9,14 +9,15 @@ Conventions. Text is Unicode NFC. The CTC blank is index 0 and not a symbol of t
 """
 
 import json
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
-from typing import Any, Literal
+from typing import Any
 
-from asr.errors import AlphabetError, TextError
+from asr.errors import AlphabetError
+from asr.normalisation import Style as Style
+from asr.normalisation import normalise as normalise
 from asr.pronunciation import Lexicon
 
 BLANK = 0
@@ -24,38 +25,6 @@ WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
 """Prefixes of the Unicode names of characters in scripts that do not separate words by spaces."""
-
-Style = Literal["none", "basic", "upper"]
-
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"})
-
-
-def normalise(text: str, style: Style = "basic") -> str:
-    """The transcript normalised for training and scoring.
-
-    Args:
-        text: any Unicode text.
-        style: `none` composes to NFC and joins white space; `basic` also lowers case and removes punctuation
-            and symbols except apostrophes and hyphens within words; `upper` is `basic` in upper case.
-
-    Raises:
-        TextError: an unknown style.
-
-    >>> normalise("  Don’t  STOP — now!")
-    "don't stop now"
-    >>> normalise("Grüße, 세계")
-    'grüße 세계'
-    """
-    if style not in ("none", "basic", "upper"):
-        raise TextError(f"text style {style!r}: expected one of none, basic, upper")
-    text = unicodedata.normalize("NFC", text)
-    if style != "none":
-        text = unicodedata.normalize("NFC", text.lower()).translate(_APOSTROPHES)
-        text = "".join(" " if unicodedata.category(c)[0] in "PSC" and c not in "'-" else c for c in text)
-        text = re.sub(r"(?<!\w)['-]+|['-]+(?!\w)", " ", text)
-        if style == "upper":
-            text = unicodedata.normalize("NFC", text.upper())
-    return " ".join(text.split())
 
 
 class Alphabet:
@@ -113,6 +82,32 @@ class Alphabet:
     def separates_words(self) -> bool:
         """False in scripts without spaces, where every symbol is a word."""
         return self.space is not None or self.is_subword
+
+    @property
+    def joint(self) -> str:
+        """What stands between words in writing: a space, but nothing in a script without spaces."""
+        return " " if self.separates_words else ""
+
+    def separate(self, text: str) -> str:
+        """The text with white space between its words, also in scripts without spaces: see `separates_words`.
+
+        There, what the symbols cannot spell falls into its characters.
+
+        >>> Alphabet(list("好天")).separate("天好 天"), Alphabet(list(" ab")).separate("ab a")
+        ('天 好 天', 'ab a')
+        """
+        if self.separates_words:
+            return text
+        return " ".join(s for part in unicodedata.normalize("NFC", text).split() for s in self._symbols(part))
+
+    def _symbols(self, text: str) -> Sequence[str]:
+        """The symbols that spell a text, or else its characters."""
+        if text in self._index:
+            return [text]
+        try:
+            return [self.symbols[i - 1] for i in self.encode(text)]
+        except AlphabetError:
+            return text
 
     def word_slices(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
         """(first token, one after the last) of each word; spaces belong to none.

@@ -118,6 +118,13 @@ def test_files_of_other_programs_are_read(tmp_path: Path) -> None:
         assert foreign.score(text) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_byte_order_mark_before_the_file_is_skipped(tmp_path: Path) -> None:
+    asr.lm.train(["a b"], order=1).save(tmp_path / "plain.arpa")
+    marked = tmp_path / "marked.arpa"
+    marked.write_bytes(b"\xef\xbb\xbf" + (tmp_path / "plain.arpa").read_bytes())
+    assert asr.lm.load(marked).vocabulary == asr.lm.load(tmp_path / "plain.arpa").vocabulary
+
+
 def test_words_of_all_scripts_pass_through(tmp_path: Path) -> None:
     model = asr.lm.train(["grüße 세계", "naïve \\data\\ 1=2", "%s \\end\\"], order=2)
     model.save(tmp_path / "x.arpa")

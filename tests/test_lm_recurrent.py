@@ -124,6 +124,24 @@ def test_unseen_characters_are_counted_and_cost_something():
     assert model.log_probs(["漢字"]) == pytest.approx(model.log_probs([""]) + 2 * UNSEEN_LN)
 
 
+def test_decomposed_text_is_the_same_text():
+    model = RecurrentModel(Alphabet.from_texts(["é a", "b \u0301"], subwords=8), SMALL).eval()
+    assert model.log_probs(["e\u0301 a"]) == model.log_probs(["é a"])
+    assert model.perplexity(["e\u0301 ü"]) == model.perplexity(["é u\u0308"])
+    assert model.perplexity(["e\u0301 a"]).oov == 0
+    model = RecurrentModel(Alphabet.from_texts(["e a", "b \u0301"], subwords=8), SMALL).eval()
+    assert model.log_probs(["e漢\u0301"]) == model.log_probs(["漢é"])  # both lack two characters
+
+
+def test_perplexities_beyond_what_a_float_holds_are_infinite(tmp_path):
+    long = ["".join(random.Random(i).choices("abcdefgh", k=1500)) for i in range(8)]
+    reports: list[asr.lm.Report] = []
+    config = RecurrentConfig(**{**vars(SMALL), "epochs": 1, "pieces": 9})
+    model = asr.lm.train_recurrent(long, config, device="cpu", on_epoch=reports.append)
+    assert [(r.training, r.held_out) for r in reports] == [(math.inf, math.inf)]
+    assert model.perplexity(long).perplexity == math.inf
+
+
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path):
     text, config = remembering(200, seed=3), RecurrentConfig(**{**vars(SMALL), "epochs": 4})
     reports: list[asr.lm.Report] = []

@@ -37,6 +37,11 @@ def test_a_line_without_phones_is_quoted_with_its_number(tmp_path):
         Lexicon.read(tmp_path / "nothing.txt")
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    (tmp_path / "lexicon.txt").write_text("one W AH N\n", encoding="utf-8-sig")
+    assert list(Lexicon.read(tmp_path / "lexicon.txt").words) == ["one"]
+
+
 def test_words_of_a_file_are_brought_to_the_case_of_the_transcripts(tmp_path):
     (tmp_path / "lexicon.txt").write_text("ONE W AH N\n")
     assert "one" in Lexicon.read(tmp_path / "lexicon.txt", lower=True)

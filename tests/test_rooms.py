@@ -20,6 +20,7 @@ ROOMS = (
     "espeak",
     "cmudict",
     "pronunciation",
+    "normalisation",
     "text",
     "corpus",
     "spans",

@@ -98,6 +98,17 @@ def test_normalisation_keeps_what_is_inside_words():
     assert normalise(" A  b ", "none") == "A b"
 
 
+def test_marks_that_combine_belong_to_the_word():
+    assert normalise("दो-तीन, तीन-चार") == "दो-तीन तीन-चार"
+    assert normalise("-दो- 'தீ'", "upper") == "दो தீ"
+
+
+def test_characters_that_only_say_where_a_line_may_break_leave_words_whole():
+    assert normalise("\ufeffWort\u00adteil, ไป\u200bไหน") == "wortteil ไปไหน"
+    assert normalise("e\u00ad\u0301") == "é"
+    assert normalise("\ufeffWort\u00adteil", "none") == "\ufeffWort\u00adteil"
+
+
 def test_an_unknown_style_is_refused():
     with pytest.raises(TextError, match="expected one of"):
         normalise("a", "fancy")  # type: ignore[arg-type]
@@ -139,3 +150,19 @@ def test_a_longest_symbol_that_leads_nowhere_is_not_taken():
     ]
     with pytest.raises(AlphabetError, match="no symbols of the alphabet spell 'abb'"):
         alphabet.encode("abb")
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "text", "words"),
+    [
+        (Alphabet(list("你好世界")), "世界 你好", "世 界 你 好"),
+        (Alphabet(list("你好")), "你好吗", "你 好 吗"),
+        (Alphabet(["s", "h", "sh"]), "shs s h", "sh s s h"),
+        (Alphabet(["ab", "bc"]), "abc", "a b c"),
+        (Alphabet(list(" ab")), "ab a", "ab a"),
+        (Alphabet.from_texts(["你好世界"], subwords=9), "你好世界", "你好世界"),
+    ],
+)
+def test_in_scripts_without_spaces_every_symbol_is_a_word(alphabet, text, words):
+    assert alphabet.separate(text) == words
+    assert alphabet.separate(words) == words

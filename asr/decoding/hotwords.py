@@ -112,15 +112,8 @@ def check_hotwords(
     for word, value in weights.items():
         if not np.isfinite(value):
             raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
-    bordered = alphabet.separates_words
     return {
-        tuple(word.split()) if bordered else _symbols(word, alphabet): float(value)
+        tuple(alphabet.separate(word).split()): float(value)
         for word, value in weights.items()
         if word.strip()
     }
-
-
-def _symbols(text: str, alphabet: Alphabet) -> tuple[str, ...]:
-    """The symbols that spell a text without spaces; its characters if they cannot."""
-    text = "".join(text.split())
-    return tuple(text if alphabet.missing(text) else (alphabet.symbols[i - 1] for i in alphabet.encode(text)))

@@ -130,7 +130,14 @@ def check_spellable(
     if len(unspellable) < count:
         _log.warning("%s; they are never recognised", message)
         return unspellable
-    changed = (str.lower, str.upper)
-    case = any(not alphabet.missing(change(word)) for change in changed for word in unspellable[:5])
-    hint = "the case of the letters differs" if case else "are they of the same language and normalisation?"
-    raise (LanguageModelError if lm else DecodingError)(f"{message}; {hint}")
+    raise (LanguageModelError if lm else DecodingError)(f"{message}; {_why(unspellable[:5], alphabet)}")
+
+
+def _why(words: Sequence[str], alphabet: Alphabet) -> str:
+    """What probably makes the words unspellable."""
+    foreign = [word for word in words if alphabet.missing(word)]
+    if len(foreign) < len(words) and not alphabet.separates_words:
+        return "for this alphabet every symbol is a word: the text must have spaces between symbols"
+    if any(not alphabet.missing(change(word)) for change in (str.lower, str.upper) for word in foreign):
+        return "the case of the letters differs"
+    return "are they of the same language and normalisation?"

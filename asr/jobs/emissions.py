@@ -63,7 +63,7 @@ class Emissions:
             for log_probs_BTV, lengths_B in self.batches
             for hypothesis in self.model.decode(log_probs_BTV, lengths_B, **how)
         ]
-        return scoring.score(self.texts, found)
+        return scoring.score_spoken(self.texts, found, alphabet=self.model.alphabet)
 
     def rescored(self, rescorer: RecurrentModel, shares: Sequence[float], count: int) -> list[Score]:
         """The score for each share of the rescorer in the weight of the language model."""
@@ -78,7 +78,7 @@ class Emissions:
                         scores = [rescore(h, ln, alpha * share) for h, ln in judged]
                         found.append(said[int(np.argmax(scores))])
                 progress(len(texts[0]), len(self.texts))
-        return [scoring.score(self.texts, found) for found in texts]
+        return [scoring.score_spoken(self.texts, found, alphabet=alphabet) for found in texts]
 
     def wrong_outputs(self) -> float:
         """The output error rate of the best path: edit distance over the number of reference outputs.

@@ -77,9 +77,10 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
             f"{next(iter(failed.values()), 'the manifest is empty')}"
         )
     chosen, transcripts = [utterances[i] for i in kept], [done[i] for i in kept]
-    score = scoring.score(
+    score = scoring.score_spoken(
         [normalise(u.text, model.style) for u in chosen],
-        [t.text for t in transcripts],
+        [" ".join(w.text for w in t.words) for t in transcripts],
+        alphabet=model.alphabet,
         ids=[u.id for u in chosen],
         speakers=[u.speaker for u in chosen] if all(u.speaker for u in chosen) else None,
         durations_s=[t.duration_s for t in transcripts],

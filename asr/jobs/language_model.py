@@ -11,7 +11,7 @@ from asr.errors import ConfigError, DownloadError
 from asr.jobs.console import counting, output, say, warn
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
-from asr.text import Style, normalise
+from asr.text import Alphabet, Style, normalise
 
 
 def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", style: str = "basic") -> None:
@@ -83,10 +83,11 @@ def _sentences(texts: Sequence[str], style: str) -> Iterator[str]:
     return (normalise(line, cast(Style, style)) for line in lm.read_sentences(texts))
 
 
-def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
+def model_of_recipe(recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> lm.NGramModel | None:
     """The recipe's language model, upper- or lower-cased like its transcripts; None if it has none.
 
-    A published model that cannot be downloaded is replaced, with a warning, by one of the training texts.
+    One that is trained is of the alphabet's words, symbols in a script without spaces. A published model that
+    cannot be downloaded is replaced, with a warning, by one of the training texts.
 
     Raises:
         LanguageModelError: an ARPA file that is damaged.
@@ -104,11 +105,14 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.NGramModel | None:
             )
     if not recipe.lm.order:
         return None
-    return lm.train(_of_recipe(recipe, prepared), order=recipe.lm.order)
+    sentences = (alphabet.separate(sentence) for sentence in _of_recipe(recipe, prepared))
+    return lm.train(sentences, order=recipe.lm.order)
 
 
 def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel | None:
     """The LSTM that rescores, trained on the same sentences; None if the recipe does not rescore.
+
+    It reads them as they are written, which is how it will be asked: without spaces in scripts without.
 
     Beside an existing n-gram model, which has seen more text than the transcripts, none is trained either. It
     is kept in the experiment as `lm.checkpoint`, and not trained again for the same sentences.

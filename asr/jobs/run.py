@@ -69,7 +69,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     model, facts = recognizer.load(bundle), {"asked": _decoding(recipe)}
     model.decoder, model.lm, model.rescorer = dataclasses.replace(recipe.decoder), None, None
     utterances = prepared.open(development_split(prepared)).utterances
-    if (found := model_of_recipe(recipe, prepared)) is not None:
+    if (found := model_of_recipe(recipe, prepared, model.alphabet)) is not None:
         model.lm = found
         model.alphabet = model.alphabet.with_words(found.known_words)
         say(f"language model of order {found.order} with {len(found.vocabulary):,} words")

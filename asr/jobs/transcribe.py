@@ -17,7 +17,6 @@ from asr.files import whole_file
 from asr.jobs.console import console, say
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
-from asr.streaming import joint
 from asr.transcript import Segment, Transcript
 
 STDIN = "stdin"
@@ -96,7 +95,7 @@ def transcribe(
     if output_dir is None:
         if len(formats) > 1:
             raise ConfigError(f"{output_format} makes several files: say where with --output_dir")
-        sink = Printer(formats[0], word_timestamps, joint=joint(model.alphabet))
+        sink = Printer(formats[0], word_timestamps, joint=model.alphabet.joint)
         names = list(recordings)
     else:
         sink = Files(output_dir, recordings, formats, word_timestamps)

@@ -196,8 +196,8 @@ def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Seque
     """Store the hotword weight of lowest WER, the smallest of equals, in the decoder settings."""
     model = emissions.model
     phrases = [normalise(phrase, model.style) for phrase in hotwords]
-    said = sum(f" {text} ".count(f" {phrase} ") for text in emissions.texts for phrase in phrases)
-    if not said:
+    texts, said = ([f" {model.alphabet.separate(t)} " for t in ts] for ts in (emissions.texts, phrases))
+    if not any(phrase in text for text in texts for phrase in said):
         warn("none of the hotwords is said on the development set, so their weight is left as it was")
         return
     tuning.hotword_weights = _score_each(emissions, "hotword_weight", _HOTWORD_WEIGHTS, hotwords=phrases)

@@ -6,6 +6,7 @@ spaces, back-off weights left out, `<UNK>` in capitals, notes before `\\data\\`.
 """
 
 import bz2
+import codecs
 import gzip
 import logging
 import lzma
@@ -57,6 +58,8 @@ class _Lines:
     def take(self, count: int) -> list[bytes]:
         """The next `count` lines, or what is left."""
         lines = list(islice(self.file, count))
+        if lines and not self.number:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         self.number += len(lines)
         return lines
 

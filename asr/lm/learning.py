@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import LanguageModelError
+from asr.lm.ngram import per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
 from asr.machine import states
 from asr.machine.devices import autocast_dtype, choose_device
@@ -79,7 +80,7 @@ def train(
         while lesson.epoch < config.epochs:
             nats = lesson.learn(on_update)
             shares = words[lesson.studied].sum(), words[lesson.held_out].sum()
-            on_epoch(Report(lesson.epoch, *(math.exp(n / w) for n, w in zip(nats, shares, strict=True))))
+            on_epoch(Report(lesson.epoch, *map(per_word, nats, shares)))
             if checkpoint is not None:
                 lesson.write(checkpoint)
     model = lesson.model.cpu().eval()

@@ -12,6 +12,7 @@ search merge them.
 Source: Katz back-off as stored in the ARPA format; minimal states after Li & Khudanpur (2008).
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -136,8 +137,8 @@ class NGramModel:
         if not count:
             raise LanguageModelError("perplexity of an empty text: expected at least one sentence")
         return Perplexity(
-            perplexity=10 ** (-log10_prob / tokens),
-            perplexity_without_oov=10 ** (-known_log10_prob / (tokens - oov)),
+            perplexity=per_word(-log10_prob * math.log(10), tokens),
+            perplexity_without_oov=per_word(-known_log10_prob * math.log(10), tokens - oov),
             log10_prob=log10_prob,
             words=tokens - count,
             oov=oov,
@@ -272,6 +273,18 @@ class NGramModel:
                 f"the vocabulary is not UTF-8 ({error}); the arrays are damaged"
             ) from error
         return cls(vocabulary, arrays["counts"].tolist(), **fields)
+
+
+def per_word(nats: float, words: int) -> float:
+    """The perplexity of words that are so improbable together; infinity beyond what a float holds.
+
+    >>> per_word(0, 2), per_word(800, 1)
+    (1.0, inf)
+    """
+    try:
+        return math.exp(nats / words)
+    except OverflowError:
+        return math.inf
 
 
 def grouped(items: Iterable[str], size: int) -> Iterable[list[str]]:

@@ -10,6 +10,7 @@ embedding); Huang et al. 2014 (common beginnings of hypotheses are computed once
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch.nn import functional
 from asr import lstm
 from asr.errors import AlphabetError, LanguageModelError, check_demands
 from asr.files import whole_file
-from asr.lm.ngram import Perplexity, grouped
+from asr.lm.ngram import Perplexity, grouped, per_word
 from asr.regularisation import Dropout
 from asr.text import Alphabet
 
@@ -113,9 +114,11 @@ class RecurrentModel(nn.Module):
 
     def spell(self, sentence: str) -> tuple[list[int], int]:
         """The pieces of a sentence, and the number of its characters that no piece contains."""
-        unseen = self.pieces.missing(sentence)
-        kept = "".join(c for c in sentence if c not in unseen)
-        return self.pieces.encode(kept) if kept.strip() else [], sum(c in unseen for c in sentence)
+        kept, count = unicodedata.normalize("NFC", sentence), 0
+        while unseen := self.pieces.missing(kept):  # what is left may be composed to unseen characters again
+            count += sum(c in unseen for c in kept)
+            kept = unicodedata.normalize("NFC", "".join(c for c in kept if c not in unseen))
+        return self.pieces.encode(kept) if kept.strip() else [], count
 
     @torch.no_grad()
     def log_probs(self, sentences: Sequence[str]) -> np.ndarray:
@@ -175,15 +178,15 @@ class RecurrentModel(nn.Module):
         words = oov = count = 0
         for some in grouped(sentences, TOGETHER):
             ln += float(self.log_probs(some).sum())
-            for word in (word for sentence in some for word in sentence.split()):
+            for word in unicodedata.normalize("NFC", " ".join(some)).split():
                 unseen = sum(c in strange for c in word) if (strange := self.pieces.missing(word)) else 0
                 words, oov, penalty = words + 1, oov + (unseen > 0), penalty + UNSEEN_LN * unseen
             count += len(some)
         if not count:
             raise LanguageModelError("perplexity of an empty text: expected at least one sentence")
         return Perplexity(
-            perplexity=math.exp(-ln / (words + count)),
-            perplexity_without_oov=math.exp(-(ln - penalty) / (words + count)),
+            perplexity=per_word(-ln, words + count),
+            perplexity_without_oov=per_word(penalty - ln, words + count),
             log10_prob=ln / math.log(10),
             words=words,
             oov=oov,

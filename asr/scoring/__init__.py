@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from asr.scoring.alignment import AlignedUtterance, print_alignment
 from asr.scoring.significance import Comparison, compare, rank
-from asr.scoring.word_errors import Score, score
+from asr.scoring.word_errors import Score, score, score_spoken
 
 if TYPE_CHECKING:
     from asr.scoring.report import write_report as write_report
@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from asr.scoring.tables import print_score as print_score
     from asr.scoring.tables import ranking_table as ranking_table
 
-__all__ = ["AlignedUtterance", "Comparison", "Score", "compare", "print_alignment", "rank", "score"]
+__all__ = [
+    "AlignedUtterance",
+    "Comparison",
+    "Score",
+    "compare",
+    "print_alignment",
+    "rank",
+    "score",
+    "score_spoken",
+]
 
 _HOMES = {
     "print_comparison": "asr.scoring.tables",

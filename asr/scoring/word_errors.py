@@ -11,13 +11,15 @@ Conventions.
   word are divided by 1, so that a rate is 0 if and only if nothing is wrong.
 * Empty hypothesis: every reference word is deleted.
 * Characters are those of the normalised text with one space between words, by minimal edits.
+* In a script without spaces every symbol of the model is a word, and characters are counted without spaces:
+  there the word error rate is a character error rate (`score_spoken`).
 * Alternatives in a reference, `{ a / b }`: see `asr.scoring.alternatives`.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -31,6 +33,7 @@ from asr.scoring import alternatives
 from asr.scoring.alignment import GAP, SUBSTITUTION, AlignedUtterance, Alignment, aligner
 from asr.scoring.intervals import CONFIDENCE, RESAMPLES, bootstrap_rates, interval
 from asr.scoring.styles import Style, word_splitter
+from asr.text import Alphabet
 
 FEWEST_SPEAKERS = 5
 """With at least this many speakers, intervals resample speakers; fewer represent others poorly."""
@@ -45,6 +48,8 @@ class Score:
     alignment: Alignment = "minimal"
     processing_s: float | None = None
     """Seconds that recognition took, if known."""
+    joint: str = " "
+    """What stands between words in writing: a space or nothing."""
 
     @cached_property
     def substitutions(self) -> int:
@@ -89,8 +94,8 @@ class Score:
     @cached_property
     def cer(self) -> float:
         """Character errors over reference characters."""
-        references = [" ".join(u.reference) for u in self.utterances]
-        hypotheses = [" ".join(u.hypothesis) for u in self.utterances]
+        references = [self.joint.join(u.reference) for u in self.utterances]
+        hypotheses = [self.joint.join(u.hypothesis) for u in self.utterances]
         errors = process.cpdist(references, hypotheses, scorer=Levenshtein.distance, dtype=np.int64)
         return int(errors.sum()) / max(sum(map(len, references)), 1)
 
@@ -156,8 +161,8 @@ class Score:
         style:none|align:minimal|pool:words|empty-ref:errors/1|interval:95%-utterance-bootstrap-10000|asr:...
         """
         return (
-            f"style:{self.style}|align:{self.alignment}|pool:words|empty-ref:errors/1|"
-            f"interval:{CONFIDENCE:.0%}-{self.interval_by}-bootstrap-{RESAMPLES}|asr:{__version__}"
+            f"style:{self.style}|align:{self.alignment}|pool:{'words' if self.joint else 'symbols'}|"
+            f"empty-ref:errors/1|interval:{CONFIDENCE:.0%}-{self.interval_by}-bootstrap-{RESAMPLES}|asr:{__version__}"
         )
 
     def __str__(self) -> str:
@@ -238,6 +243,20 @@ def score(
             )
         )
     return Score(tuple(utterances), style, alignment, processing_s)
+
+
+def score_spoken(
+    references: Sequence[str], hypotheses: Sequence[str], *, alphabet: Alphabet, **facts: Any
+) -> Score:
+    """The score of what a model with this alphabet writes; `facts` are the other arguments of `score`.
+
+    In a script without spaces it is counted symbol by symbol: a sentence is not one word.
+
+    >>> score_spoken(["你好世界"], ["你好世"], alphabet=Alphabet(list("世你好界")))
+    Score(wer=0.25, substitutions=0, deletions=1, insertions=0, words=4, sentences=1)
+    """
+    said, heard = ([alphabet.separate(text) for text in texts] for texts in (references, hypotheses))
+    return replace(score(said, heard, **facts), joint=alphabet.joint)
 
 
 def _texts(texts: object) -> Sequence[str]:

@@ -107,7 +107,8 @@ def measure(
     parts = ranks.gather((found, sums))
     nll, labels, blanks, frames = sum((s for _, s in parts), np.zeros(4)).tolist()
     ordered = sorted(pair for part, _ in parts for pair in part)
-    score = scoring.score([split.texts[i] for i, _ in ordered], [text for _, text in ordered])
+    said, heard = [split.texts[i] for i, _ in ordered], [text for _, text in ordered]
+    score = scoring.score_spoken(said, heard, alphabet=recognizer.alphabet)
     written, spoken = (sum(map(len, texts)) for texts in ([t for _, t in ordered], split.texts))
     return {
         "dev_loss": nll / max(labels, 1),
