@@ -1,0 +1,70 @@
+"""`asr run` and `asr train` a second time, after something was changed, damaged or stopped."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asr import cli, load
+
+QUICK = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
+QUICK += ["training.epochs=1", "training.device=cpu", "data.workers=1", "exp=exp"]
+
+
+@pytest.fixture
+def asr(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder: (exit status, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["asr", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def words(tone_manifest: Callable[..., Path]) -> list[str]:
+    """A recipe with six training utterances, and three for each of development and test."""
+    sizes = (("train", 6), ("dev", 3), ("test", 3))
+    splits = ",".join(f"{name}:{tone_manifest(name, n, seed=n)}" for name, n in sizes)
+    return ["folder", f"data.options.splits={{{splits}}}", *QUICK]
+
+
+def scored() -> dict[str, int]:
+    results = json.loads(Path("exp/results.json").read_text())["splits"]
+    return {split: result["sentences"] for split, result in results.items()}
+
+
+def test_another_test_set_is_measured_anew_and_nothing_else(asr, words, tmp_path):
+    asr("run", *words)
+    assert scored() == {"dev": 3, "test": 3}
+    report = Path("exp/report-dev.html").stat().st_mtime_ns
+    lines = (tmp_path / "test.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "test.jsonl").write_text("".join(lines[:2]))
+    status, said = asr("run", *words)
+    assert status == 0 and "training is done already" in said
+    assert scored() == {"dev": 3, "test": 2}
+    assert Path("exp/report-dev.html").stat().st_mtime_ns == report
+    stamp = Path("exp/results.json").stat().st_mtime_ns
+    asr("run", *words)
+    assert Path("exp/results.json").stat().st_mtime_ns == stamp
+
+
+def test_a_changed_text_gives_another_language_model(asr, words):
+    text = Path("more.txt")
+    text.write_text("bad cab\n")
+    words += ["lm.order=2", "lm.text=[more.txt]"]
+    assert asr("run", *words)[0] == 0
+    text.write_text("dada\n")
+    assert "language model of order" in asr("run", *words)[1]
+    vocabulary = load("exp/model").lm.vocabulary
+    assert "dada" in vocabulary and "cab" not in vocabulary
+    assert "language model of order" not in asr("run", *words)[1]
