@@ -1,6 +1,8 @@
 """`asr run` and `asr train` a second time, after something was changed, damaged or stopped."""
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from asr import cli, load
+from asr.jobs import members
 
 QUICK = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
 QUICK += ["training.epochs=1", "training.device=cpu", "data.workers=1", "exp=exp"]
@@ -68,3 +71,35 @@ def test_a_changed_text_gives_another_language_model(asr, words):
     vocabulary = load("exp/model").lm.vocabulary
     assert "dada" in vocabulary and "cab" not in vocabulary
     assert "language model of order" not in asr("run", *words)[1]
+
+
+def test_an_ensemble_whose_member_was_stopped_before_its_curves_were_drawn_is_finished(
+    asr, words, monkeypatch
+):
+    monkeypatch.setattr(members, "available_cores", lambda: 1)  # no processes to wait for
+    words.append("members=2")
+    asr("train", *words)
+    drawn = Path("exp/member-1/curves.png")
+    drawn.unlink()
+    Path("exp/model/model.safetensors").unlink()
+    status, said = asr("train", *words)
+    assert status == 0, said
+    assert drawn.is_file() and Path("exp/model/model.safetensors").is_file()
+
+
+def test_a_signal_when_all_members_are_trained_stops_before_they_are_combined(asr, words, monkeypatch):
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("a single core trains one member after the other")
+    answered = []
+    answer_of = members._answer
+
+    def answer(*args, **kw):
+        answered.append(answer_of(*args, **kw))
+        if len(answered) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return answered[-1]
+
+    monkeypatch.setattr(members, "_answer", answer)
+    words.append("members=2")
+    assert asr("train", *words)[0] == 130
+    assert all(isinstance(bundle, Path) for bundle in answered) and not Path("exp/model").exists()

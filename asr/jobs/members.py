@@ -24,7 +24,7 @@ from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
-from asr.jobs.train import TUNED, development_split, train, write_recipe
+from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import FILE, Recognizer, load
 from asr.training.distributed import Ranks
@@ -65,7 +65,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     utterances = prepared.open(development_split(prepared)).utterances
     wer = evaluate(combined, utterances, decoder="greedy").score.wer
     combined.trained_on |= {"dev_wer": wer, "weights": f"{recipe.members} models"}
-    for name in (HISTORY, "curves.png"):
+    for name in (HISTORY, CURVES):
         shutil.copy(bundles[0].parent / name, bundle.parent / name)
     write_recipe(recipe)
     combined.save(bundle)
@@ -135,7 +135,10 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
                 if ours not in answers:  # after a second Ctrl-C, or because another one could not be started
                     process.kill()
                 process.join()
-    return _bundles([answers[ours] for ours in started])
+    bundles = _bundles([answers[ours] for ours in started])
+    if stop.value == _ASKED:  # too late for any of them to stop
+        raise KeyboardInterrupt
+    return bundles
 
 
 def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:

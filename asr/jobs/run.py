@@ -17,7 +17,7 @@ from asr.jobs.language_model import digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
-from asr.jobs.train import TUNED, development_split
+from asr.jobs.train import CURVES, TUNED, development_split
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer
 from asr.training import history
@@ -45,7 +45,7 @@ def run(recipe: Recipe) -> Path:
                 file.write(json.dumps({"bundle": stamp, "splits": results}, indent=2) + "\n")
     _print(results, recipe.name)
     page = _report(folder, "test" if "test" in results else next(iter(results)))
-    say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {page}")
+    say(f"model   {bundle}\ncurves  {folder / CURVES}\nreport  {page}")
     return folder
 
 
