@@ -103,3 +103,11 @@ def test_a_signal_when_all_members_are_trained_stops_before_they_are_combined(as
     words.append("members=2")
     assert asr("train", *words)[0] == 130
     assert all(isinstance(bundle, Path) for bundle in answered) and not Path("exp/model").exists()
+
+
+@pytest.mark.parametrize(("there", "count"), [("checkpoints", 2), ("member-1", 1)])
+def test_an_ensemble_and_a_single_model_do_not_share_a_folder(asr, words, there, count):
+    Path("exp", there).mkdir(parents=True)
+    status, said = asr("train", *words, f"members={count}")
+    assert status == 1 and f"members={count}: {Path('exp', there)} is of" in " ".join(said.split())
+    assert not Path("exp/model").exists()

@@ -31,6 +31,8 @@ from asr.training.distributed import Ranks
 from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal, signals_wait
 
+MEMBER = "member-{}"
+"""Folder of a member in that of the experiment; they are counted from 1."""
 LOG = "training.log"
 """File in the folder of a member for its messages, while another one has the terminal."""
 SEED_STEP = 1000
@@ -45,11 +47,12 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     Every member has a folder of its own; history and curves of the ensemble are those of the first.
 
     Raises:
-        ConfigError: settings that contradict each other.
+        ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
         CorpusError, TrainingError: see `train`; or a training process died.
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
+    _check_folder(Path(recipe.exp), members=recipe.members)
     if recipe.members == 1:
         return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
@@ -73,8 +76,18 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     return bundle
 
 
+def _check_folder(folder: Path, *, members: int) -> None:
+    """Raises ConfigError if there is one model where several are to be trained, or the reverse."""
+    there, what = (MEMBER.format(1), "an ensemble") if members == 1 else ("checkpoints", "a single model")
+    if (folder / there).exists():
+        raise ConfigError(
+            f"members={members}: {folder / there} is of {what}; "
+            "give the run its own folder (exp=…), or remove this one to start anew"
+        )
+
+
 def _member(recipe: Recipe, k: int) -> Recipe:
-    folder, seed = Path(recipe.exp) / f"member-{k + 1}", recipe.seed + SEED_STEP * k
+    folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
     return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder))
 
 
