@@ -111,3 +111,11 @@ def test_an_ensemble_and_a_single_model_do_not_share_a_folder(asr, words, there,
     status, said = asr("train", *words, f"members={count}")
     assert status == 1 and f"members={count}: {Path('exp', there)} is of" in " ".join(said.split())
     assert not Path("exp/model").exists()
+
+
+def test_a_member_that_cannot_write_says_why(asr, words):
+    Path("exp").mkdir()
+    Path("exp/member-2").touch()
+    status, said = asr("train", *words, "members=2")
+    assert status == 1 and "error: exp/member-2: File exists" in said
+    assert "out of memory" not in said and "Traceback" not in said

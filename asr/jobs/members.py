@@ -200,5 +200,5 @@ def _train_in_worker(
             log.parent.mkdir(parents=True, exist_ok=True)
             console.file = log.open("a", encoding="utf-8", buffering=1)
         answer.send(train(recipe, prepared, must_stop=lambda: stop.value != 0))
-    except (AsrError, KeyboardInterrupt) as failure:
+    except (AsrError, OSError, KeyboardInterrupt) as failure:
         answer.send(failure)
