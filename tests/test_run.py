@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,23 @@ def test_a_member_that_cannot_write_says_why(asr, words):
     status, said = asr("train", *words, "members=2")
     assert status == 1 and "error: exp/member-2: File exists" in said
     assert "out of memory" not in said and "Traceback" not in said
+
+
+def test_training_goes_on_only_with_the_pronunciations_it_began_with(asr, words):
+    spelled = {"".join(word): " ".join(word).upper() for n in (1, 2, 3) for word in product("abcd", repeat=n)}
+    lexicon = Path("lexicon.txt")
+
+    def write(a: str = "A", **further: str) -> None:
+        lines = [f"{word} {phones.replace('A', a)}" for word, phones in (spelled | further).items()]
+        lexicon.write_text("\n".join(lines) + "\n")
+
+    write()
+    words.append("data.phones=lexicon.txt")
+    assert asr("train", *words)[0] == 0
+    write(further="A B")
+    status, said = asr("train", *words)
+    assert status == 0 and "training is done already" in said, "a word that was not heard in training"
+    for renamed_or_more in ("AH", "A X"):
+        write(renamed_or_more)
+        status, said = asr("train", *words)
+        assert status == 1 and "begun with other settings" in " ".join(said.split()), said

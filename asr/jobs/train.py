@@ -50,7 +50,7 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
         augmentation=recipe.augmentation,
         seed=recipe.seed,
         folder=folder,
-        identity=_identity(recipe),
+        identity=_identity(recipe) | _spelling(recipe, recognizer.alphabet, train_split),
         min_s=recipe.data.min_s,
         max_s=recipe.data.max_s,
         resident=recipe.data.resident,
@@ -143,6 +143,16 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     kept = {k: fields[k] for k in ("seed", "features", "augmentation", "encoder")}
     data = {k: fields["data"][k] for k in ("style", "subwords", "phones", "min_s", "max_s")}
     return {**kept, "training": training, "data": data}
+
+
+def _spelling(recipe: Recipe, alphabet: Alphabet, corpus: PackedCorpus) -> dict[str, Any]:
+    """What a lexicon that the user may edit makes of the training texts; nothing for other alphabets."""
+    lexicon = alphabet.lexicon
+    if lexicon is None or lexicon.language is not None:
+        return {}
+    words = {word for u in corpus.utterances for word in normalise(u.text, recipe.data.style).split()}
+    said = {word: lexicon.first(word) for word in sorted(words) if word in lexicon}
+    return {"symbols": alphabet.symbols, "said": said}
 
 
 def _announce(trainer: Trainer) -> None:
