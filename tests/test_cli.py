@@ -16,6 +16,7 @@ from tones import RATE_HZ, sentences
 from asr import cli, load
 from asr.audio import resample
 from asr.jobs import recipe as recipes
+from asr.jobs import stages
 from asr.recognizer import Recognizer
 
 QUICK = [
@@ -180,6 +181,40 @@ def test_a_sweep_trains_each_value_in_its_own_folder(asr, tmp_path):
     for cell in ("gru", "rnn"):
         assert load(tmp_path / "exp" / "mine" / f"encoder.cell={cell}" / "model").encoder.config.cell == cell
     assert out.count("encoder.cell=gru") == 1  # in the ranking
+
+
+def test_the_folder_of_a_sweep_keeps_its_name(asr, tmp_path):
+    write_manifest(tmp_path / "größe.jsonl", 10, seed=3)
+    status, _, err = asr("prepare", "größe.jsonl", *QUICK, "seed=1,2", "-m")
+    assert status == 0, err
+    assert sorted(path.name for path in (tmp_path / "exp").glob("*/seed=*")) == ["seed=1", "seed=2"]
+    assert (tmp_path / "exp" / "größe" / "seed=1").is_dir()
+
+
+@pytest.mark.parametrize("launcher", ["basic", "submitit_local"])
+def test_jobs_that_fail_are_listed_wherever_they_ran(asr, tmp_path, launcher):
+    if launcher != "basic":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
+    words = ["prepare", "mine.jsonl", *QUICK, f"hydra/launcher={launcher}", "-m"]
+    status, _, err = asr(*words, "encoder.cell=gru,lstn")
+    assert status == 1
+    assert "1 of the jobs failed" in err and "encoder.cell=lstn: encoder.cell=lstn: expected one of" in err
+    if launcher == "basic":
+        assert asr(*words, "encoder.cell=gru,rnn")[0] == 0, "what failed in another sweep is not told again"
+
+
+def test_runs_on_another_development_set_are_not_ranked(tmp_path, capsys):
+    for second, (name, ids) in enumerate({"a=1": "xyz", "a=2": "xy", "a=3": "xy"}.items()):
+        file = tmp_path / name / "dev.hypotheses.jsonl"
+        file.parent.mkdir()
+        lines = [json.dumps({"id": one, "text": "ab c", "pred_text": "ab"}) for one in ids]
+        file.write_text("\n".join(lines) + "\n")
+        os.utime(file, (second, second))
+    stages._rank(tmp_path)
+    out, err = capsys.readouterr()
+    assert "a=2" in out and "a=3" in out and "a=1" not in out
+    assert "1 of 3 runs" in err and "other utterances" in " ".join(err.split())
 
 
 def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):

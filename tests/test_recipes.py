@@ -145,6 +145,22 @@ def test_a_recipe_goes_from_the_original_layout_to_scores(asr, tmp_path, name):
     assert len(announced) == 3 and all(Path(path).exists() for path in announced)
 
 
+@pytest.mark.parametrize("damaged", ["train.pcm", "train.json", "test.jsonl"])
+def test_a_damaged_packed_corpus_is_packed_again(asr, tmp_path, damaged):
+    words = ["prepare", "yesno", f"data.root={yesno(tmp_path / 'corpus')}"]
+    asr(*words)
+    file = next((tmp_path / "data").glob(f"*/{damaged}"))
+    whole = file.read_bytes()
+    if damaged == "train.json":
+        file.unlink()
+    else:
+        file.write_bytes(whole[:-100])
+    assert "this is being done now" in " ".join(asr(*words).split())
+    assert file.read_bytes() == whole
+    stamp = file.stat().st_mtime_ns
+    assert "done now" not in asr(*words) and file.stat().st_mtime_ns == stamp
+
+
 def test_a_streaming_recipe_gives_a_model_that_streams(asr, tmp_path):
     root = librispeech(tmp_path, {"train-clean-5": 8, "dev-clean-2": 3}, ".flac")
     asr("run", "mini_librispeech/streaming", f"data.root={root}", *TINY)

@@ -115,6 +115,18 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment):
     assert records[0] == records[1]
 
 
+def test_a_signal_after_the_last_step_stops_too_once_the_bundle_is_written(corpus, tmp_path):
+    train = corpus(4)
+
+    def stop(kind: str, facts: dict[str, object]) -> None:
+        if kind == "epoch" and facts["epoch"] == facts["epochs"]:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer(train, tmp_path, observer=stop).run()
+    assert weights(tmp_path) and trainer(train, tmp_path).run().finished
+
+
 SCRIPT = """
 import sys, pathlib
 sys.path.insert(0, sys.argv[3])

@@ -1,6 +1,7 @@
 """`asr lm`: text → an n-gram model in ARPA, or an LSTM; a model and text → perplexity."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -122,6 +123,22 @@ def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel 
     checkpoint = Path(recipe.exp) / "lm.checkpoint"
     sentences = _of_recipe(recipe, prepared)
     return _learn(sentences, recipe.lm.recurrent, checkpoint=checkpoint, seed=recipe.seed)
+
+
+def digests(recipe: Recipe) -> dict[str, str | None]:
+    """The files that the recipe's language models are made of, and the sha256 of each; None if unreadable."""
+    named = list(recipe.lm.text)
+    if not named and recipe.lm.arpa is not None and recipe.lm.arpa not in librispeech.LANGUAGE_MODELS:
+        named = [recipe.lm.arpa]
+    return {name: _sha256(Path(name).expanduser()) for name in named if name != "-"}
+
+
+def _sha256(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
 
 
 def _arpa_file(named: str, folder: Path) -> Path:

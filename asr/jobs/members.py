@@ -24,13 +24,15 @@ from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
-from asr.jobs.train import TUNED, development_split, train, write_recipe
+from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import FILE, Recognizer, load
 from asr.training.distributed import Ranks
 from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal, signals_wait
 
+MEMBER = "member-{}"
+"""Folder of a member in that of the experiment; they are counted from 1."""
 LOG = "training.log"
 """File in the folder of a member for its messages, while another one has the terminal."""
 SEED_STEP = 1000
@@ -45,11 +47,12 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     Every member has a folder of its own; history and curves of the ensemble are those of the first.
 
     Raises:
-        ConfigError: settings that contradict each other.
+        ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
         CorpusError, TrainingError: see `train`; or a training process died.
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
+    _check_folder(Path(recipe.exp), members=recipe.members)
     if recipe.members == 1:
         return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
@@ -65,7 +68,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     utterances = prepared.open(development_split(prepared)).utterances
     wer = evaluate(combined, utterances, decoder="greedy").score.wer
     combined.trained_on |= {"dev_wer": wer, "weights": f"{recipe.members} models"}
-    for name in (HISTORY, "curves.png"):
+    for name in (HISTORY, CURVES):
         shutil.copy(bundles[0].parent / name, bundle.parent / name)
     write_recipe(recipe)
     combined.save(bundle)
@@ -73,8 +76,18 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     return bundle
 
 
+def _check_folder(folder: Path, *, members: int) -> None:
+    """Raises ConfigError if there is one model where several are to be trained, or the reverse."""
+    there, what = (MEMBER.format(1), "an ensemble") if members == 1 else ("checkpoints", "a single model")
+    if (folder / there).exists():
+        raise ConfigError(
+            f"members={members}: {folder / there} is of {what}; "
+            "give the run its own folder (exp=…), or remove this one to start anew"
+        )
+
+
 def _member(recipe: Recipe, k: int) -> Recipe:
-    folder, seed = Path(recipe.exp) / f"member-{k + 1}", recipe.seed + SEED_STEP * k
+    folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
     return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder))
 
 
@@ -135,7 +148,10 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
                 if ours not in answers:  # after a second Ctrl-C, or because another one could not be started
                     process.kill()
                 process.join()
-    return _bundles([answers[ours] for ours in started])
+    bundles = _bundles([answers[ours] for ours in started])
+    if stop.value == _ASKED:  # too late for any of them to stop
+        raise KeyboardInterrupt
+    return bundles
 
 
 def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
@@ -184,5 +200,5 @@ def _train_in_worker(
             log.parent.mkdir(parents=True, exist_ok=True)
             console.file = log.open("a", encoding="utf-8", buffering=1)
         answer.send(train(recipe, prepared, must_stop=lambda: stop.value != 0))
-    except (AsrError, KeyboardInterrupt) as failure:
+    except (AsrError, OSError, KeyboardInterrupt) as failure:
         answer.send(failure)

@@ -38,7 +38,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """The packed corpus of the recipe; made if it does not exist, resumed if it is incomplete.
+    """The packed corpus of the recipe; made if it does not exist, or is incomplete or damaged.
 
     Raises:
         CorpusError: the original corpus is missing or damaged, or nothing in it can be used.
@@ -48,7 +48,13 @@ def prepare(recipe: Recipe) -> Prepared:
         may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # the user's own recordings
         if (folder / DONE).is_file() and not may_change:
             splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
-            return Prepared(folder, splits)
+            prepared = Prepared(folder, splits)
+            try:
+                for split in splits:
+                    prepared.open(split)
+                return prepared
+            except CorpusError as error:
+                warn(f"{error}; this is being done now")
         return _prepare(recipe, folder)
 
 

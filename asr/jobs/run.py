@@ -13,11 +13,11 @@ from asr import recognizer, scoring
 from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
-from asr.jobs.language_model import model_of_recipe, rescorer_of_recipe
+from asr.jobs.language_model import digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
-from asr.jobs.train import TUNED, development_split
+from asr.jobs.train import CURVES, TUNED, development_split
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer
 from asr.training import history
@@ -36,7 +36,7 @@ def run(recipe: Recipe) -> Path:
     if _tuned_for(folder) != _decoding(recipe):
         _tune(recipe, prepared, bundle, folder)
     stamp = _stamp(bundle)
-    results = _known_results(folder, stamp)
+    results = _known_results(prepared, folder, stamp)
     if missing := [split for split in prepared.splits if split != "train" and split not in results]:
         model = recognizer.load(bundle)
         for split in missing:
@@ -45,14 +45,15 @@ def run(recipe: Recipe) -> Path:
                 file.write(json.dumps({"bundle": stamp, "splits": results}, indent=2) + "\n")
     _print(results, recipe.name)
     page = _report(folder, "test" if "test" in results else next(iter(results)))
-    say(f"model   {bundle}\ncurves  {folder / 'curves.png'}\nreport  {page}")
+    say(f"model   {bundle}\ncurves  {folder / CURVES}\nreport  {page}")
     return folder
 
 
 def _decoding(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's decoding settings, which may be changed after training."""
+    """The recipe's decoding settings, which may be changed after training, and the files they name."""
     fields = to_fields(recipe)
-    return {name: fields[name] for name in ("decoder", "lm")}
+    files = digests(recipe)
+    return {name: fields[name] for name in ("decoder", "lm")} | ({"files": files} if files else {})
 
 
 def _tuned_for(folder: Path) -> dict[str, Any] | None:
@@ -91,24 +92,29 @@ def _stamp(bundle: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _known_results(folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
-    """Scores already computed with exactly this bundle."""
+def _known_results(prepared: Prepared, folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
+    """Scores already computed with exactly this bundle, on exactly these recordings and texts."""
     file = folder / RESULTS
-    if file.is_file():
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        if saved["bundle"] == stamp:
-            return dict(saved["splits"])
-    return {}
+    if not file.is_file():
+        return {}
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    splits = saved["splits"].items() if saved["bundle"] == stamp else ()
+    return {
+        split: result
+        for split, result in splits
+        if split in prepared.splits and result.get("corpus") == prepared.open(split).fingerprint
+    }
 
 
 def _evaluate(prepared: Prepared, split: str, model: Recognizer, folder: Path) -> dict[str, Any]:
-    done = evaluate(model, prepared.open(split).utterances)
+    corpus = prepared.open(split)
+    done = evaluate(model, corpus.utterances)
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
     page = _report(folder, split)
     audio = {u.id: u.audio_filepath for u in done.utterances}
     lines = history.read(folder / history.FILE)
     scoring.write_report(done.score, page, title=f"{folder.name}: {split}", audio=audio, history=lines)
-    return to_json(done)
+    return to_json(done) | {"corpus": corpus.fingerprint}
 
 
 def _report(folder: Path, split: str) -> Path:

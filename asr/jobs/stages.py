@@ -12,6 +12,9 @@ from asr.errors import AsrError, ConfigError
 from asr.jobs import recipe as recipes
 from asr.jobs.console import say, warn
 
+FAILED = "failed.txt"
+"""File in the folder of a sweep's job with the error that ended it."""
+
 
 def single(stage: str, words: Sequence[str]) -> None:
     """Run one stage of the recipe that the words of the command line describe."""
@@ -36,22 +39,24 @@ def _job(stage: str) -> Any:
 class _Job:
     """The job function of a sweep, which launchers can pickle and send to another machine.
 
-    A job that fails with an `AsrError` does not stop the others; it is listed at the end.
+    A job that fails with an `AsrError` does not stop the others; it is listed at the end. As it may run in
+    another process, it leaves the error in its folder.
     """
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
-        self.failed: dict[str, str] = {}
 
     def __call__(self, config: Any) -> float:
-        folder = str(config.exp)
+        folder = Path(config.exp)
         say(f"\n{folder}")
         try:
             result = _job(self.stage)(recipes.from_hydra(config))
         except AsrError as error:
-            self.failed[folder] = str(error)
             warn(f"{folder} failed: {error}")
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
             return math.inf
+        (folder / FAILED).unlink(missing_ok=True)
         return 0.0 if self.stage == "prepare" else _development_wer(result)
 
 
@@ -76,17 +81,19 @@ def sweep(stage: str, words: Sequence[str]) -> None:
 
     overrides = recipes.hydra_overrides(words)
     keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
-    folder = _folder(overrides)
+    folder = Path(_folder(overrides))
     constant = [k for k, o in zip(keys, overrides, strict=True) if not _is_swept(o)]
     overrides += [
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
-        f"hydra.sweep.dir={json.dumps(folder)}",
+        f"hydra.sweep.dir={json.dumps(str(folder), ensure_ascii=False)}",
         "hydra.sweep.subdir=${hydra.job.override_dirname}",
         f"hydra.job.config.override_dirname.exclude_keys={json.dumps([*constant, 'exp'])}",
         "exp=${hydra:sweep.dir}/${hydra:sweep.subdir}",
     ]
     recipes.register()
+    for old in _failures(folder):
+        (old / FAILED).unlink()
     job = _Job(stage)
     arguments = sys.argv
     sys.argv = [arguments[0], "--multirun", *overrides]
@@ -98,9 +105,15 @@ def sweep(stage: str, words: Sequence[str]) -> None:
             raise ConfigError("the sweep stopped, see above") from error
     finally:
         sys.argv = arguments
-    _rank(Path(folder))
-    if job.failed:
-        raise AsrError(f"{len(job.failed)} of the jobs failed: {', '.join(job.failed)}")
+    _rank(folder)
+    if failed := _failures(folder):
+        reasons = [f"{job}: {(job / FAILED).read_text(encoding='utf-8').strip()}" for job in failed]
+        raise AsrError("\n".join([f"{len(failed)} of the jobs failed", *reasons]))
+
+
+def _failures(folder: Path) -> list[Path]:
+    """The folders of a sweep's jobs that failed; a value with slashes makes nested ones."""
+    return sorted(file.parent for file in folder.glob(f"*=*/**/{FAILED}"))
 
 
 def _folder(overrides: Sequence[str]) -> str:
@@ -119,15 +132,31 @@ def _is_swept(override: str) -> bool:
 
 
 def _rank(folder: Path) -> None:
-    """Print the runs of a sweep from best to worst, with the significance of their differences."""
+    """Print the runs of a sweep from best to worst, with the significance of their differences.
+
+    Earlier runs in the folder count if they were measured on the same utterances as the newest.
+    """
     from asr import scoring
     from asr.jobs.console import output
 
-    scores = {}
-    for file in sorted(folder.glob("*=*/dev.hypotheses.jsonl")):
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        ids = [line["id"] for line in lines]
-        texts = [[line[key] for line in lines] for key in ("text", "pred_text")]
-        scores[file.parent.name] = scoring.score(*texts, ids=ids, style="basic")
+    files = sorted(folder.glob("*=*/dev.hypotheses.jsonl"))
+    if not files:
+        return
+    runs = {file: _read_columns(file) for file in files}
+    wanted = runs[max(files, key=lambda file: file.stat().st_mtime_ns)]
+    scores = {
+        file.parent.name: scoring.score(texts, hypotheses, ids=ids, style="basic")
+        for file, (ids, texts, hypotheses) in runs.items()
+        if (ids, texts) == wanted[:2]
+    }
+    if left_out := len(runs) - len(scores):
+        warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
         output.print(scoring.ranking_table(scoring.rank(scores)))
+
+
+def _read_columns(file: Path) -> tuple[list[str], list[str], list[str]]:
+    """Ids, references and hypotheses of a file of hypotheses."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    ids, texts, hypotheses = ([line[key] for line in lines] for key in ("id", "text", "pred_text"))
+    return ids, texts, hypotheses

@@ -17,8 +17,10 @@ from asr.pronunciation import Lexicon, pronounce
 from asr.recognizer import Recognizer
 from asr.text import Alphabet, normalise
 from asr.training import Trainer
+from asr.training.history import FILE as HISTORY
 from asr.training.history import plot, read
 
+CURVES = "curves.png"
 TUNED = "tuning.json"
 """Written once the bundle's decoder is tuned; deleted by training."""
 _FREE = {"device", "checkpoint_every_s", "log_every", "give_up_after"}
@@ -48,7 +50,7 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
         augmentation=recipe.augmentation,
         seed=recipe.seed,
         folder=folder,
-        identity=_identity(recipe),
+        identity=_identity(recipe) | _spelling(recipe, recognizer.alphabet, train_split),
         min_s=recipe.data.min_s,
         max_s=recipe.data.max_s,
         resident=recipe.data.resident,
@@ -56,6 +58,8 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
     )
     if trainer.progress.finished:
         say(f"training is done already: {folder / 'model'}")
+        if trainer.ranks.is_first and not (folder / CURVES).is_file():  # stopped before they were drawn
+            plot(read(folder / HISTORY), folder / CURVES, title=recipe.name)
         return folder / "model"
     if not trainer.ranks.is_first:
         trainer.run()
@@ -66,8 +70,7 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
     _announce(trainer)
     with TrainingBar(recipe.training.epochs) as trainer.observe:
         trainer.run()
-    history = read(folder / "history.jsonl")
-    plot(history, folder / "curves.png", title=recipe.name)
+    plot(read(folder / HISTORY), folder / CURVES, title=recipe.name)
     facts = recognizer.trained_on
     say(f"development WER {facts['dev_wer']:.2%} ({facts['weights']}); bundle in {folder / 'model'}")
     return folder / "model"
@@ -140,6 +143,16 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     kept = {k: fields[k] for k in ("seed", "features", "augmentation", "encoder")}
     data = {k: fields["data"][k] for k in ("style", "subwords", "phones", "min_s", "max_s")}
     return {**kept, "training": training, "data": data}
+
+
+def _spelling(recipe: Recipe, alphabet: Alphabet, corpus: PackedCorpus) -> dict[str, Any]:
+    """What a lexicon that the user may edit makes of the training texts; nothing for other alphabets."""
+    lexicon = alphabet.lexicon
+    if lexicon is None or lexicon.language is not None:
+        return {}
+    words = {word for u in corpus.utterances for word in normalise(u.text, recipe.data.style).split()}
+    said = {word: lexicon.first(word) for word in sorted(words) if word in lexicon}
+    return {"symbols": alphabet.symbols, "said": said}
 
 
 def _announce(trainer: Trainer) -> None:

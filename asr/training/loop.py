@@ -161,7 +161,7 @@ class Trainer:
         Raises:
             TrainingError: too many non-finite steps in a row, a full disk, or a lost rank.
             BundleError: the disk is full.
-            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been written.
+            KeyboardInterrupt: after Ctrl-C, once a checkpoint has been written; it may be the last one.
         """
         if self.progress.finished:
             return self.progress
@@ -176,6 +176,8 @@ class Trainer:
                 while p.epoch < self.config.epochs and not 0 < self.config.patience <= p.stale_epochs:
                     self._epoch()
                 self._finish()
+            if self._interrupted and self.ranks.size == 1:  # since the last step
+                raise KeyboardInterrupt
         return self.progress
 
     def _interrupt(self) -> None:

@@ -1,0 +1,142 @@
+"""`asr run` and `asr train` a second time, after something was changed, damaged or stopped."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from asr import cli, load
+from asr.jobs import members
+
+QUICK = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
+QUICK += ["training.epochs=1", "training.device=cpu", "data.workers=1", "exp=exp"]
+
+
+@pytest.fixture
+def asr(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty folder: (exit status, what it printed)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["asr", *words])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as leaving:
+            status = int(leaving.code or 0)
+        return status, "".join(capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def words(tone_manifest: Callable[..., Path]) -> list[str]:
+    """A recipe with six training utterances, and three for each of development and test."""
+    sizes = (("train", 6), ("dev", 3), ("test", 3))
+    splits = ",".join(f"{name}:{tone_manifest(name, n, seed=n)}" for name, n in sizes)
+    return ["folder", f"data.options.splits={{{splits}}}", *QUICK]
+
+
+def scored() -> dict[str, int]:
+    results = json.loads(Path("exp/results.json").read_text())["splits"]
+    return {split: result["sentences"] for split, result in results.items()}
+
+
+def test_another_test_set_is_measured_anew_and_nothing_else(asr, words, tmp_path):
+    asr("run", *words)
+    assert scored() == {"dev": 3, "test": 3}
+    report = Path("exp/report-dev.html").stat().st_mtime_ns
+    lines = (tmp_path / "test.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "test.jsonl").write_text("".join(lines[:2]))
+    status, said = asr("run", *words)
+    assert status == 0 and "training is done already" in said
+    assert scored() == {"dev": 3, "test": 2}
+    assert Path("exp/report-dev.html").stat().st_mtime_ns == report
+    stamp = Path("exp/results.json").stat().st_mtime_ns
+    asr("run", *words)
+    assert Path("exp/results.json").stat().st_mtime_ns == stamp
+
+
+def test_a_changed_text_gives_another_language_model(asr, words):
+    text = Path("more.txt")
+    text.write_text("bad cab\n")
+    words += ["lm.order=2", "lm.text=[more.txt]"]
+    assert asr("run", *words)[0] == 0
+    text.write_text("dada\n")
+    assert "language model of order" in asr("run", *words)[1]
+    vocabulary = load("exp/model").lm.vocabulary
+    assert "dada" in vocabulary and "cab" not in vocabulary
+    assert "language model of order" not in asr("run", *words)[1]
+
+
+def test_an_ensemble_whose_member_was_stopped_before_its_curves_were_drawn_is_finished(
+    asr, words, monkeypatch
+):
+    monkeypatch.setattr(members, "available_cores", lambda: 1)  # no processes to wait for
+    words.append("members=2")
+    asr("train", *words)
+    drawn = Path("exp/member-1/curves.png")
+    drawn.unlink()
+    Path("exp/model/model.safetensors").unlink()
+    status, said = asr("train", *words)
+    assert status == 0, said
+    assert drawn.is_file() and Path("exp/model/model.safetensors").is_file()
+
+
+def test_a_signal_when_all_members_are_trained_stops_before_they_are_combined(asr, words, monkeypatch):
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("a single core trains one member after the other")
+    answered = []
+    answer_of = members._answer
+
+    def answer(*args, **kw):
+        answered.append(answer_of(*args, **kw))
+        if len(answered) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return answered[-1]
+
+    monkeypatch.setattr(members, "_answer", answer)
+    words.append("members=2")
+    assert asr("train", *words)[0] == 130
+    assert all(isinstance(bundle, Path) for bundle in answered) and not Path("exp/model").exists()
+
+
+@pytest.mark.parametrize(("there", "count"), [("checkpoints", 2), ("member-1", 1)])
+def test_an_ensemble_and_a_single_model_do_not_share_a_folder(asr, words, there, count):
+    Path("exp", there).mkdir(parents=True)
+    status, said = asr("train", *words, f"members={count}")
+    assert status == 1 and f"members={count}: {Path('exp', there)} is of" in " ".join(said.split())
+    assert not Path("exp/model").exists()
+
+
+def test_a_member_that_cannot_write_says_why(asr, words):
+    Path("exp").mkdir()
+    Path("exp/member-2").touch()
+    status, said = asr("train", *words, "members=2")
+    assert status == 1 and "error: exp/member-2: File exists" in said
+    assert "out of memory" not in said and "Traceback" not in said
+
+
+def test_training_goes_on_only_with_the_pronunciations_it_began_with(asr, words):
+    spelled = {"".join(word): " ".join(word).upper() for n in (1, 2, 3) for word in product("abcd", repeat=n)}
+    lexicon = Path("lexicon.txt")
+
+    def write(a: str = "A", **further: str) -> None:
+        lines = [f"{word} {phones.replace('A', a)}" for word, phones in (spelled | further).items()]
+        lexicon.write_text("\n".join(lines) + "\n")
+
+    write()
+    words.append("data.phones=lexicon.txt")
+    assert asr("train", *words)[0] == 0
+    write(further="A B")
+    status, said = asr("train", *words)
+    assert status == 0 and "training is done already" in said, "a word that was not heard in training"
+    for renamed_or_more in ("AH", "A X"):
+        write(renamed_or_more)
+        status, said = asr("train", *words)
+        assert status == 1 and "begun with other settings" in " ".join(said.split()), said
