@@ -17,6 +17,15 @@ _APART = 1e-3  # nats that the value may differ from frame to frame
 
 
 @njit(**_FAST)
+def _divide(cells: Any, by: Any) -> None:
+    factor = np.float32(1.0) / by
+    for kind in range(2):
+        for b in range(cells.shape[1]):
+            for a in range(cells.shape[2]):
+                cells[kind, b, a] *= factor
+
+
+@njit(**_FAST)
 def _forward_step(new: Any, old: Any, y: Any, next_VVL: Any, again: Any, here: Any, moved: Any) -> Any:
     """new = the cells of a frame from those of the frame before, divided by their sum, which is returned."""
     outputs, lanes = again.shape
@@ -36,11 +45,7 @@ def _forward_step(new: Any, old: Any, y: Any, next_VVL: Any, again: Any, here: A
             total += new[0, c, b]
         new[0, 0, b] = 0.0
     new[0, :, outputs:] = 0.0
-    factor = np.float32(1.0) / total
-    for kind in range(2):
-        for b in range(outputs):
-            for a in range(lanes):
-                new[kind, b, a] *= factor
+    _divide(new, total)
     return total
 
 
@@ -60,11 +65,7 @@ def _backward_step(new: Any, old: Any, y: Any, before_VVL: Any, again: Any, ahea
             others = max(moved[a] - again[b, a] * ahead[b], np.float32(0.0))
             new[0, b, a] = after_blank + old[0, b, a] * stays + others
             largest = max(largest, max(new[0, b, a], new[1, b, a]))
-    factor = np.float32(1.0) / largest
-    for kind in range(2):
-        for b in range(outputs):
-            for a in range(lanes):
-                new[kind, b, a] *= factor
+    _divide(new, largest)
     return largest
 
 
