@@ -21,7 +21,6 @@ without a traceback; `--debug` shows the traceback.
 """
 
 from collections.abc import Iterable
-from importlib import metadata
 
 
 class AsrError(Exception):
@@ -89,6 +88,8 @@ def how_to_install(extra: str) -> str:
 
     `pip install 'asr[extra]'` could bring an unrelated project, which has this name in the registry.
     """
+    from importlib import metadata  # slow to import
+
     try:
         required = metadata.requires("asr") or []
     except metadata.PackageNotFoundError:  # run from its sources

@@ -1,8 +1,8 @@
 """Compilation of this package's loops by numba, kept on disk as long as none of them changes.
 
 numba keeps a compiled function until its own file changes, but what it calls is compiled into it, from
-whatever file. Here all files with compiled code are part of what must not have changed. Where nothing can be
-kept (no writable folder, a full disk), each process compiles anew.
+whatever file, and so are constants. Here all files of the rooms with compiled code are part of what must not
+have changed. Where nothing can be kept (no writable folder, a full disk), each process compiles anew.
 """
 
 import hashlib
@@ -18,10 +18,12 @@ from numba.core.caching import FunctionCache
 
 @cache
 def _sources() -> str:
-    """A digest of all files of the package that mention numba."""
+    """A digest of all files that stand beside one with a `kernel`."""
+    texts = {path: path.read_bytes() for path in sorted(Path(__file__).parents[1].rglob("*.py"))}
+    rooms = {path.parent for path, text in texts.items() if b"import kernel" in text}
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        if b"numba" in (text := path.read_bytes()):
+    for path, text in texts.items():
+        if path.parent in rooms:
             found.update(text)
     return found.hexdigest()
 
