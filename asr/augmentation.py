@@ -19,6 +19,7 @@ from torch.nn import functional
 from torchaudio.transforms import Resample
 
 from asr.draws import EQUALISER_POINTS, TAPE_SAMPLES, AugmentationConfig, Draws, check, draw
+from asr.machine.devices import sent
 
 __all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
 
@@ -74,9 +75,9 @@ class Augmentation(nn.Module):
             samples_BT = self._reverb(samples_BT, lengths, draws)
         level_B1 = _level_B1(samples_BT, lengths)
         if self.config.silence:
-            samples_BT = samples_BT.masked_fill(_sent(draws.silent_B, device)[:, None], 0.0)
+            samples_BT = samples_BT.masked_fill(sent(draws.silent_B, device)[:, None], 0.0)
         if self.config.noise:
-            scale_B1 = level_B1 * 10 ** (-_sent(draws.noise_snr_db_B, device)[:, None] / 20)
+            scale_B1 = level_B1 * 10 ** (-sent(draws.noise_snr_db_B, device)[:, None] / 20)
             noise_BT = self._excerpt(draws.colour_B, draws.tape_B, samples_BT.shape[1])
             samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
         if self.config.telephone:
@@ -84,7 +85,7 @@ class Augmentation(nn.Module):
         if self.config.equaliser_db:
             samples_BT = self._equalised(samples_BT, lengths, draws.equaliser_db_BK)
         if self.config.gain_db:
-            samples_BT = samples_BT * _sent(draws.gain_B, device)[:, None]
+            samples_BT = samples_BT * sent(draws.gain_B, device)[:, None]
         return samples_BT, lengths.to(lengths_B.device)
 
     def features(self, features_BTF: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -104,15 +105,15 @@ class Augmentation(nn.Module):
         if self.config.tempo:
             features_BTF, lengths_B = _at_tempo(features_BTF, lengths_B, draws.tempo_B)
         device, bands = features_BTF.device, features_BTF.shape[2]
-        lengths_B1 = _sent(lengths_B, device)[:, None]
+        lengths_B1 = sent(lengths_B, device)[:, None]
         time_BT = _stripes(
-            _sent(draws.time_masks_BM2, device),
+            sent(draws.time_masks_BM2, device),
             lengths_B1,
             features_BTF.shape[1],
             self.config.time_mask_share,
         )
         band_BF = _stripes(
-            _sent(draws.frequency_masks_BM2, device),
+            sent(draws.frequency_masks_BM2, device),
             torch.full_like(lengths_B1, bands),
             bands,
             self.config.frequency_mask_share,
@@ -129,10 +130,10 @@ class Augmentation(nn.Module):
                 before, over = resample.orig_freq, resample.new_freq
                 after[rows] = (lengths[rows] * over + before - 1) // before
                 longest = int(lengths[rows].max())
-                groups.append((rows, resample(samples_BT[_sent(rows, samples_BT.device), :longest])))
+                groups.append((rows, resample(samples_BT[sent(rows, samples_BT.device), :longest])))
         result_BT = samples_BT.new_zeros(len(samples_BT), int(after.max()))
         for rows, group_BT in groups:
-            result_BT[_sent(rows, samples_BT.device), : group_BT.shape[1]] = group_BT
+            result_BT[sent(rows, samples_BT.device), : group_BT.shape[1]] = group_BT
         return _masked(result_BT, after), after
 
     def _edges(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
@@ -145,13 +146,13 @@ class Augmentation(nn.Module):
         device, size, margin = samples_BT.device, int(after.max()), max(int(lead.max()), 0)
         right = max(size - int(lead.min()) - samples_BT.shape[1], 0)
         padded_BT = functional.pad(samples_BT, (margin, right))
-        rows_B, begin_B = torch.arange(len(lead), device=device), _sent(margin - lead, device)
+        rows_B, begin_B = torch.arange(len(lead), device=device), sent(margin - lead, device)
         # Rows are copied from a view of all possible windows, which needs no index for every sample.
         moved_BT = padded_BT.unfold(1, size, 1)[rows_B, begin_B]
         if self.config.pad_s:
             place_T = torch.arange(size, device=device)
-            old_BT = (place_T >= _sent(lead, device)[:, None]) & (
-                place_T < _sent(lead + lengths, device)[:, None]
+            old_BT = (place_T >= sent(lead, device)[:, None]) & (
+                place_T < sent(lead + lengths, device)[:, None]
             )
             quiet_B1 = _level_B1(samples_BT, lengths) * 10 ** (-_EDGE_DB / 20)
             silence_BT = self._excerpt(torch.ones_like(lead), draws.tape_B, size) * quiet_B1
@@ -164,7 +165,7 @@ class Augmentation(nn.Module):
         if size > TAPE_SAMPLES:
             tape = tape.repeat(1, 1 + size // TAPE_SAMPLES)
         # As in `_edges`: rows of a view of all possible excerpts.
-        return tape.unfold(1, size, 1)[_sent(colour_B, tape.device), _sent(start_B, tape.device)]
+        return tape.unfold(1, size, 1)[sent(colour_B, tape.device), sent(start_B, tape.device)]
 
     def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
         """The chosen utterances reverberated: direct sound, then an exponentially decaying noise tail."""
@@ -175,9 +176,9 @@ class Augmentation(nn.Module):
         start = (draws.tape_B[rows] + TAPE_SAMPLES // 2) % TAPE_SAMPLES
         tail_BL = self._excerpt(torch.zeros_like(start), start, taps)
         time_L = torch.arange(taps, device=tail_BL.device) / self.rate_hz
-        seconds_B1 = _sent(draws.reverb_s_B[rows], tail_BL.device)[:, None]
+        seconds_B1 = sent(draws.reverb_s_B[rows], tail_BL.device)[:, None]
         tail_BL = (tail_BL * 10 ** (-3 * time_L / seconds_B1)).masked_fill(time_L == 0, 0.0)
-        ratio_B1 = 10 ** (-_sent(draws.direct_db_B[rows], tail_BL.device)[:, None] / 20)
+        ratio_B1 = 10 ** (-sent(draws.direct_db_B[rows], tail_BL.device)[:, None] / 20)
         tail_BL = tail_BL * ratio_B1 / tail_BL.square().sum(1, keepdim=True).sqrt()
         impulse_BL = (tail_BL + (time_L == 0)) / (1 + ratio_B1.square()).sqrt()
         return _filtered(samples_BT, lengths, rows, impulse_BL, 0)
@@ -191,7 +192,7 @@ class Augmentation(nn.Module):
         time_L1 = (torch.arange(_PHONE_TAPS) - _PHONE_TAPS // 2)[:, None]
         low_BL, high_BL = (edge_BL2 * torch.sinc(edge_BL2 * time_L1)).unbind(2)
         window_L = torch.hann_window(_PHONE_TAPS + 2, periodic=False)[1:-1]
-        impulse_BL = ((high_BL - low_BL) * window_L).to(samples_BT.device)
+        impulse_BL = sent((high_BL - low_BL) * window_L, samples_BT.device)
         return _filtered(samples_BT, lengths, rows, impulse_BL, _PHONE_TAPS // 2)
 
     def _equalised(self, samples_BT: Tensor, lengths: Tensor, db_BK: Tensor) -> Tensor:
@@ -204,16 +205,14 @@ class Augmentation(nn.Module):
         impulse_BL = torch.fft.fftshift(torch.fft.irfft(10 ** (db_BK / 20), _EQUALISER_TAPS), dim=1)
         impulse_BL = impulse_BL * torch.hann_window(_EQUALISER_TAPS)
         rows = torch.arange(len(samples_BT))
-        return _filtered(
-            samples_BT, lengths, rows, _sent(impulse_BL, samples_BT.device), _EQUALISER_TAPS // 2
-        )
+        return _filtered(samples_BT, lengths, rows, sent(impulse_BL, samples_BT.device), _EQUALISER_TAPS // 2)
 
 
 def _at_tempo(features_BTF: Tensor, lengths_B: Tensor, tempo_B: Tensor) -> tuple[Tensor, Tensor]:
     """Each utterance at its tempo, linearly interpolated between frames, and its new number of frames."""
     after_B = (lengths_B / tempo_B).ceil().long()
     place_BT = torch.arange(int(after_B.max())) * tempo_B[:, None]
-    place_BT = _sent(place_BT.minimum(lengths_B[:, None] - 1), features_BTF.device)
+    place_BT = sent(place_BT.minimum(lengths_B[:, None] - 1), features_BTF.device)
     before_BT = place_BT.long()
     rows_B1 = torch.arange(len(before_BT), device=features_BTF.device)[:, None]
     left_BTF = features_BTF[rows_B1, before_BT]
@@ -236,7 +235,7 @@ def _tape(rate_hz: int) -> Tensor:
 
 def _filtered(samples_BT: Tensor, lengths: Tensor, rows: Tensor, impulse_BL: Tensor, delay: int) -> Tensor:
     """The batch with the chosen rows convolved, the filter's delay removed, cut to their lengths."""
-    rows_on_device = _sent(rows, samples_BT.device)
+    rows_on_device = sent(rows, samples_BT.device)
     frames, taps = samples_BT.shape[1], impulse_BL.shape[1]
     step = 1 << max((frames + taps).bit_length() - 4, 0)
     size = -(-(frames + taps) // step) * step  # an FFT size of 8 to 16 times a power of two
@@ -258,15 +257,10 @@ def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
     """RMS level of each utterance (B, 1)."""
     return (
         torch.linalg.vector_norm(samples_BT, dim=1, keepdim=True)
-        / _sent(lengths, samples_BT.device)[:, None].sqrt()
+        / sent(lengths, samples_BT.device)[:, None].sqrt()
     )
-
-
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor copied to the device without blocking."""
-    return tensor.to(device, non_blocking=True)
 
 
 def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
     place_T = torch.arange(samples_BT.shape[1], device=samples_BT.device)
-    return torch.where(place_T < _sent(lengths, samples_BT.device)[:, None], samples_BT, 0.0)
+    return torch.where(place_T < sent(lengths, samples_BT.device)[:, None], samples_BT, 0.0)

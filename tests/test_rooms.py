@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
     "files",
+    "machine",
     "audio",
     "voice",
     "segmentation",
@@ -28,7 +29,6 @@ ROOMS = (
     "draws",
     "augmentation",
     "subsampling",
-    "machine",
     "lstm",
     "regularisation",
     "encoder",

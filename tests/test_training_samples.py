@@ -1,8 +1,7 @@
-"""Samples from the memory map or from device memory are the same, and a step never waits for the device."""
+"""Samples from the memory map or from device memory are the same."""
 
 import dataclasses
 import json
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ from test_training import ENCODER, QUICK, corpus, trainer, weights  # noqa: F401
 
 from asr.augmentation import AugmentationConfig
 from asr.errors import ConfigError
-from asr.training import history, ledger, losses, samples
+from asr.training import history, ledger, samples
 
 JOINED = dataclasses.replace(QUICK, join=3, pause_s=0.05, precision="float32")
 EVERYTHING = AugmentationConfig(
@@ -76,35 +75,6 @@ def test_a_corpus_that_must_be_resident_and_has_no_room_is_a_clear_error(corpus,
         samples.open_samples(train, torch.device("cpu"), "always")
     monkeypatch.setattr(samples, "fits", lambda size, device: True)  # as it was, before others took the room
     assert not isinstance(samples.open_samples(train, torch.device("cpu"), "auto"), samples.Resident)
-
-
-@pytest.mark.parametrize("resident", ["never", "always"])
-def test_nothing_in_a_step_waits_for_the_device(corpus, tmp_path, monkeypatch, resident):  # noqa: F811
-    """On torch's device `meta` every tensor has a shape and no numbers: whoever reads one raises."""
-    encoder = dataclasses.replace(ENCODER, layers=2, norm="batch", projection=64, residual=True)
-    config = dataclasses.replace(JOINED, consistency=0.2, denominator=0.9)
-    run = trainer(
-        corpus(), tmp_path / "exp", config=config, encoder=encoder, augmentation=EVERYTHING, resident=resident
-    )
-    device = torch.device("meta")
-    run.loss.trigram_VVV = run.loss.trigram_VVV.to(device)
-    if resident == "always":
-        run.feed.samples.pcm = run.feed.samples.pcm.to(device)
-    batch = next(run.feed.batches(1, run.plan(1)))
-    run.recognizer.to(device)
-    run.loss.augmentation.to(device)
-    run.recognizer.encoder.train()
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # has no such device
-    monkeypatch.setattr(losses, "ctc_loss", lambda log_probs_BTV, *_: log_probs_BTV.sum((1, 2)))
-    monkeypatch.setattr(run.updater.optimizer, "step", lambda: None)
-    run.updater.begin(0.1)
-    sums = torch.zeros(5, dtype=torch.float64, device=device)
-    for _ in range(2):
-        sums[:4] += run.loss.add_gradient(batch, seed=1)
-    norm = run.updater.finish(sums, by_layer=True)
-    assert norm.device == device and set(run.updater.norms) == {"layers.0", "layers.1", "output"}
-    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        norm.item()
 
 
 def timeless(folder: Path) -> list[str]:

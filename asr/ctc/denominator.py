@@ -25,14 +25,18 @@ from torch.nn import functional
 
 from asr.ctc.lattice import at_least_float32, check_batch
 from asr.errors import CtcError
+from asr.machine.devices import sent
 from asr.machine.threads import in_threads
+
+_HUGE = 1e300
+"""Futures above this, of states that are next to impossible, are taken for this."""
 
 
 def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
     """ln Σ_l P(l) p(l | log-probs) of each utterance in nats, (B,), differentiable in the log-probabilities.
 
     The gradient is the occupancy: the share of the sum that passes through each output at each frame. On a
-    CPU both are computed in single precision where that suffices.
+    CPU both are computed in single precision where that suffices, elsewhere in double.
 
     Args:
         log_probs_BTV: of the outputs, 0 being the blank.
@@ -61,12 +65,13 @@ def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV:
 
 def log_prior(targets_BS: Tensor, target_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
     """ln P(targets) of each utterance under the trigram, end included, (B,)."""
-    targets_BS, lengths_B = targets_BS.to(trigram_VVV.device).long(), target_lengths_B.to(trigram_VVV.device)
-    place_S = torch.arange(targets_BS.shape[1], device=trigram_VVV.device)
+    device = trigram_VVV.device
+    targets_BS, lengths_B = sent(targets_BS, device).long(), sent(target_lengths_B, device)
+    place_S = torch.arange(targets_BS.shape[1], device=device)
     labels_BS = torch.where(place_S < lengths_B[:, None], targets_BS, 0)
     history_BS = functional.pad(labels_BS, (2, 1))
     log_BS = trigram_VVV[history_BS[:, :-2], history_BS[:, 1:-1], history_BS[:, 2:]].log()
-    place_S = torch.arange(log_BS.shape[1], device=trigram_VVV.device)
+    place_S = torch.arange(log_BS.shape[1], device=device)
     return torch.where(place_S <= lengths_B[:, None], log_BS, 0.0).sum(1)
 
 
@@ -105,8 +110,7 @@ def compiled(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
         n = lengths[i]
         total, is_exact = denominator(probs[i, :n], following, preceding, again, end, occupancy[i, :n])
         if not is_exact:
-            precise = log_probs_BTV[i : i + 1, :n].double(), lengths_B[i : i + 1], trigram_VVV.double()
-            total_1, occupancy_1TV = portable(*precise)
+            total_1, occupancy_1TV = portable(log_probs_BTV[i : i + 1, :n], lengths_B[i : i + 1], trigram_VVV)
             total, occupancy_BTV[i, :n] = float(total_1), occupancy_1TV[0]
         return total
 
@@ -126,61 +130,63 @@ def _laid_out(trigram_VVV: Tensor) -> list[Any]:
 
 
 def portable(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
-    """The same on any device, all utterances at once, frame by frame."""
-    lengths_B = lengths_B.to(log_probs_BTV.device)
-    probs_BTV, trigram_VVV = log_probs_BTV.exp(), trigram_VVV.to(log_probs_BTV)
-    outputs = trigram_VVV.shape[0]
-    end_VV, next_VVV = trigram_VVV[:, :, 0], trigram_VVV.transpose(0, 1).clone()  # next[b, a, c]
-    next_VVV[:, :, 0] = 0.0
-    again_VV = next_VVV.diagonal(dim1=0, dim2=2).clone()  # again[a, b] = P(b | a, b)
-    blank = log_probs_BTV.new_zeros(len(log_probs_BTV), outputs, outputs)
-    blank[:, 0, 0] = 1.0
-    label = torch.zeros_like(blank)
-    total_B = log_probs_BTV.new_zeros(len(log_probs_BTV))
-    rows = []
-    for t in range(probs_BTV.shape[1]):
-        y_BV = probs_BTV[:, t]
-        both = blank + label
-        moved = torch.einsum("zab,bac->zbc", both, next_VVV)
-        # A label may follow itself only after a blank.
-        moved.diagonal(dim1=1, dim2=2).sub_((label * again_VV).sum(1))
-        new_label, new_blank = (label + moved) * y_BV[:, None], both * y_BV[:, :1, None]
-        scale_B = (new_label + new_blank).sum((1, 2))
-        inside_B = t < lengths_B
-        factor_B = torch.where(inside_B, 1 / scale_B, 0.0)[:, None, None]
-        label = torch.where(inside_B[:, None, None], new_label * factor_B, label)
-        blank = torch.where(inside_B[:, None, None], new_blank * factor_B, blank)
-        total_B = total_B + torch.where(inside_B, scale_B.log(), 0.0)
-        rows.append((label, blank))
-    total_B = total_B + ((label + blank) * end_VV).sum((1, 2)).log()
-    return total_B, _occupancy(rows, probs_BTV, lengths_B, next_VVV, again_VV, end_VV)
+    """The same on any device, in double precision: all utterances at once, frame by frame.
+
+    What a frame costs on a GPU is the number of its operations, so they are few; and nothing is waited for.
+    The state of an utterance is, for each last label b, both parts (B, L) for each label a before it.
+    """
+    (batch, frames, outputs), device = log_probs_BTV.shape, log_probs_BTV.device
+    frame_T, lengths_B = torch.arange(frames, device=device), sent(lengths_B, device)
+    inside_BT1 = (frame_T < lengths_B[:, None])[..., None]
+    # Beyond its end an utterance is blank with certainty, which changes neither the sum nor the occupancy.
+    blank_V = torch.arange(outputs, device=device) == 0
+    probs_BTV = torch.where(inside_BT1, log_probs_BTV.double().exp(), blank_V.double())
+    both_BTV2 = torch.stack([probs_BTV[..., :1].expand_as(probs_BTV), probs_BTV], 3)
+    factor_TVB21 = both_BTV2.permute(1, 2, 0, 3)[..., None].contiguous()
+    next_VSV, end_V11V = _transitions(trigram_VVV.to(device).double())
+    state_VB2V = probs_BTV.new_zeros(outputs, batch, 2, outputs)
+    state_VB2V[0, :, 0, 0] = 1.0
+    label_TVBV = probs_BTV.new_empty(frames, outputs, batch, outputs)
+    scale_TB = probs_BTV.new_empty(frames, batch)
+    blank_VBV, label_VBV = state_VB2V.unbind(2)
+    for t in range(frames):
+        moved_VBV = torch.bmm(state_VB2V.flatten(2), next_VSV)  # to c, at [b, :, c]
+        moved_VBV += label_VBV.permute(2, 1, 0)
+        blank_VBV += label_VBV
+        label_VBV.copy_(moved_VBV.permute(2, 1, 0))
+        state_VB2V *= factor_TVB21[t]
+        torch.sum(state_VB2V, (0, 2, 3), out=scale_TB[t])
+        state_VB2V /= scale_TB[t][:, None, None]
+        label_TVBV[t] = label_VBV
+    last_B = (state_VB2V * end_V11V).sum((0, 2, 3))
+    total_B = scale_TB.log().sum(0) + last_B.log()
+    factor_TVB21 /= scale_TB[:, None, :, None, None]
+    future_VB2V = (end_V11V / last_B[:, None, None]).expand_as(state_VB2V).contiguous()
+    occupancy_TVB = _occupancy(label_TVBV, factor_TVB21, future_VB2V, next_VSV.mT)
+    occupancy_TVB[:, 0] = 1.0 - occupancy_TVB[:, 1:].sum(1)
+    occupancy_BTV = torch.where(inside_BT1, occupancy_TVB.permute(2, 0, 1), 0.0)
+    return total_B.to(log_probs_BTV.dtype), occupancy_BTV.to(log_probs_BTV.dtype)
 
 
-def _occupancy(
-    rows: list[tuple[Tensor, Tensor]],
-    probs_BTV: Tensor,
-    lengths_B: Tensor,
-    next_VVV: Tensor,
-    again_VV: Tensor,
-    end_VV: Tensor,
-) -> Tensor:
-    occupancy_BTV = torch.zeros_like(probs_BTV)
-    end = end_VV.expand(len(probs_BTV), -1, -1)
-    label, blank = end, end
-    for t in range(len(rows) - 1, -1, -1):
-        inside_B = (t < lengths_B)[:, None]
-        if t + 1 < len(rows):
-            y_BV = probs_BTV[:, t + 1]
-            ahead = label * y_BV[:, None]
-            moved = torch.einsum("zbc,bac->zab", ahead, next_VVV)
-            new_blank = blank * y_BV[:, :1, None] + moved
-            new_label = new_blank + ahead - again_VV * ahead.diagonal(dim1=1, dim2=2)[:, None]
-            largest_B = torch.maximum(new_label, new_blank).amax((1, 2))[:, None, None]
-            goes_on_B = (t + 1 < lengths_B)[:, None, None]
-            label = torch.where(goes_on_B, new_label / largest_B, end)
-            blank = torch.where(goes_on_B, new_blank / largest_B, end)
-        labels_BV, blanks_B = (rows[t][0] * label).sum(1), (rows[t][1] * blank).sum((1, 2))
-        shares_BV = labels_BV.clone()
-        shares_BV[:, 0] += blanks_B
-        occupancy_BTV[:, t] = torch.where(inside_B, shares_BV / shares_BV.sum(1, keepdim=True), 0.0)
-    return occupancy_BTV
+def _transitions(trigram_VVV: Tensor) -> tuple[Tensor, Tensor]:
+    """P(c | a, b) at [b, a, c] after a blank, [b, V + a, c] after a label; P(end | a, b) at [b, 0, 0, a]."""
+    after_blank_VVV = trigram_VVV.transpose(0, 1).clone()
+    end_VV = after_blank_VVV[:, :, 0].clone()
+    after_blank_VVV[:, :, 0] = 0.0
+    after_label_VVV = after_blank_VVV.clone()
+    after_label_VVV.diagonal(dim1=0, dim2=2).zero_()  # a label may follow itself only after a blank
+    return torch.cat([after_blank_VVV, after_label_VVV], 1), end_VV[:, None, None]
+
+
+def _occupancy(label_TVBV: Tensor, factor_TVB21: Tensor, future_VB2V: Tensor, before_VVS: Tensor) -> Tensor:
+    """The share of the sum that passes through each label at each frame, from the last frame back."""
+    occupancy_TVB = label_TVBV.new_empty(label_TVBV.shape[:3])
+    blank_VBV, label_VBV = future_VB2V.unbind(2)
+    for t in range(len(label_TVBV) - 1, -1, -1):
+        torch.sum(label_TVBV[t] * label_VBV, 2, out=occupancy_TVB[t])
+        future_VB2V *= factor_TVB21[t]
+        future_VB2V.clamp_(max=_HUGE)
+        moved_VBS = torch.bmm(label_VBV.permute(2, 1, 0), before_VVS)
+        label_VBV += blank_VBV
+        future_VB2V += moved_VBS.view_as(future_VB2V)
+    return occupancy_TVB

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from asr.ctc.lattice import INFINITY, at_least_float32, check_batch, forward_backward
+from asr.machine.devices import sent
 from asr.machine.threads import in_threads
 
 
@@ -71,7 +72,7 @@ class _Native(Function):
     ) -> Tensor:
         log_probs_TBV = log_probs_BTV.transpose(0, 1)
         lengths = input_lengths_B.tolist(), target_lengths_B.tolist()
-        targets_BS = targets_BS.to(log_probs_BTV.device).long()
+        targets_BS = sent(targets_BS, log_probs_BTV.device).long()
         nll_B, log_alpha = torch._ctc_loss(log_probs_TBV, targets_BS, *lengths, 0, False)
         ctx.save_for_backward(log_probs_TBV, targets_BS, nll_B, log_alpha)
         ctx.lengths = lengths
@@ -84,7 +85,7 @@ class _Native(Function):
         grad_TBV = torch.ops.aten._ctc_loss_backward(
             grad_B, log_probs_TBV, targets_BS, *ctx.lengths, nll_B, log_alpha, 0, True
         )
-        frames_B = torch.tensor(ctx.lengths[0], device=grad_TBV.device)
+        frames_B = sent(torch.tensor(ctx.lengths[0]), grad_TBV.device)
         inside_TB = torch.arange(len(grad_TBV), device=grad_TBV.device)[:, None] < frames_B
         used_TB1 = (inside_TB & (nll_B != INFINITY))[:, :, None]
         grad_TBV = torch.where(used_TB1, grad_TBV - log_probs_TBV.exp() * grad_B[:, None], 0.0)

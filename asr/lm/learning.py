@@ -14,8 +14,7 @@ from torch.nn import functional
 from asr.errors import LanguageModelError
 from asr.lm.ngram import per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
-from asr.machine import states
-from asr.machine.devices import autocast_dtype, choose_device
+from asr.machine import devices, states
 from asr.text import Alphabet
 
 HELD_OUT_EVERY = 100
@@ -72,9 +71,10 @@ def train(
     characters = len({c for text in texts for c in text}) + 1
     pieces = Alphabet.from_texts(texts, subwords=max(config.pieces, characters))
     rows = [pieces.encode(text) for text in texts]
-    with torch.random.fork_rng(enabled=True):
-        torch.manual_seed(seed)
-        lesson = _Lesson(RecurrentModel(pieces, config), rows, seed, choose_device(device))
+    place = devices.choose_device(device)
+    with torch.random.fork_rng([place] if place.type == "cuda" else []):
+        devices.seed(seed, place)
+        lesson = _Lesson(RecurrentModel(pieces, config), rows, seed, place)
         words = np.array([len(text.split()) + 1 for text in texts])
         lesson.resume(checkpoint)
         while lesson.epoch < config.epochs:
@@ -110,7 +110,7 @@ class _Lesson:
         sums = torch.zeros((), dtype=torch.float64, device=self.device)
         self.model.train()
         for number, batch in enumerate(batches, done):
-            torch.manual_seed(zlib.crc32(f"{self.seed} {number}".encode()))  # of dropout
+            devices.seed(zlib.crc32(f"{self.seed} {number}".encode()), self.device)  # of dropout
             for group in self.optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate_share(number, total)
             nats, count = self._loss([self.rows[i] for i in batch])
@@ -155,11 +155,12 @@ class _Lesson:
         for before, after, row in zip(previous_BT, next_BT, rows, strict=True):
             before[1 : len(row) + 1] = after[: len(row)] = torch.tensor(row)
             after[len(row)] = BORDER
-        places = (next_BT.flatten() != _PADDING).nonzero()[:, 0].to(self.device)
-        next_N = next_BT.flatten().to(self.device)[places]
-        dtype = autocast_dtype("auto", self.device)
+        places = devices.sent((next_BT.flatten() != _PADDING).nonzero()[:, 0], self.device)
+        previous_BT, next_BT = (devices.sent(part, self.device) for part in (previous_BT, next_BT))
+        next_N = next_BT.flatten()[places]
+        dtype = devices.autocast_dtype("auto", self.device)
         with torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            hidden_NH = self.model.hidden(previous_BT.to(self.device)).flatten(0, 1)[places]
+            hidden_NH = self.model.hidden(previous_BT).flatten(0, 1)[places]
             logits_NV = self.model.logits(hidden_NH)
         return functional.cross_entropy(logits_NV, next_N, reduction="sum"), len(places)
 

@@ -1,6 +1,7 @@
-"""Where tensors may go on this machine, and in which precision it multiplies them."""
+"""Where tensors may go on this machine, what is random there, and in which precision it multiplies."""
 
 import torch
+from torch import Tensor
 
 from asr.errors import ConfigError
 
@@ -22,6 +23,24 @@ def choose_device(wanted: str | torch.device) -> torch.device:
             "`asr doctor`"
         ) from error
     return device
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; from the CPU to a GPU without waiting for what the GPU is doing."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def seed(value: int, device: torch.device) -> None:
+    """As torch.manual_seed, but for the CPU and this device only.
+
+    It takes less time, too: torch.manual_seed records a stack trace for every kind of device.
+    """
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(value)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from asr.augmentation import Draws
 from asr.corpus.packed import PackedCorpus
-from asr.training.samples import Pieces, Samples, mapped, sent
+from asr.machine.devices import sent
+from asr.training.samples import Pieces, Samples, mapped
 
 Item = tuple[int, ...]
 T = TypeVar("T")

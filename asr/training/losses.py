@@ -12,10 +12,10 @@ from asr import lm
 from asr.augmentation import Augmentation
 from asr.ctc import ctc_loss, log_denominator, log_prior
 from asr.errors import ConfigError, TrainingError
+from asr.machine import devices
 from asr.recognizer import Recognizer
 from asr.training.feed import mix
 from asr.training.loader import Batch
-from asr.training.samples import sent
 
 MOST_OUTPUTS = 128
 """Largest number of outputs for which a denominator is supported."""
@@ -130,14 +130,8 @@ class Loss:
         total[3] += 1
         return total
 
-    def _seed(self, seed: int) -> None:
-        """As torch.manual_seed, without its overhead of recording a stack trace for every kind of device."""
-        torch.default_generator.manual_seed(seed)
-        if self.recognizer.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
     def _add_gradient(self, batch: Batch, seed: int) -> Tensor:
-        self._seed(seed)
+        devices.seed(seed, self.recognizer.device)
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)
         # Lengths and targets stay on the CPU, where the loss reads them.
@@ -174,7 +168,7 @@ class Loss:
         return torch.stack([loss.detach(), labels, impossible, torch.zeros_like(labels)]).double()
 
     def _sent(self, tensor: Tensor) -> Tensor:
-        return sent(tensor, self.recognizer.device)
+        return devices.sent(tensor, self.recognizer.device)
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:

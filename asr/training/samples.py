@@ -14,6 +14,7 @@ from torch import Tensor
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError
+from asr.machine.devices import sent
 
 _log = logging.getLogger(__name__)
 
@@ -114,10 +115,3 @@ def open_samples(corpus: PackedCorpus, device: torch.device, resident: str) -> S
 def fits(size: int, device: torch.device) -> bool:
     """True for a GPU if the given number of bytes is no more than half of its free memory."""
     return device.type == "cuda" and size <= SHARE * torch.cuda.mem_get_info(device)[0]
-
-
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor copied to the device without blocking."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
