@@ -1,22 +1,24 @@
 """What runs on a GPU, on a pretended one: the numbers of the CPU, no mixed devices, no waiting."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pretend_gpu import GpuTensor, installed
 from test_lm_recurrent import SMALL, remembering
+from test_run import asr, words  # noqa: F401 (fixtures)
 from test_streaming import SHAPES, split
 from test_streaming import build as streaming
 from test_training import ENCODER, FEATURES, QUICK, corpus, trainer  # noqa: F401 (corpus is a fixture)
 from test_training_samples import EVERYTHING, timeless
 from tone_model import spoken, tone_model
 
-import asr
 from asr.ctc import log_denominator
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
+from asr.lm import train_recurrent
 from asr.recognizer import Recognizer, load
 from asr.streaming import OutputStream
 from asr.text import Alphabet
@@ -132,7 +134,7 @@ def test_transcripts_of_files_and_streams_are_those_of_the_cpu(monkeypatch, tmp_
         stream = model.open_stream()
         for block in split(sound, 700, 0, 1):
             stream.feed(block)
-        assert stream.finish().text == found.text == truth.text
+        assert stream.finish().stable == found.text == truth.text
         assert [w.start_s for w in found.words] == [w.start_s for w in truth.words]
         with pytest.raises(ConfigError, match="precision=int8 runs on the CPU, and the model is on cuda"):
             load(tmp_path / "model", device="cuda", precision="int8")
@@ -155,8 +157,24 @@ def test_a_language_model_learns_and_scores_as_on_the_cpu(monkeypatch):
     texts, config, found = remembering(80, seed=2), dataclasses.replace(SMALL, dropout=0.0), {}
     for device in ("cpu", "cuda"):
         with installed(monkeypatch):
-            model = asr.lm.train_recurrent(texts, config, device=device)
+            model = train_recurrent(texts, config, device=device)
             assert not any(isinstance(p, GpuTensor) for p in model.parameters())
             found[device] = model.log_probs(texts[:9]), model.to(device).log_probs(texts[:9])
     for scores in found["cuda"]:
         np.testing.assert_allclose(scores, found["cpu"][0], rtol=1e-3)
+
+
+def test_the_commands_work_there(asr, words, monkeypatch):  # noqa: F811 (fixtures)
+    """Two members, tuned, with an LSTM that rescores; then the bundle with `--device cuda`."""
+    words[words.index("training.device=cpu")] = "training.device=auto"
+    Path("text.txt").write_text("bad cab\nadd a cab\n" * 20)
+    with installed(monkeypatch):
+        more = ["members=2", "encoder.dropout=0", "training.denominator=0.5"]
+        text = ["lm.order=2", "lm.text=[text.txt]", "decoder.rescore=2", "lm.recurrent.epochs=1"]
+        status, said = asr("run", *words, *more, *text)
+        assert status == 0, said
+        assert "on cuda" in said
+        recording = str(next(Path().rglob("*.wav")))
+        for command in (["transcribe", recording], ["evaluate", "test.jsonl"]):
+            status, said = asr(*command, "--model", "exp/model", "--device", "cuda")
+            assert status == 0, said
