@@ -10,7 +10,20 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError
-from asr.subcommands import Hotwords, Json, Lm, Model, align, laboratory, language_model, load_model, tune
+from asr.subcommands import (
+    Device,
+    Hotwords,
+    Json,
+    Lm,
+    Model,
+    align,
+    combine,
+    export,
+    laboratory,
+    language_model,
+    load_model,
+    tune,
+)
 
 app = typer.Typer(
     name="asr",
@@ -42,7 +55,6 @@ Rescore = Annotated[
     int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
 ]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Precision = Annotated[
     str, typer.Option(help="float32; bf16 or int8 are faster on many processors and may cost words.")
 ]
@@ -263,41 +275,8 @@ def compare(
     jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 
 
-app.command()(tune)
-app.command()(align)
-
-
-@app.command()
-def export(
-    model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
-    form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
-) -> None:
-    """Write features and encoder as one ONNX graph."""
-    from asr.jobs.export import export as job
-
-    job(load_model(model, "cpu", None), output, form=form)
-
-
-@app.command()
-def combine(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...", help="Bundles of the same outputs; or transcripts, .ctm, .jsonl, .json."
-        ),
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],
-) -> None:
-    """Make an ensemble of models, or vote on transcripts."""
-    from asr.jobs.vote import SUFFIXES, vote_files
-
-    if all(Path(model).suffix in SUFFIXES for model in models):
-        vote_files([Path(model) for model in models], output)
-    else:
-        from asr.jobs.combine import combine_bundles
-
-        combine_bundles(models, output)
+for command in (tune, align, export, combine):
+    app.command()(command)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""The command groups `asr lm …` and `asr lab …`, the command `asr align`, and what commands share.
+"""The command groups `asr lm …` and `asr lab …`, what is done with a trained model, and what commands share.
 
 Nothing heavy is imported.
 """
@@ -11,6 +11,7 @@ import typer
 from asr.errors import ConfigError
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Lm = Annotated[str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM.")]
@@ -47,6 +48,7 @@ def tune(
         Path | None, typer.Option(help="LSTM of `asr lm train --recurrent`, to rescore the beam's best.")
     ] = None,
     hotwords: Hotwords = None,
+    device: Device = "cpu",
     picture: Annotated[
         Path | None, typer.Option("--output", "-o", help="Draw the surface.", callback=is_drawable)
     ] = None,
@@ -57,7 +59,8 @@ def tune(
     """
     from asr.jobs.tune import tune_bundle
 
-    tune_bundle(model, manifest, lm=lm, rescorer=rescorer, hotwords=hotwords or (), picture=picture)
+    settings: dict[str, Any] = {"lm": lm, "rescorer": rescorer, "hotwords": hotwords or (), "device": device}
+    tune_bundle(model, manifest, **settings, picture=picture)
 
 
 def align(
@@ -86,11 +89,12 @@ def align(
     per_word: Annotated[
         int, typer.Option("--per_word", "--per-word", min=0, help="Cut at most so many of a word; 0: all.")
     ] = 0,
+    device: Device = "cpu",
 ) -> None:
     """Find when each word of a known text is spoken."""
     from asr.jobs import align as jobs
 
-    recognizer = load_model(model, "cpu", None)
+    recognizer = load_model(model, device, None)
     if text is None:
         failed = jobs.of_manifest(
             recognizer, Path(audio), form=output_format, output=output, folder=cut, per_word=per_word
@@ -99,6 +103,37 @@ def align(
     if cut is not None:
         raise ConfigError("--cut takes the words of a manifest, not of a single recording")
     jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format, output=output)
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
+    form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
+) -> None:
+    """Write features and encoder as one ONNX graph."""
+    from asr.jobs.export import export as job
+
+    job(load_model(model, "cpu", None), output, form=form)
+
+
+def combine(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Bundles of the same outputs; or transcripts, .ctm, .jsonl, .json."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or file.")],
+) -> None:
+    """Make an ensemble of models, or vote on transcripts."""
+    from asr.jobs.vote import SUFFIXES, vote_files
+
+    if all(Path(model).suffix in SUFFIXES for model in models):
+        vote_files([Path(model) for model in models], output)
+    else:
+        from asr.jobs.combine import combine_bundles
+
+        combine_bundles(models, output)
 
 
 language_model = typer.Typer(help="Train and measure language models.", no_args_is_help=True)

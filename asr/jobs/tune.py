@@ -257,6 +257,7 @@ def tune_bundle(
     lm: str | None = None,
     rescorer: Path | None = None,
     hotwords: Sequence[str] = (),
+    device: str = "cpu",
     picture: Path | None = None,
 ) -> None:
     """Tune a bundle on a manifest, print the result, and save the bundle with it.
@@ -267,9 +268,10 @@ def tune_bundle(
         lm: an ARPA file that becomes the bundle's language model; None keeps the present one.
         rescorer: a recurrent model that rescores from now on; None keeps the present one if `lm` is None too.
         hotwords: words and phrases whose weight is searched too; only the weight is stored in the bundle.
+        device: where the model runs.
         picture: PNG of the WER surface.
     """
-    model = load(bundle)
+    model = load(bundle, device=device)
     if model.runtime is not None:
         raise ConfigError(
             f"{bundle}: an exported model keeps its settings; tune the bundle and export it anew"
