@@ -90,9 +90,8 @@ def test_the_denominator_takes_few_operations_a_frame(monkeypatch):
     for frames in (20, 70):
         log_probs = torch.randn(3, frames, 7).log_softmax(2)
         lengths, table = torch.tensor([frames, 9, 14]), torch.full((7, 7, 7), 1 / 7)
-        with installed(monkeypatch) as waits:
+        with installed(monkeypatch):
             ours = log_probs.to("cuda").requires_grad_()
-            waits.clear()
             before = GpuTensor.operations
             value = log_denominator(ours, lengths, table.to("cuda"))
             (gradient,) = torch.autograd.grad(value.sum(), ours)
@@ -170,7 +169,7 @@ def test_a_language_model_learns_and_scores_as_on_the_cpu(monkeypatch):
 
 
 def test_the_commands_work_there(asr, words, monkeypatch):  # noqa: F811 (fixtures)
-    """Two members, tuned, with an LSTM that rescores; then the bundle with `--device cuda`."""
+    """Two members, with an LSTM (they learn too little for it to be used); then `--device cuda`."""
     words[words.index("training.device=cpu")] = "training.device=auto"
     Path("text.txt").write_text("bad cab\nadd a cab\n" * 20)
     with installed(monkeypatch):
