@@ -16,7 +16,7 @@ from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, cho
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.features import Features, FeaturesConfig
-from asr.machine.devices import choose_device
+from asr.machine.devices import choose_device, seeded
 from asr.pipeline import NOTHING, Pipeline, Surroundings, blocks_of, padded, samples_of, stretches
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
@@ -65,8 +65,7 @@ class Recognizer:
     ) -> "Recognizer":
         """An untrained recogniser, its weights determined by the seed; several encoders form an ensemble."""
         front = Features(features or FeaturesConfig())
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             back = ensemble.build(encoder or EncoderConfig(), front.outputs, alphabet.size)
         return cls(front, back, alphabet, **rest)
 

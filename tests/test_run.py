@@ -62,6 +62,18 @@ def test_another_test_set_is_measured_anew_and_nothing_else(asr, words, tmp_path
     assert Path("exp/results.json").stat().st_mtime_ns == stamp
 
 
+def test_all_recordings_of_a_further_folder_are_trained_on_and_what_else_it_has_is_told(
+    asr, words, tone_manifest
+):
+    ten = tone_manifest("ten", 10, seed=9)
+    status, said = asr("prepare", *words, f"data.extra.folder.root={ten}")
+    assert status == 0 and "train: 16 utterances" in said and "not used" not in said
+    splits = f"{{train:{ten},test:{tone_manifest('four', 4, seed=8)}}}"
+    status, said = asr("prepare", *words, f"data.extra.folder.splits={splits}")
+    assert status == 0 and "train: 16 utterances" in said
+    assert "data.extra.folder: only train is added; not used are 4 of test" in " ".join(said.split())
+
+
 def test_a_changed_text_gives_another_language_model(asr, words):
     text = Path("more.txt")
     text.write_text("bad cab\n")

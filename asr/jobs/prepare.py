@@ -62,13 +62,7 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
     found = _find(recipe.data.source, root, recipe.data.options)
     for source, options in recipe.data.extra.items():
-        wanted = dict(options or {})
-        place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
-        added = _find(source, place, wanted)
-        for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
-            if "train" not in splits:
-                raise ConfigError(f"{whose} has the splits {', '.join(splits)}: expected train among them")
-        found["train"] = [*found["train"], *added["train"]]
+        _add(found, source, options or {}, recipe)
     summary: dict[str, Any] = {}
     for split, utterances in found.items():
         if not utterances:
@@ -87,6 +81,20 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     with whole_file(folder / DONE) as file:
         json.dump({"source": recipe.data.source, "root": str(root), "splits": summary}, file, indent=2)
     return Prepared(folder, tuple(summary))
+
+
+def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any], recipe: Recipe) -> None:
+    """Add the training utterances of a further source to `found`; its other splits are not used."""
+    # A user's own recordings have no test set that others measure on: all of them are for training.
+    wanted = ({"fractions": {}} if source == "folder" else {}) | options
+    place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
+    added = _find(source, place, wanted)
+    for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
+        if "train" not in splits:
+            raise ConfigError(f"{whose} has the splits {', '.join(splits)}: expected train among them")
+    found["train"] = [*found["train"], *added.pop("train")]
+    if unused := ", ".join(f"{len(us):,} of {split}" for split, us in added.items() if us):
+        say(f"data.extra.{source}: only train is added; not used are {unused}")
 
 
 def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Utterance]]:

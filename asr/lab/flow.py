@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import AsrError
+from asr.machine.devices import seeded
 
 SETTLING_FRAMES = 1000  # a forget gate with bias 5 remembers some 150 frames
 TINY = 1e-35  # near the smallest normal float32, 1.2e-38
@@ -76,8 +77,7 @@ def make_cell(
     Recurrent weights of the rnn are Gaussian, scaled; everything else is torch's own initialisation with the
     seed.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         if kind == "rnn":
             cell: nn.RNNCellBase = nn.RNNCell(inputs, width, bias=False, dtype=torch.float64)
             W = torch.randn(width, width, dtype=torch.float64)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.errors import AsrError
+from asr.machine.devices import seeded
 
 SYMBOLS = 4
 GAPS = (10, 30, 100, 200, 500)
@@ -81,8 +82,7 @@ def train_recall(
     if cell not in _CELLS:
         raise AsrError(f"cell {cell!r}: expected one of {', '.join(_CELLS)}")
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         net = Recaller(cell, width, carry)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
     flawless = done = 0
