@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from asr import cli, load
+from asr.corpus.manifest import read_manifest
 from asr.jobs import members
 
 QUICK = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
@@ -72,6 +73,21 @@ def test_all_recordings_of_a_further_folder_are_trained_on_and_what_else_it_has_
     status, said = asr("prepare", *words, f"data.extra.folder.splits={splits}")
     assert status == 0 and "train: 16 utterances" in said
     assert "data.extra.folder: only train is added; not used are 4 of test" in " ".join(said.split())
+
+
+def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):
+    ten = tone_manifest("ten", 10, seed=9)
+    assert asr("run", *words, f"data.extra.folder.root={ten}", "lm.order=2")[0] == 0
+    own, further = (
+        {word for u in read_manifest(file) for word in u.text.split()} for file in (Path("train.jsonl"), ten)
+    )
+    assert further - own and set(load("exp/model").lm.known_words) == own
+    [done] = Path("data").glob("*/prepared.json")
+    facts = json.loads(done.read_text())
+    assert facts.pop("own") == 6
+    done.write_text(json.dumps(facts))  # as it was written before there was `own`
+    assert asr("prepare", *words, f"data.extra.folder.root={ten}")[0] == 0
+    assert json.loads(done.read_text())["own"] == 6
 
 
 def test_a_changed_text_gives_another_language_model(asr, words):

@@ -149,7 +149,7 @@ def _arpa_file(named: str, folder: Path) -> Path:
 
 
 def _of_recipe(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
-    for u in prepared.open("train").utterances:
-        yield normalise(u.text, recipe.data.style)
+    for text in prepared.transcripts():
+        yield normalise(text, recipe.data.style)
     for line in lm.read_sentences(recipe.lm.text):
         yield normalise(line, recipe.data.style)

@@ -25,6 +25,8 @@ class Prepared:
 
     folder: Path
     splits: tuple[str, ...]
+    own: int
+    """The first so many training utterances are of `data.source`, the rest of `data.extra`."""
 
     def open(self, split: str) -> PackedCorpus:
         """The packed corpus of a split.
@@ -35,6 +37,14 @@ class Prepared:
         if split not in self.splits:
             raise CorpusError(f"{self.folder}: no split {split!r}; there are {', '.join(self.splits)}")
         return PackedCorpus(self.folder / split)
+
+    def transcripts(self) -> list[str]:
+        """The training transcripts of `data.source`; further sources are for the sound, not the language.
+
+        Raises:
+            CorpusError: there is no training split.
+        """
+        return [u.text for u in self.open("train").utterances[: self.own]]
 
 
 def prepare(recipe: Recipe) -> Prepared:
@@ -47,12 +57,13 @@ def prepare(recipe: Recipe) -> Prepared:
     with locked(folder / ".lock"):  # ranks of a run, or jobs of a sweep, share a corpus
         may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # the user's own recordings
         if (folder / DONE).is_file() and not may_change:
-            splits = tuple(json.loads((folder / DONE).read_text(encoding="utf-8"))["splits"])
-            prepared = Prepared(folder, splits)
+            facts = json.loads((folder / DONE).read_text(encoding="utf-8"))
+            prepared = Prepared(folder, tuple(facts["splits"]), facts.get("own", -1))
             try:
-                for split in splits:
+                for split in prepared.splits:
                     prepared.open(split)
-                return prepared
+                if prepared.own >= 0:  # −1: prepared before this was written down
+                    return prepared
             except CorpusError as error:
                 warn(f"{error}; this is being done now")
         return _prepare(recipe, folder)
@@ -61,6 +72,7 @@ def prepare(recipe: Recipe) -> Prepared:
 def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
     found = _find(recipe.data.source, root, recipe.data.options)
+    own = {u.id for u in found.get("train", ())}
     for source, options in recipe.data.extra.items():
         _add(found, source, options or {}, recipe)
     summary: dict[str, Any] = {}
@@ -78,9 +90,11 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
             )
         summary[split] = _summarise(folder / split, report)
     _warn_of_strange_characters(folder, list(summary), recipe.data)
+    count = sum(u.id in own for u in PackedCorpus(folder / "train").utterances) if "train" in summary else 0
+    facts = {"source": recipe.data.source, "root": str(root), "own": count, "splits": summary}
     with whole_file(folder / DONE) as file:
-        json.dump({"source": recipe.data.source, "root": str(root), "splits": summary}, file, indent=2)
-    return Prepared(folder, tuple(summary))
+        json.dump(facts, file, indent=2)
+    return Prepared(folder, tuple(summary), count)
 
 
 def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any], recipe: Recipe) -> None:

@@ -44,7 +44,8 @@ class DataConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the source: held-out speakers, folders of a split, numbers of utterances …"""
     extra: dict[str, Any] = field(default_factory=dict)
-    """Further sources, each with its options (and `root`), whose training split is added to this one's."""
+    """Further sources, each with its options (and `root`), whose training split is added to this one's. Their
+    transcripts do not enter the language model."""
     style: Literal["none", "basic", "upper"] = "basic"
     """Normalisation of transcripts, see `asr.text.normalise`."""
     subwords: int | None = None
@@ -67,7 +68,7 @@ class LmConfig:
     order: int = 0
     """Order of the n-gram model to train; 0 trains none."""
     text: list[str] = field(default_factory=list)
-    """Files of additional sentences, one per line; the training transcripts are always used."""
+    """Files of additional sentences, one per line; the training transcripts of `data.source` always count."""
     arpa: str | None = None
     """An existing model, used unless `text` is given: an ARPA file, or the name of a published one, such as
     `librispeech-3gram`, which is downloaded once."""
