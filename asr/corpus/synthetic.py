@@ -58,7 +58,7 @@ takes more than a fifth of their digits for other ones."""
 _HELD_OUT = {"test": 12, "dev": 8}
 _LARGEST_HELD_OUT = 3  # timbres in a held-out family: a larger one would be most of a split
 EDITION = 2  # to be increased whenever the same options give other recordings than before
-SHARE_OF_OTHERS = 0.8
+SHARE_OF_OTHERS = 0.8  # of the words of all strings, if there are other words than digits
 _CHUNK = 16
 
 
@@ -96,8 +96,8 @@ def prepare(
         root: folder of the corpus; options that change the audio get a subfolder of their own.
         train, dev, test: number of utterances of each split.
         longest: digits in the longest string; all lengths from 1 are equally likely.
-        words: other short words, drawn from CMUdict, that are spoken in four of five places of a string.
-            Who hears ten words only need not learn their sounds to tell them apart.
+        words: this many other short words, drawn from CMUdict, are spoken in four of five places of a string.
+            A network that hears only ten words can tell them apart without learning their sounds.
         sentences: spoken instead of digits, one drawn per utterance: a list, or a file with one per line.
         seed: of everything that is drawn.
         rate_hz: of the files.

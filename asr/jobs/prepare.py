@@ -99,7 +99,7 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
 
 def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any], recipe: Recipe) -> None:
     """Add the training utterances of a further source to `found`; its other splits are not used."""
-    # A user's own recordings have no test set that others measure on: all of them are for training.
+    # Nothing is measured on a further folder, so no part of it is held out.
     wanted = ({"fractions": {}} if source == "folder" else {}) | options
     place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
     added = _find(source, place, wanted)
