@@ -101,8 +101,7 @@ def test_hotwords_are_found_within_sentences(model, utterances, capsys):
 def test_the_n_grams_of_a_recipe_are_of_symbols_and_its_lstm_reads_sentences_as_written(
     tmp_path, monkeypatch
 ):
-    utterances = [Utterance(str(i), tmp_path, 1.0, text) for i, text in enumerate(TEXTS)]
-    prepared = SimpleNamespace(open=lambda split: SimpleNamespace(utterances=utterances))
+    prepared = SimpleNamespace(transcripts=lambda: TEXTS)
     recipe = Recipe(exp=str(tmp_path), lm=LmConfig(order=2), decoder=DecoderConfig(rescore=5))
     ngrams = model_of_recipe(recipe, prepared, SCRIPT)
     assert set(ngrams.known_words) <= set(SCRIPT.symbols)
