@@ -1,8 +1,9 @@
 """Samples → feature frames: log-mel energies or MFCCs, normalised, computed in batches on the device.
 
 Conventions. Frame i is centred on sample i · hop, and what lies outside an utterance is zero, so an utterance
-of n samples has 1 + n // hop frames and zero padding in a batch changes none of them. Power is relative to a
-full-scale sine tone, logarithms are natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
+of n samples has 1 + n // hop frames and zero padding in a batch changes none of them; except in training,
+`edge_s` adds frames of silence at both ends. Power is relative to a full-scale sine tone, logarithms are
+natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
 A stream is computed in overlapping blocks and gives the same frames, but cannot be normalised by utterance.
 An utterance is normalised by its own mean and variance; in a recording longer than `span_s` each frame is
 normalised over the span around it, shifted inwards at both ends, as in Kaldi's sliding-window normalisation.
@@ -51,6 +52,9 @@ class FeaturesConfig:
     """Longer recordings are normalised over a sliding window of this length (utterance only)."""
     floor_db: float = 80.0
     """Band energies are floored this far below the loudest one of the utterance, or span (utterance only)."""
+    edge_s: float = 0.0
+    """Silence put before and after what is recognised (in training, `augmentation.pad_s` draws it), so that
+    closely cut words begin and end like others. A multiple of the time between outputs; does not stream."""
 
 
 class Features(nn.Module):
@@ -76,6 +80,7 @@ class Features(nn.Module):
         self.window_samples = round(config.rate_hz * config.window_s)
         self.fft_samples = 1 << (self.window_samples - 1).bit_length()
         self.span_frames = max(1, round(config.span_s / config.hop_s))
+        self.silent_frames = round(config.edge_s / config.hop_s)
         window = torch.hann_window(self.window_samples, dtype=torch.float64)
         before = (self.fft_samples - self.window_samples) // 2
         window = functional.pad(window, (before, self.fft_samples - self.window_samples - before))
@@ -106,6 +111,11 @@ class Features(nn.Module):
         return self.config.bands if self.config.kind == "logmel" else self.config.coefficients
 
     @property
+    def edge_frames(self) -> int:
+        """Frames of silence before and after every utterance; none in training mode."""
+        return 0 if self.training else self.silent_frames
+
+    @property
     def context_s(self) -> float:
         """Seconds before and after a frame that can influence it, beyond its window.
 
@@ -114,8 +124,8 @@ class Features(nn.Module):
         return self.config.span_s if self.config.normalise == "utterance" else 0.0
 
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
-        """Number of frames of each utterance, given its number of samples: 1 + samples // hop."""
-        return 1 + lengths_B // self.hop_samples
+        """Number of frames of each utterance, given its samples: 1 + samples // hop, and both edges."""
+        return 1 + lengths_B // self.hop_samples + 2 * self.edge_frames
 
     def forward(
         self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None = None
@@ -202,10 +212,9 @@ class Features(nn.Module):
     def _raw(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None) -> tuple[Tensor, Tensor]:
         lengths_B = _checked(samples_BT, lengths_B)
         bank = self.bank if warp_B is None else self.warped_bank(warp_B.to(samples_BT.device))
-        half = self.fft_samples // 2
-        mel_BTF = self._energies(
-            functional.pad(self._emphasised(samples_BT.float(), lengths_B), (half, half)), bank
-        )
+        silence = self.fft_samples // 2 + self.edge_frames * self.hop_samples
+        samples_BT = functional.pad(self._emphasised(samples_BT.float(), lengths_B), (silence, silence))
+        mel_BTF = self._energies(samples_BT, bank)
         frames_B = self.output_lengths(lengths_B)
         floor: Tensor | None = None
         if self.config.normalise == "utterance":
@@ -331,6 +340,7 @@ def _check(config: FeaturesConfig) -> None:
         ),
         (config.span_s >= 0.1, f"span_s={config.span_s}: expected at least 0.1 seconds"),
         (config.floor_db > 0, f"floor_db={config.floor_db}: expected more than 0"),
+        (config.edge_s >= 0, f"edge_s={config.edge_s}: expected 0 (off) or more"),
         (0 <= config.preemphasis < 1, f"preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]
     check_demands(demands)

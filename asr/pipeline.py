@@ -49,6 +49,8 @@ class Model(Protocol):
     def rate_hz(self) -> int: ...
     @property
     def frame_s(self) -> float: ...
+    @property
+    def edges(self) -> int: ...
     def log_probs(self, samples: list[np.ndarray], around: list[Surroundings]) -> tuple[Tensor, Tensor]: ...
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
 
@@ -196,7 +198,7 @@ class Pipeline(Generic[T]):
             for row, length, i in zip(log_probs_BTV, lengths_B.tolist(), batch, strict=True):
                 piece = pool[i][1]
                 row = self._without_noise(row[:length], piece)
-                found[i] = row[piece.skip_outputs : piece.end_output].clone()
+                found[i] = self._counting(row, piece).clone()
         stretches = [
             stretch
             for i, (recording, piece) in enumerate(pool)
@@ -209,10 +211,19 @@ class Pipeline(Generic[T]):
         if not isinstance(self.pause, SpeechFinder):
             return log_probs_TV
         spoken_T = self.pause.is_speech(piece.samples, self.model.rate_hz, self._step_samples)
-        spoken_T1 = torch.from_numpy(spoken_T[: len(log_probs_TV)])[:, None]
+        edges = self.model.edges
+        spoken_T = np.pad(spoken_T[: len(log_probs_TV) - 2 * edges], edges, "edge")
+        spoken_T1 = torch.from_numpy(spoken_T)[:, None]
         blank_V = torch.full_like(log_probs_TV[0], IMPOSSIBLE)
         blank_V[0] = 0.0
         return torch.where(spoken_T1, log_probs_TV, blank_V)
+
+    def _counting(self, log_probs_TV: Tensor, piece: Piece) -> Tensor:
+        """The outputs of a piece that count, with edges only where a stretch begins or ends."""
+        edges = self.model.edges
+        first = piece.skip_outputs and piece.skip_outputs + edges
+        last = piece.end_output and piece.end_output + edges * (2 if piece.closes else 1)
+        return log_probs_TV[first:last]
 
     def _stretches(self, recording: Recording, piece: Piece, log_probs_TV: Tensor) -> Iterator[Stretch]:
         """What a piece completes: a stretch that it closes, or the first part of one that is too long."""

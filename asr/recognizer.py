@@ -23,7 +23,7 @@ from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, obstacles, silent_outputs
 from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
-from asr.transcript import Partial, Segment, Transcript, transcript_of
+from asr.transcript import Clock, Partial, Segment, Transcript, transcript_of
 from asr.voice import VoiceDetector, pause_finder
 
 if TYPE_CHECKING:
@@ -67,6 +67,10 @@ class Recognizer:
         front = Features(features or FeaturesConfig())
         with seeded(seed):
             back = ensemble.build(encoder or EncoderConfig(), front.outputs, alphabet.size)
+        if front.silent_frames % (n := back.frames_per_output):
+            raise ConfigError(
+                f"features.edge_s={front.config.edge_s}: expected a multiple of {n} hops, an output"
+            )
         return cls(front, back, alphabet, **rest)
 
     @property
@@ -78,6 +82,11 @@ class Recognizer:
     def frame_s(self) -> float:
         """Seconds from one output frame to the next."""
         return self.features.config.hop_s * self.encoder.frames_per_output
+
+    @property
+    def edges(self) -> int:
+        """Outputs before the first sample and after the last; see `FeaturesConfig.edge_s`."""
+        return self.features.edge_frames // self.encoder.frames_per_output
 
     @property
     def streams(self) -> bool:
@@ -162,10 +171,7 @@ class Recognizer:
 
     @torch.no_grad()
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """The log-probabilities of a block of each stream, and the new state.
-
-        Arguments as for `Features.step`, with a number of windows that makes whole outputs.
-        """
+        """The log-probabilities of whole outputs of each stream (see `Features.step`), and the new state."""
         if self.runtime is not None:
             return self.runtime.step(samples_BT, lengths_B, state)
         features_BTF, _ = self.features.step(samples_BT.to(self.device), lengths_B.to(self.device))
@@ -192,8 +198,7 @@ class Recognizer:
         The last one has the whole transcript, which is that of `transcribe` for the same audio.
 
         Args:
-            blocks: mono float32 samples in [-1, 1], of any lengths.
-            rate_hz: their sample rate; None is that of the model.
+            blocks: mono float32 samples in [-1, 1], of any lengths, at `rate_hz` (None is the model's).
             decoder, settings: see `decode`; without pyctcdecode.
 
         Raises:
@@ -278,8 +283,8 @@ class Recognizer:
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
         """The hypothesis as a transcript, with times in seconds and calibrated confidences."""
         calibration = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
-        times = {"frame_s": self.frame_s, "duration_s": duration_s}
-        return transcript_of(hypothesis, self.alphabet, calibration=calibration, **times)
+        clock = Clock(self.frame_s, duration_s, self.edges)
+        return transcript_of(hypothesis, self.alphabet, clock=clock, calibration=calibration)
 
     def targets(self, text: str) -> list[int]:
         """The outputs that spell `text` after the model's normalisation.
@@ -291,10 +296,7 @@ class Recognizer:
         return self.alphabet.with_words(text.split()).encode(text)
 
     def log_prob(self, source: Source, text: str) -> float:
-        """The exact natural-log probability of `text` given the recording: the sum over all its paths.
-
-        Source: Graves et al. 2006, eq. 3, through the forward variable.
-        """
+        """The exact natural-log probability of `text`: the sum over its paths (Graves et al. 2006, eq. 3)."""
         from asr.ctc import forward_backward
 
         log_probs_BTV, lengths_B = self.log_probs([samples_of(source, self.rate_hz)])
@@ -305,8 +307,7 @@ class Recognizer:
     def save(self, path: str | Path) -> Path:
         """Write the bundle, whole or not at all, and return its file.
 
-        Args:
-            path: a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
+        `path` is a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
         """
         file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}

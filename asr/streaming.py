@@ -48,6 +48,8 @@ def obstacles(features: Features, encoder: Encoder) -> list[str]:
         found.append("it reads from the end as well (encoder.bidirectional=true)")
     if features.config.normalise == "utterance":
         found.append("it is scaled by the whole utterance (features.normalise=utterance)")
+    if features.silent_frames:
+        found.append("it hears silence around the utterance (features.edge_s)")
     return found
 
 

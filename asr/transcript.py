@@ -52,27 +52,42 @@ class Transcript:
         return Segment(self.text.strip(), words[0].start_s, words[-1].end_s, words)
 
 
+@dataclass(frozen=True)
+class Clock:
+    """When the outputs of a recording are."""
+
+    frame_s: float
+    """From one output to the next."""
+    duration_s: float
+    """Of the recording."""
+    edges: int = 0
+    """Outputs before its first sample."""
+
+    def at(self, frame: int) -> float:
+        """Seconds from the start of the recording, within it."""
+        return round(min(max(frame - self.edges, 0) * self.frame_s, self.duration_s), 3)
+
+
 def transcript_of(
     hypothesis: "Hypothesis",
     alphabet: Alphabet,
     *,
-    frame_s: float,
-    duration_s: float,
+    clock: Clock,
     calibration: Callable[[float], SupportsFloat],
 ) -> Transcript:
-    """The transcript of a hypothesis: times in seconds up to `duration_s`, confidences calibrated."""
+    """The transcript of a hypothesis, confidences calibrated."""
     words = tuple(
         Word(
             w.text,
-            round(min(w.start_frame * frame_s, duration_s), 3),
-            round(min(w.end_frame * frame_s, duration_s), 3),
+            clock.at(w.start_frame),
+            clock.at(w.end_frame),
             round(float(calibration(w.confidence)), 4),
         )
         for w in hypothesis.words(alphabet)
     )
     text = hypothesis.text(alphabet)
     segments = (Segment(text, words[0].start_s, words[-1].end_s, words),) if words else ()
-    return Transcript(text, words, segments, duration_s, hypothesis.log_prob)
+    return Transcript(text, words, segments, clock.duration_s, hypothesis.log_prob)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Frames against librosa, against arithmetic, and against themselves in another batch."""
 
 import math
+from dataclasses import replace
 
 import librosa
 import numpy as np
@@ -119,6 +120,22 @@ def test_padding_and_company_change_nothing(kind: str, normalise: str, span_s: f
         assert alone_B[0] == frames_B[b] == 1 + n // 160 == alone_BTF.shape[1]
         torch.testing.assert_close(together_BTF[b, : frames_B[b]], alone_BTF[0], atol=2e-4, rtol=1e-4)
         assert (together_BTF[b, frames_B[b] :] == 0).all()
+
+
+@pytest.mark.parametrize("normalise", ["utterance", "none"])
+def test_edges_are_digital_silence_around_every_utterance(normalise: str) -> None:
+    config = FeaturesConfig(bands=40, normalise=normalise)  # type: ignore[arg-type]
+    features, plain = Features(replace(config, edge_s=0.05)), Features(config)
+    assert features.output_lengths(torch.tensor(1)) == 1  # in training they are drawn by the augmentation
+    features.eval()
+    samples_BT, lengths_B = noise(4321, 16_000, 1)
+    garbage_BT = samples_BT.masked_fill(torch.arange(16_000) >= lengths_B[:, None], math.nan)
+    together_BTF, frames_B = features(garbage_BT, lengths_B)
+    assert frames_B.tolist() == features.output_lengths(lengths_B).tolist() == [38, 111, 11]
+    for b, n in enumerate(lengths_B.tolist()):
+        around_T = torch.nn.functional.pad(samples_BT[b, :n], (800, 800))
+        expected_BTF, _ = plain(around_T[None], torch.tensor([len(around_T)]))
+        torch.testing.assert_close(together_BTF[b, : frames_B[b]], expected_BTF[0], atol=1e-4, rtol=1e-4)
 
 
 def test_a_delay_by_whole_hops_shifts_the_frames() -> None:

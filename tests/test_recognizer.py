@@ -9,13 +9,15 @@ from safetensors.torch import save_file
 from tones import tones
 
 from asr import load
+from asr.decoding import Hypothesis
 from asr.encoder import EncoderConfig
-from asr.errors import AlphabetError, AudioError, BundleError, DecodingError
+from asr.errors import AlphabetError, AudioError, BundleError, ConfigError, DecodingError
 from asr.features import FeaturesConfig
 from asr.lm import train
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
+from asr.transcript import Clock, transcript_of
 
 WAVES = [tones(text, seed=i) for i, text in enumerate(["abc", "d", "a bb cab dad"])]
 
@@ -132,6 +134,19 @@ def test_probabilities_of_all_texts_sum_to_one(model):
         total += math.exp(-float(lattice.nll_B[0]))
     assert total == pytest.approx(1, abs=1e-6)  # of float32 log-probabilities
     assert model.log_prob(wave, "ab") < 0
+
+
+def test_edges_are_whole_outputs():
+    encoder = EncoderConfig(layers=1, width=8, factor=3)
+    with pytest.raises(ConfigError, match="multiple of 3 hops"):
+        Recognizer.build(Alphabet(list(" ab")), features=FeaturesConfig(edge_s=0.1), encoder=encoder)
+
+
+def test_times_count_from_the_first_sample_whatever_the_edges(model):
+    """A word heard in the silence before or after a recording belongs to its first or last moment."""
+    heard = Hypothesis((2, 1, 3, 1, 4), ((2, 4), (6, 7), (9, 12), (15, 16), (20, 26)), (1.0,) * 5, -1, -1)
+    said = transcript_of(heard, model.alphabet, clock=Clock(0.1, 1.5, edges=5), calibration=float)
+    assert [(w.start_s, w.end_s) for w in said.words] == [(0, 0), (0.4, 0.7), (1.5, 1.5)]
 
 
 def test_unknown_words_and_decoders_are_refused(model):

@@ -56,7 +56,16 @@ def strange_model() -> Recognizer:
     ).eval()
 
 
-@pytest.mark.parametrize("make", [tone_model, strange_model])
+def edged_model() -> Recognizer:
+    """It has learnt nothing, and hears silence before and after every recording."""
+    return Recognizer.build(
+        Alphabet(list(" abcd")),
+        features=FeaturesConfig(rate_hz=RATE_HZ, bands=24, normalise="none", edge_s=0.14),
+        encoder=EncoderConfig(layers=1, width=24, factor=2),
+    ).eval()
+
+
+@pytest.mark.parametrize("make", [tone_model, strange_model, edged_model])
 def test_windows_that_overlap_give_the_outputs_of_the_full_pass(make, short_pieces):
     samples, model = spoken(TEXT, seed=2, pause_s=0.0), make()
     samples *= np.linspace(0.01, 1, len(samples), dtype=np.float32)

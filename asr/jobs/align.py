@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
-from asr.ctc import WordSpan, align, group_words
+from asr.ctc import align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
 from asr.jobs.console import counting, say, warn
 from asr.recognizer import Recognizer
 from asr.text import normalise
-from asr.transcript import Transcript, Word
+from asr.transcript import Clock, Transcript, Word
 
 MANIFESTS = (".jsonl", ".json")
 BEFORE_S, AFTER_S = 0.07, 0.1
@@ -49,7 +49,11 @@ def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[li
     if alphabet.lexicon is not None:  # phones do not tell how a word is written
         spans = [replace(span, text=word) for span, word in zip(spans, text.split(), strict=True)]
     duration_s = len(samples) / model.rate_hz
-    return [_word(span, model.frame_s, duration_s) for span in spans], duration_s
+    clock = Clock(model.frame_s, duration_s, model.edges)
+    words = [
+        Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans
+    ]
+    return words, duration_s
 
 
 def of_recording(model: Recognizer, recording: str, text: str, *, form: str, output: Path | None) -> None:
@@ -214,11 +218,6 @@ def _names(ids: Sequence[str]) -> list[str]:
             f"two utterances would be written as {twice!r}: give them ids that differ in letters"
         )
     return names
-
-
-def _word(span: WordSpan, frame_s: float, duration_s: float) -> Word:
-    start_s, end_s = (round(min(f * frame_s, duration_s), 3) for f in (span.start_frame, span.end_frame))
-    return Word(span.text, start_s, end_s, round(span.confidence, 4))
 
 
 def read_text(text_or_file: str) -> str:

@@ -83,7 +83,7 @@ def lattice(model: Recognizer, recording: str, text: str, path: Path) -> None:
         targets,
         path,
         alphabet=model.alphabet,
-        samples=samples,
+        samples=np.pad(samples, model.features.edge_frames * model.features.hop_samples),
         rate_hz=model.rate_hz,
         frame_s=model.frame_s,
     )
