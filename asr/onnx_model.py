@@ -155,7 +155,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         header = bundle.read_header(metadata["asr"], file)
         parts, with_lm = bundle.parts(header), header["lm"]
-        features = Features(parts["features"])
+        features = Features(parts["features"]).eval()
         with torch.device("meta"):  # sizes without weights
             encoder = ensemble.build(parts["encoder"], features.outputs, parts["alphabet"].size)
     except (ValueError, KeyError, TypeError, AlphabetError) as error:
