@@ -55,6 +55,8 @@ def test_names_of_files_become_ids_as_short_as_they_are_unique(tmp_path):
     path = manifest(tmp_path, *({"audio_filepath": n, "text": "t", "duration": 1} for n in names))
     assert [u.id for u in read_manifest(path)][1:] == [f"{tmp_path.name}/y/a", "b.c", "z/y/a"]
     assert read_manifest(path)[0].id == "x/a"
+    path = manifest(tmp_path, *({"audio_filepath": n, "text": "t", "duration": 1} for n in ["/a.wav"] * 2))
+    assert [u.id for u in read_manifest(path)] == ["/a", "/a"]
 
 
 def test_byte_order_marks_empty_lines_and_carriage_returns_are_no_lines(tmp_path):
@@ -200,7 +202,7 @@ WRONG_TABLES = {
     "name,words\na,b\n": r"line 1: the columns are name, words; one of audio_filepath, path",
     "path,words\na,b\n": r"line 1: .* one of text, transcript",
     "path,text\na.wav,one, two\n": r"line 2: 3 fields, expected 2 \(path, text\): a\.wav,one, two",
-    "path,text\na.wav,x\nb.wav\n": r"line 3: 1 fields",
+    "path,text\nb.wav\n": r"line 2: 1 fields",
     'path,text\na.wav,"never closed\n': r"line 2: unexpected end of data",
     "": r"line 1: the columns are none",
 }

@@ -155,3 +155,98 @@ def test_what_cannot_be_understood_is_an_error_that_says_why(tmp_path):
     (latin / "a.txt").write_bytes(b"gr\xf6\xdfe")
     with pytest.raises(CorpusError, match=r"a\.txt is not text in UTF-8"):
         corpus.prepare("folder", latin)
+
+
+def left_out(found, stem):
+    report = pack(found["train"], stem, rate_hz=8000)
+    return report.packed, {p.id: p.kind for p in report.left_out}, [p.detail for p in report.left_out]
+
+
+def test_of_two_copies_of_a_recording_one_is_used_and_the_other_reported(tmp_path):
+    for i in range(3):
+        wav(tmp_path / f"{i}.wav")
+        wav(tmp_path / f"{i}.flac").rename(tmp_path / f"{i}.mp3")
+        text(tmp_path / f"{i}.txt", f"text {i}")
+    text(tmp_path / "list.txt", "3.mp3 text 3\n")
+    (tmp_path / "3.wav").symlink_to("gone.wav")
+    wav(tmp_path / "3.flac").rename(tmp_path / "3.mp3")
+    found = corpus.prepare("folder", tmp_path, fractions={"dev": 0.25})
+    assert sizes(found) == {"train": 3 + 4, "dev": 1}
+    used = [u for split in found.values() for u in split if u.flaw is None]
+    assert {u.id: (u.audio_filepath.name, u.text) for u in used} == {
+        **{f"{i}": (f"{i}.wav", f"text {i}") for i in range(3)},
+        "3": ("3.mp3", "text 3"),
+    }
+    packed, kinds, details = left_out(found, tmp_path / "out" / "train")
+    assert (packed, kinds) == (
+        3,
+        {"0.mp3": "duplicate", "1.mp3": "duplicate", "2.mp3": "duplicate", "3.wav": "duplicate"},
+    )
+    assert details[0] == "0.wav beside it is used"
+
+
+def test_formats_that_cannot_be_read_and_dangling_links_are_reported(tmp_path):
+    wav(tmp_path / "a.wav")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
+    for name in ("c.m4a", "deep/d.aac", "a.m4a"):
+        text(tmp_path / name, "")
+    for name in ("a", "b", "c", "deep/d"):
+        text(tmp_path / f"{name}.txt", "yes")
+    packed, kinds, details = left_out(
+        corpus.prepare("folder", tmp_path, fractions={}), tmp_path / "o" / "train"
+    )
+    assert packed == 1
+    assert kinds == {
+        "b": "missing",
+        "a.m4a": "duplicate",
+        "c.m4a": "foreign format",
+        "deep/d.aac": "foreign format",
+    }
+    assert any("convert it first: ffmpeg -i IN.aac OUT.flac" in detail for detail in details)
+
+
+def test_a_text_that_is_not_utf8_costs_its_recording_only(tmp_path):
+    for name in "abcd":
+        wav(tmp_path / f"{name}.wav")
+    text(tmp_path / "a.txt", "yes")
+    (tmp_path / "b.txt").write_bytes(b"gr\xf6\xdfe")
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfc one\nd gr\xf6\xdfe\n")
+    (tmp_path / "README.txt").write_bytes(b"gr\xf6\xdfe\n")
+    found = corpus.prepare("folder", tmp_path, fractions={})
+    packed, kinds, details = left_out(found, tmp_path / "o" / "train")
+    assert (packed, kinds) == (2, {"b": "invalid text", "d": "invalid text"})
+    assert "b.txt is not text in UTF-8" in details[0]
+    assert "list.txt, line 2 is not text in UTF-8" in details[1]
+
+
+@pytest.mark.parametrize(
+    "name, content, line",
+    [
+        (
+            "a.jsonl",
+            '{"audio_filepath": "a.wav", "text": null}\n{"audio_filepath": "a.wav", "text": "yes"}\n',
+            1,
+        ),
+        ("a.jsonl", '{"audio_filepath": "a.wav", "text": "yes"}\n{"audio_filep', 2),
+        ("a.csv", "path,text\na.wav,yes\nb.wav\n", 3),
+    ],
+)
+def test_a_wrong_line_costs_its_utterance_only(tmp_path, name, content, line):
+    wav(tmp_path / "a.wav")
+    found = corpus.prepare("folder", text(tmp_path / name, content), fractions={})
+    packed, kinds, details = left_out(found, tmp_path / "o" / "train")
+    assert (packed, kinds) == (1, {f"{name}, line {line}": "invalid line"})
+    assert details[0].startswith(f"{tmp_path / name}, line {line}: ")
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_a_manifest_without_lines_is_named_as_the_fault(tmp_path, content):
+    with pytest.raises(CorpusError, match=r"a\.jsonl has no utterances: expected recordings and their texts"):
+        corpus.prepare("folder", text(tmp_path / "a.jsonl", content))
+
+
+@pytest.mark.parametrize("line", ["my rec 0.wav|zero", "my rec 0\tzero", "my rec 0.wav | zero"])
+def test_a_tab_or_a_bar_separates_names_with_blanks(tmp_path, line):
+    wav(tmp_path / "my rec 0.wav")
+    text(tmp_path / "texts.txt", line + "\n")
+    assert texts(corpus.prepare("folder", tmp_path, fractions={})) == {"my rec 0": "zero"}

@@ -5,7 +5,10 @@ Accepted forms, for the whole corpus or for each split:
 * a JSONL manifest (see `asr.corpus.manifest`), or a CSV or TSV table (see `asr.corpus.tables`);
 * a folder with a `.txt` or `.lab` of the same name beside each recording;
 * a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name
-  with or without suffix, followed by a space, a tab or `|`.
+  with or without suffix, followed by a tab, `|` or a space.
+
+What cannot be used (formats that cannot be read, a second copy of a recording, wrong lines, texts that are
+not UTF-8) comes with its flaw, so that packing reports it.
 
 Splits are taken from the configuration; else from files or folders named train, dev and test; else made.
 """
@@ -17,7 +20,7 @@ from typing import Any
 
 from asr.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from asr.corpus.download import Progress
-from asr.corpus.manifest import Utterance, name_by_path, read_manifest
+from asr.corpus.manifest import Utterance, name_by_path, read_manifest, refuse_if_all_flawed
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
 from asr.errors import ConfigError, CorpusError
@@ -30,6 +33,7 @@ SPLIT_NAMES = {
 }
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 TEXT_SUFFIXES = (".txt", ".lab")
+_LOSSY = (".mp3", ".ogg", ".oga", ".opus")
 
 
 def prepare(
@@ -54,18 +58,30 @@ def prepare(
 
     Raises:
         ConfigError: splits or fractions that are impossible or ambiguous.
-        CorpusError: there are no recordings or no texts.
+        CorpusError: there are no recordings or no texts, or none that can be used.
     """
     fractions = FRACTIONS if fractions is None else fractions
     named = as_splits(splits, {}) or _named_splits(root)
     if not named:
-        return hold_out(_read(root, speaker_folders), fractions, by=by, seed=seed)
+        return _hold_out(root, _read(root, speaker_folders), fractions, by=by, seed=seed)
     found = {
         split: [u for name in names for u in _read(root / name, speaker_folders)]
         for split, names in named.items()
     }
     if "train" in found and "dev" not in found and fractions.get("dev"):
-        found |= hold_out(found["train"], {"dev": fractions["dev"]}, by=by, seed=seed)
+        found |= _hold_out(root, found["train"], {"dev": fractions["dev"]}, by=by, seed=seed)
+    return found
+
+
+def _hold_out(
+    root: Path, utterances: Sequence[Utterance], fractions: Mapping[str, float], **settings: Any
+) -> dict[str, list[Utterance]]:
+    """The splits of the utterances without flaw; those with one stay in `train`, to be reported there."""
+    sound = [u for u in utterances if u.flaw is None]
+    if not sound:
+        raise CorpusError(f"{root} has no utterances: expected recordings and their texts")
+    found = hold_out(sound, fractions, **settings)
+    found["train"] += [u for u in utterances if u.flaw is not None]
     return found
 
 
@@ -96,31 +112,52 @@ def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
     if suffix in (".csv", ".tsv"):
         return read_table(path)
     if suffix in MANIFESTS:
-        return read_manifest(path)
+        return read_manifest(path, keep_flawed=True)
     raise ConfigError(f"{path}: expected a folder or a file that ends in {', '.join(MANIFESTS)}")
 
 
 def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
+    files = sorted(p for p in folder.rglob("*") if p.is_file() or (p.is_symlink() and not p.exists()))
     recordings = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
+    foreign = [p for p in files if p.suffix.lower() in FOREIGN_SUFFIXES]
     if not recordings:
-        foreign = sum(p.suffix.lower() in FOREIGN_SUFFIXES for p in files)
         hint = (
-            f"; its {foreign} m4a, mp4 or similar files must be converted to flac or wav" if foreign else ""
+            f"; its {len(foreign)} m4a, mp4 or similar files must be converted to flac or wav"
+            if foreign
+            else ""
         )
         raise CorpusError(f"{folder} has no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){hint}")
-    texts = _texts(recordings, [p for p in files if p.suffix.lower() in TEXT_SUFFIXES])
-    if not texts:
+    chosen = _choose_copies(recordings)
+    texts_at = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()]
+    texts, flaws = _texts(recordings, chosen, texts_at)
+    if not texts and not flaws:
         raise CorpusError(
             f"{folder} has {len(recordings)} recordings but no texts: expected NAME.txt beside each NAME"
             f"{recordings[0].suffix}, or a text file with lines `NAME text`"
         )
-    return name_by_path(
-        [
-            Utterance("", p, 0.0, texts.get(p, ""), _speaker(p, folder) if speaker_folders else None)
-            for p in recordings
-        ]
-    )
+    used = [
+        Utterance(
+            "", p, 0.0, texts.get(p, ""), _speaker(p, folder) if speaker_folders else None, flaws.get(p)
+        )
+        for p in chosen.values()
+    ]
+    refuse_if_all_flawed(used)
+    unused = [p for p in [*recordings, *foreign] if chosen.get(p.with_suffix("")) != p]
+    return name_by_path([*used, *(_unused(p, chosen.get(p.with_suffix("")), folder) for p in unused)])
+
+
+def _choose_copies(recordings: Sequence[Path]) -> dict[Path, Path]:
+    """Path without suffix → the recording; of several copies one that is there, and has lost nothing."""
+    best_last = sorted(recordings, key=lambda p: (p.is_file(), p.suffix.lower() not in _LOSSY))
+    return {p.with_suffix(""): p for p in best_last}
+
+
+def _unused(path: Path, copy: Path | None, folder: Path) -> Utterance:
+    name = path.relative_to(folder).as_posix()
+    if copy is not None:
+        return Utterance(name, path, 0.0, "", flaw=("duplicate", f"{copy.name} beside it is used"))
+    why = f"{path.suffix} cannot be read; convert it first: ffmpeg -i IN{path.suffix} OUT.flac"
+    return Utterance(name, path, 0.0, "", flaw=("foreign format", why))
 
 
 def _speaker(recording: Path, folder: Path) -> str | None:
@@ -128,29 +165,48 @@ def _speaker(recording: Path, folder: Path) -> str | None:
     return inside[0] if len(inside) > 1 else None
 
 
-def _texts(recordings: Sequence[Path], files: Sequence[Path]) -> dict[Path, str]:
-    """The text of each recording that has one."""
-    texts: dict[Path, str] = {}
-    beside = {p.with_suffix(""): p for p in recordings}
+def _texts(
+    recordings: Sequence[Path], chosen: Mapping[Path, Path], files: Sequence[Path]
+) -> tuple[dict[Path, str], dict[Path, tuple[str, str]]]:
+    """The text of each recording that has one, and what is wrong with the texts of others."""
+    found: dict[Path, tuple[Path, int, bytes]] = {}
     lists = []
     for file in files:
-        if (recording := beside.get(file.with_suffix(""))) is not None:
-            texts[recording] = " ".join(_content(file).split())
+        if (recording := chosen.get(file.with_suffix(""))) is not None:
+            found[recording] = (file, 0, _content(file))
         else:
             lists.append(file)
     for file in lists:
-        near = {p: p.relative_to(file.parent) for p in recordings if file.parent in p.parents}
-        names = {name: p for p, q in near.items() for name in (q.as_posix(), q.with_suffix("").as_posix())}
-        names = {q.name: p for p, q in near.items()} | {q.stem: p for p, q in near.items()} | names
-        for line in _content(file).split("\n"):
-            name, *rest = re.split(r"\t|\||\s+", line.strip(), maxsplit=1)
+        names = _names(file.parent, recordings, chosen)
+        for number, line in enumerate(_content(file).split(b"\n"), 1):
+            name, text = _name_and_text(line, names)
             if name in names:
-                texts.setdefault(names[name], " ".join(rest).strip())
-    return texts
+                found.setdefault(names[name], (file, number, text))
+    texts, flaws = {}, {}
+    for recording, (file, number, text) in found.items():
+        try:
+            texts[recording] = " ".join(text.decode().split()) if number == 0 else text.decode().strip()
+        except UnicodeDecodeError as error:
+            place = f"{file}, line {number}" if number else f"{file}"
+            flaws[recording] = ("invalid text", f"{place} is not text in UTF-8: {error}")
+    return texts, flaws
 
 
-def _content(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{file} is not text in UTF-8: {error}") from error
+def _names(folder: Path, recordings: Sequence[Path], chosen: Mapping[Path, Path]) -> dict[str, Path]:
+    """What a list in `folder` may call the recordings below it; their paths come before their bare names."""
+    near = [(p.relative_to(folder), chosen[p.with_suffix("")]) for p in recordings if folder in p.parents]
+    bare = {name: p for q, p in near for name in (q.name, q.stem)}
+    return bare | {name: p for q, p in near for name in (q.as_posix(), q.with_suffix("").as_posix())}
+
+
+def _name_and_text(line: bytes, names: Mapping[str, Path]) -> tuple[str, bytes]:
+    """The line's recording and text: a tab or `|` separates them, else the first blank."""
+    for separator in (rb"\t", rb"\|", rb"\s+"):
+        name, *rest = re.split(separator, line.strip(), maxsplit=1)
+        if (found := name.decode(errors="replace").strip()) in names:
+            return found, b"".join(rest)
+    return "", b""
+
+
+def _content(file: Path) -> bytes:
+    return file.read_bytes().removeprefix(b"\xef\xbb\xbf")

@@ -34,6 +34,8 @@ class Utterance:
     text: str
     """The transcript as published, before any normalisation."""
     speaker: str | None = None
+    flaw: tuple[str, str] | None = None
+    """Kind and detail of a problem that its source found; such an utterance is left out and reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,14 @@ class Problem:
         return cls(utterance.id, os.fspath(utterance.audio_filepath), kind, detail)
 
 
-def read_manifest(path: str | Path) -> list[Utterance]:
+def read_manifest(path: str | Path, *, keep_flawed: bool = False) -> list[Utterance]:
     """The utterances of a JSONL manifest, in its order, with absolute paths.
 
     Recordings are opened only for durations that the manifest lacks; one that cannot be read has duration 0.
+
+    Args:
+        path: the manifest.
+        keep_flawed: an invalid line becomes an utterance with a flaw, unless all lines are invalid.
 
     Raises:
         ManifestError: no such file, or an invalid line, quoted with path and line number.
@@ -71,12 +77,30 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}; expected a JSONL manifest") from error
     folder = os.path.abspath(path.parent)  # noqa: PTH100 (unlike resolve, it keeps links)
-    utterances = [
-        _parse(line, folder, place=f"{path}, line {number}")
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
+    utterances = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            utterances.append(_parse(line, folder, place=f"{path}, line {number}"))
+        except ManifestError as error:
+            if not keep_flawed:
+                raise
+            utterances.append(flawed_line(path, number, error))
+    refuse_if_all_flawed(utterances)
     return name_by_path(utterances)
+
+
+def flawed_line(path: Path, number: int, error: Exception) -> Utterance:
+    """The utterance that stands for a line of a manifest or table which cannot be read."""
+    return Utterance(f"{path.name}, line {number}", path, 0.0, "", flaw=("invalid line", str(error)))
+
+
+def refuse_if_all_flawed(utterances: Sequence[Utterance]) -> None:
+    """Raises ManifestError with the first problem if there are utterances and all of them have one."""
+    first = next((u.flaw for u in utterances if u.flaw), None)
+    if first and all(u.flaw for u in utterances):
+        raise ManifestError(first[1])
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
@@ -135,6 +159,8 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
         utterance: to be checked.
         seen: ids of the utterances before it; its own id is added.
     """
+    if utterance.flaw is not None:
+        return Problem.of(utterance, *utterance.flaw)
     if utterance.id in seen:
         return Problem.of(utterance, "duplicate id", f"an utterance {utterance.id!r} stands before it")
     seen.add(utterance.id)
@@ -155,7 +181,7 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
         if not repeated:
             break
         ids = [
-            "/".join(u.audio_filepath.with_suffix("").parts[-parts:])
+            Path(*u.audio_filepath.with_suffix("").parts[-parts:]).as_posix()
             if not u.id and name in repeated
             else name
             for u, name in zip(utterances, ids, strict=True)

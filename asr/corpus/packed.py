@@ -225,7 +225,7 @@ def _key(utterances: Sequence[Utterance], settings: list[Any]) -> str:
             state = [status.st_size, status.st_mtime_ns]
         except OSError:
             state = []
-        digest.update(json.dumps([u.id, path, u.text, u.speaker, *state]).encode())
+        digest.update(json.dumps([u.id, path, u.text, u.speaker, *state, *(u.flaw or ())]).encode())
     return digest.hexdigest()
 
 

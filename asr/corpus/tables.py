@@ -10,7 +10,7 @@ import io
 import os
 from pathlib import Path
 
-from asr.corpus.manifest import Utterance, name_by_path
+from asr.corpus.manifest import Utterance, flawed_line, name_by_path, refuse_if_all_flawed
 from asr.errors import ManifestError
 
 AUDIO = ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio")
@@ -23,7 +23,8 @@ def read_table(path: Path) -> list[Utterance]:
     """The utterances of a CSV or TSV file, in its order, with absolute paths and unknown durations.
 
     Raises:
-        ManifestError: no such file, missing columns, or a row with more or fewer fields than the header.
+        ManifestError: no such file, missing columns, broken quotes, or no row has as many fields as the
+            header; a single such row becomes an utterance with a flaw.
     """
     try:
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode()
@@ -44,10 +45,12 @@ def read_table(path: Path) -> list[Utterance]:
             if not any(row):
                 continue
             if len(row) != len(columns):
-                raise ManifestError(
+                why = (
                     f"{path}, line {rows.line_num}: {len(row)} fields, expected {len(columns)} "
                     f"({', '.join(columns)}): {separator.join(row)[:160]}"
                 )
+                utterances.append(flawed_line(path, rows.line_num, ManifestError(why)))
+                continue
             utterances.append(
                 Utterance(
                     id=row[name] if name is not None else "",
@@ -59,6 +62,7 @@ def read_table(path: Path) -> list[Utterance]:
             )
     except csv.Error as error:
         raise ManifestError(f"{path}, line {rows.line_num}: {error}") from error
+    refuse_if_all_flawed(utterances)
     return name_by_path(utterances)
 
 
