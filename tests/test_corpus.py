@@ -179,6 +179,7 @@ TABLES = {
     "b.csv": "File;Transcript;Client_ID\nc/a.wav;one, two;ann\n",
     "c.tsv": "client_id\tpath\tsentence\textra\nann\ta.wav\tone, two\t\n",
     "d.csv": "speaker|wav|transcription\nann|c/a.wav|one, two\n",
+    "f.csv": ' File Name , sentence , Speaker ID\nc/a.wav , "one, two", ann\n',
     "e.csv": '\ufeffaudio_filepath,sentence,speaker_id\r\nc/a.wav,"one, two",ann\r\n\r\n',
 }
 
@@ -201,7 +202,7 @@ def test_a_quote_in_a_tsv_is_a_quote_and_a_line_separator_is_text(tmp_path):
 WRONG_TABLES = {
     "name,words\na,b\n": r"line 1: the columns are name, words; one of audio_filepath, path",
     "path,words\na,b\n": r"line 1: .* one of text, transcript",
-    "path,text\na.wav,one, two\n": r"line 2: 3 fields, expected 2 \(path, text\): a\.wav,one, two",
+    "path,text\na.wav,one, two\n": r"line 2: 3 fields, expected 2 \(path, text\): a\.wav,one,two",
     "path,text\nb.wav\n": r"line 2: 1 fields",
     'path,text\na.wav,"never closed\n': r"line 2: unexpected end of data",
     "": r"line 1: the columns are none",

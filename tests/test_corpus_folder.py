@@ -1,6 +1,7 @@
 """One's own recordings, however they are laid out."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -192,10 +193,13 @@ def test_formats_that_cannot_be_read_and_dangling_links_are_reported(tmp_path):
         text(tmp_path / name, "")
     for name in ("a", "b", "c", "deep/d"):
         text(tmp_path / f"{name}.txt", "yes")
-    packed, kinds, details = left_out(
-        corpus.prepare("folder", tmp_path, fractions={}), tmp_path / "o" / "train"
-    )
-    assert packed == 1
+    for i in range(2):
+        wav(tmp_path / f"{i}.wav")
+        text(tmp_path / f"{i}.txt", "yes")
+    found = corpus.prepare("folder", tmp_path, fractions={"dev": 0.4})
+    assert all(u.audio_filepath.is_file() for u in found["dev"])
+    packed, kinds, details = left_out(found, tmp_path / "o" / "train")
+    assert packed == 2
     assert kinds == {
         "b": "missing",
         "a.m4a": "duplicate",
@@ -250,3 +254,17 @@ def test_a_tab_or_a_bar_separates_names_with_blanks(tmp_path, line):
     wav(tmp_path / "my rec 0.wav")
     text(tmp_path / "texts.txt", line + "\n")
     assert texts(corpus.prepare("folder", tmp_path, fractions={})) == {"my rec 0": "zero"}
+
+
+@pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "txt"])
+def test_names_that_a_mac_has_decomposed_are_found(tmp_path, forms, kind):
+    on_disk, written = (unicodedata.normalize(form, "größe.wav") for form in forms)
+    wav(tmp_path / on_disk)
+    contents = {"csv": f"path,text\n{written},yes\n", "txt": f"{written} yes"}
+    if kind in contents:
+        text(tmp_path / f"m.{kind}", contents[kind])
+    else:
+        jsonl(tmp_path / "m.jsonl", [written])
+    (u,) = corpus.prepare("folder", tmp_path, fractions={})["train"]
+    assert u.audio_filepath.is_file() and u.text

@@ -14,6 +14,7 @@ Splits are taken from the configuration; else from files or folders named train,
 """
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,7 @@ def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
     chosen = _choose_copies(recordings)
     texts_at = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()]
     texts, flaws = _texts(recordings, chosen, texts_at)
+    flaws |= {p: ("missing", f"{p} is a link to nothing") for p in chosen.values() if not p.is_file()}
     if not texts and not flaws:
         raise CorpusError(
             f"{folder} has {len(recordings)} recordings but no texts: expected NAME.txt beside each NAME"
@@ -195,15 +197,16 @@ def _texts(
 def _names(folder: Path, recordings: Sequence[Path], chosen: Mapping[Path, Path]) -> dict[str, Path]:
     """What a list in `folder` may call the recordings below it; their paths come before their bare names."""
     near = [(p.relative_to(folder), chosen[p.with_suffix("")]) for p in recordings if folder in p.parents]
-    bare = {name: p for q, p in near for name in (q.name, q.stem)}
-    return bare | {name: p for q, p in near for name in (q.as_posix(), q.with_suffix("").as_posix())}
+    names = {name: p for q, p in near for name in (q.name, q.stem)}
+    names |= {name: p for q, p in near for name in (q.as_posix(), q.with_suffix("").as_posix())}
+    return {unicodedata.normalize("NFC", name): p for name, p in names.items()}
 
 
 def _name_and_text(line: bytes, names: Mapping[str, Path]) -> tuple[str, bytes]:
     """The line's recording and text: a tab or `|` separates them, else the first blank."""
     for separator in (rb"\t", rb"\|", rb"\s+"):
         name, *rest = re.split(separator, line.strip(), maxsplit=1)
-        if (found := name.decode(errors="replace").strip()) in names:
+        if (found := unicodedata.normalize("NFC", name.decode(errors="replace").strip())) in names:
             return found, b"".join(rest)
     return "", b""
 

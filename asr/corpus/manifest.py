@@ -12,6 +12,7 @@ manifest of pieces of longer recordings is refused, as ignoring it would pair te
 import json
 import math
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -189,6 +190,16 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
     return [u if u.id else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
 
 
+def find_file(name: str) -> Path:
+    """The path, or that of the same name in the other Unicode form: copying from a Mac decomposes accents."""
+    path = Path(name)
+    if name.isascii() or path.exists():
+        return path
+    forms = [unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
+    others = [other for form in forms for other in (Path(form), path.with_name(Path(form).name))]
+    return next((other for other in others if other.exists()), path)
+
+
 def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
     try:
         fields = json.loads(line)
@@ -208,7 +219,7 @@ def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
             f"{place}: offset {fields['offset']!r}: pieces of longer recordings cannot be used; "
             f"cut them into files of their own: {_shown(line)}"
         )
-    audio_filepath = Path(os.path.join(folder, os.path.expanduser(fields["audio_filepath"])))  # noqa: PTH111, PTH118
+    audio_filepath = find_file(os.path.join(folder, os.path.expanduser(fields["audio_filepath"])))  # noqa: PTH111, PTH118
     return Utterance(
         id=_name(fields, "id", place=place, line=line) or "",
         audio_filepath=audio_filepath,

@@ -1,16 +1,18 @@
 """CSV and TSV files with a header → utterances.
 
-Columns are found by common names (`AUDIO`, `TEXT`, …), in any case and order. A path is relative to the
-table's folder, or to `clips` in it. TSV is taken literally, without quoting; in CSV a field may be quoted,
-and the separator is the one of , ; | and tab that is most frequent in the header.
+Columns are found by common names (`AUDIO`, `TEXT`, …), in any case and order, with blanks for underscores.
+White space around a field is not part of it. A path is relative to the table's folder, or to `clips` in it.
+TSV is taken literally, without quoting; in CSV a field may be quoted, and the separator is the one of , ; |
+and tab that is most frequent in the header.
 """
 
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
-from asr.corpus.manifest import Utterance, flawed_line, name_by_path, refuse_if_all_flawed
+from asr.corpus.manifest import Utterance, find_file, flawed_line, name_by_path, refuse_if_all_flawed
 from asr.errors import ManifestError
 
 AUDIO = ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio")
@@ -34,14 +36,19 @@ def read_table(path: Path) -> list[Utterance]:
         raise ManifestError(f"{path} is not text in UTF-8: {error}") from error
     tsv = path.suffix.lower() == ".tsv"
     separator = "\t" if tsv else max(",;|\t", key=content.partition("\n")[0].count)
-    dialect = {"quoting": csv.QUOTE_NONE} if tsv else {"quoting": csv.QUOTE_MINIMAL, "strict": True}
+    dialect = (
+        {"quoting": csv.QUOTE_NONE}
+        if tsv
+        else {"quoting": csv.QUOTE_MINIMAL, "strict": True, "skipinitialspace": True}
+    )
     rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator, **dialect)  # type: ignore[arg-type]
     utterances = []
     try:
-        columns = [name.strip().lower() for name in next(rows, [])]
+        columns = [re.sub(r"[ -]", "_", name.strip().lower()) for name in next(rows, [])]
         audio, text = _column(path, columns, AUDIO), _column(path, columns, TEXT)
         speaker, name = _find(columns, SPEAKER), _find(columns, ID)
-        for row in rows:
+        for fields in rows:
+            row = [field.strip() for field in fields]
             if not any(row):
                 continue
             if len(row) != len(columns):
@@ -81,6 +88,6 @@ def _find(columns: list[str], names: tuple[str, ...]) -> int | None:
 
 
 def _located(folder: Path, name: str) -> Path:
-    direct = Path(os.path.abspath(folder / Path(name).expanduser()))  # noqa: PTH100 (keeps symbolic links)
-    clip = folder.absolute() / "clips" / name
+    direct = find_file(os.path.abspath(folder / Path(name).expanduser()))  # noqa: PTH100 (keeps symbolic links)
+    clip = find_file(str(folder.absolute() / "clips" / name))
     return clip if not direct.exists() and clip.exists() else direct
