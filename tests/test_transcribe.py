@@ -185,6 +185,25 @@ def test_standard_output_takes_one_line_a_recording_or_one_format(folder, capsys
         transcribe(tone_model(), ["-"], output_format="doc")
 
 
+@pytest.mark.parametrize("form", ["srt", "vtt", "tsv", "json"])
+def test_formats_of_one_recording_are_not_printed_one_after_another(folder, capsys, form):
+    with pytest.raises(ConfigError, match=f"{form} holds one recording, but there are 3: .*--output_dir"):
+        transcribe(tone_model(), [str(folder)], output_format=form)
+    assert transcribe(tone_model(), [str(folder / "day 1" / "0.wav")], output_format=form) == {}
+    assert capsys.readouterr().out
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_named(folder, capsys):
+    for name in ("a.m4a", "b.aac"):
+        (folder / name).touch()
+    assert len(find_audio([str(folder)])) == 3
+    assert "2 files must be converted to flac or wav first: a.m4a, b.aac" in capsys.readouterr().err
+    (folder / "only").mkdir()
+    (folder / "only" / "c.wma").touch()
+    with pytest.raises(AudioError, match=r"no recordings in this folder; 1 files must be .*: c\.wma"):
+        find_audio([str(folder / "only")])
+
+
 def sound(samples: np.ndarray, rate_hz: int = RATE_HZ, **rest: str) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate_hz, **({"format": "WAV"} | rest))

@@ -14,11 +14,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from asr import audio
 from asr.errors import AudioError, ConfigError
 from asr.files import whole_file
-from asr.jobs.console import console, say
+from asr.jobs.console import console, say, warn
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
 from asr.transcript import Segment, Transcript
 
+ONE_PER_FILE = ("vtt", "srt", "tsv", "json")
+"""Formats that are invalid where one recording follows another."""
 STDIN = "stdin"
 """Name of the recording on standard input, in files."""
 
@@ -41,9 +43,7 @@ def find_audio(places: Sequence[str]) -> dict[str, Path]:
         elif not place:
             raise AudioError("an empty name: expected a file, a folder, a pattern or -")
         elif os.path.isdir(place):  # noqa: PTH112 (a name that is too long is none)
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in audio.AUDIO_SUFFIXES)
-            if not inside:
-                raise AudioError(f"{place}: no recordings in this folder")
+            inside = _inside(path)
             found |= {str(p): p.relative_to(path) for p in inside}
         elif glob.has_magic(place) and not os.path.exists(place):  # noqa: PTH110
             fitting = sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207
@@ -58,6 +58,19 @@ def find_audio(places: Sequence[str]) -> dict[str, Path]:
         name: path if count[path.with_suffix("")] > 1 else path.with_suffix("")
         for name, path in found.items()
     }
+
+
+def _inside(folder: Path) -> list[Path]:
+    files = sorted(p for p in folder.rglob("*") if not p.is_dir())
+    recordings = [p for p in files if p.suffix.lower() in audio.AUDIO_SUFFIXES]
+    foreign = [p for p in files if p.suffix.lower() in audio.FOREIGN_SUFFIXES]
+    named = ", ".join(p.name for p in foreign[:3]) + (", …" if len(foreign) > 3 else "")
+    hint = f"{len(foreign)} files must be converted to flac or wav first: {named}" if foreign else ""
+    if not recordings:
+        raise AudioError(f"{folder}: no recordings in this folder" + (f"; {hint}" if hint else ""))
+    if hint:
+        warn(f"{folder}: {hint}")
+    return recordings
 
 
 def transcribe(
@@ -87,7 +100,7 @@ def transcribe(
 
     Raises:
         AudioError: a folder without recordings, or a pattern that matches nothing.
-        ConfigError: an unknown format, several without a folder, or recordings that share an output file.
+        ConfigError: an unknown format, several files without a folder, or recordings that share one.
     """
     formats = _formats(output_format)
     recordings = find_audio(places)
@@ -95,6 +108,11 @@ def transcribe(
     if output_dir is None:
         if len(formats) > 1:
             raise ConfigError(f"{output_format} makes several files: say where with --output_dir")
+        if len(recordings) > 1 and formats[0] in ONE_PER_FILE:
+            raise ConfigError(
+                f"{formats[0]} holds one recording, but there are {len(recordings)}: "
+                "say where with --output_dir to have a file of each, or print jsonl, ctm or txt"
+            )
         sink = Printer(formats[0], word_timestamps, joint=model.alphabet.joint)
         names = list(recordings)
     else:
