@@ -55,6 +55,26 @@ def test_utterances_with_ids_are_paired_by_id_in_any_order(
     assert found.hypotheses == [["the bat", "a dog", "x"]]
 
 
+@pytest.mark.parametrize("ids", [("a", "b"), ("utt-1", "utt-2")])
+def test_what_we_transcribed_is_paired_with_a_manifest_and_with_our_ctm(
+    write: Write, ids: tuple[str, str]
+) -> None:
+    rows = [{"id": n, "audio_filepath": f"c/{f}.wav", "text": "t"} for n, f in zip(ids, "ab", strict=True)]
+    manifest = write("m.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    ours = write("ours.jsonl", '{"audio": "b", "text": "y z"}\n{"audio": "a", "text": "x"}\n')
+    ctm = write("ours.ctm", "a 1 0.1 0.2 x 0.9\nb 1 0.1 0.2 y 0.9\nb 1 0.4 0.2 z 0.9\n")
+    found = pairing.read(manifest, ours, ctm)
+    assert (found.ids, found.hypotheses) == ([*ids], [["x", "y z"], ["x", "y z"]])
+    assert pairing.read(ours, ctm).hypotheses == [["y z", "x"]]
+
+
+@pytest.mark.parametrize("content", ['{\n  "text": "one"\n}\n', '[\n  {"text": "one"}\n]\n'])
+def test_json_over_several_lines_is_refused(write: Write, content: str) -> None:
+    with pytest.raises(ScoringError, match=r"is JSON over several lines, .* expected: give JSONL"):
+        pairing.read(write("ref", "one\n" * 3), write("hyp", content))
+    assert pairing.read(write("ref", "one\n"), write("h.json", '{"text": "one"}')).hypotheses == [["one"]]
+
+
 def test_numbers_are_ids_if_both_sides_share_them_and_words_are_not(write: Write) -> None:
     assert pairing.read(write("r", "001 a\n002 b\n"), write("h", "002 b\n001 a\n")).ids == ["001", "002"]
     assert pairing.read(write("r", "the cat\na dog\n"), write("h", "the bat\na dog\n")).ids is None

@@ -1,9 +1,10 @@
 """Pairs references and hypotheses from files: by id where there are ids, otherwise by line.
 
-Conventions. Ids must be the same on both sides; the error lists those that only one side has. A hypothesis in
-CTM is cut at the segments of an STM reference as NIST's sclite does: a word belongs to the first segment of
-its recording and channel that ends after the word's middle, or else to the last. Words in segments that are
-marked `ignore_time_segment_in_scoring` are left out and counted in the notes.
+Conventions. Ids must be the same on both sides, or those of the hypothesis the names of the reference's
+recordings, without suffix; else the error lists those that only one side has. A hypothesis in CTM is cut at
+the segments of an STM reference as NIST's sclite does: a word belongs to the first segment of its recording
+and channel that ends after the word's middle, or else to the last. Words in segments that are marked
+`ignore_time_segment_in_scoring` are left out and counted in the notes.
 """
 
 import re
@@ -175,6 +176,9 @@ def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: P
                 f"{nameless.place}: no id, but the other file has ids; "
                 f"give {path} ids too: pairing by line could pair the wrong utterances"
             )
+    recordings = {entry.audio.stem: entry for entry in said if entry.audio}
+    if len(recordings) == len(said) and set(recordings) == set(named[1]) != set(named[0]):
+        return [named[1][name] for name in recordings]
     only = [[name for name in one if name not in other] for one, other in (named, named[::-1])]
     if only[0] or only[1]:
         raise ScoringError(

@@ -6,7 +6,7 @@ other formats empty lines are skipped:
     kaldi   utt-1 the cat sat                                        the first word is the id
     trn     the cat sat (utt-1)                                      the id ends the line, in parentheses
     jsonl   {"id": "utt-1", "text": "the cat sat", "speaker": "ann", "duration": 1.2}
-            without an id `audio_filepath` names it; a hypothesis' text is `pred_text` if present
+            without an id `audio` or `audio_filepath` names it; a hypothesis' text is `pred_text` if present
     stm     file channel speaker start end <labels> the cat sat      times in seconds, labels are optional
     ctm     file channel start duration word confidence              one word a line; confidence is optional
 
@@ -73,13 +73,22 @@ def read_lines(path: Path) -> list[str]:
 
 
 def guess_format(path: Path, lines: Sequence[str]) -> Format | None:
-    """The format by the file's suffix or contents; None for plain text or Kaldi's, which look alike."""
+    """The format by the file's suffix or contents; None for plain text or Kaldi's, which look alike.
+
+    Raises:
+        ScoringError: JSON over several lines.
+    """
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in ("trn", "stm", "ctm", "jsonl"):
         return suffix  # type: ignore[return-value]
     filled = [line.strip() for line in lines if line.strip()]
     if filled and all(line.startswith('{"') and line.endswith("}") for line in filled):
         return "jsonl"
+    if filled and (filled[0] in ("{", "[") or (suffix == "json" and filled[0].startswith(("{", "[")))):
+        raise ScoringError(
+            f"{path} is JSON over several lines, where an utterance a line was expected: give JSONL "
+            "(`asr transcribe -f jsonl`), or its text alone"
+        )
     return "trn" if filled and all(_TRN.fullmatch(line) for line in filled) else None
 
 
@@ -133,6 +142,8 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
         wanted = "pred_text or text" if is_hypothesis else "text"
         raise ScoringError(f"{place}: expected {wanted}; the keys are {', '.join(fields) or 'none'}")
     audio, name, speaker = fields.get("audio_filepath"), fields.get("id"), fields.get("speaker")
+    if name is None and audio is None:
+        name = fields.get("audio")  # `asr transcribe` names the recording so, without suffix
     return Entry(
         place,
         text,
