@@ -90,6 +90,7 @@ def test_one_model_evaluates_any_rate_channels_and_format(asr, trained, tmp_path
     assert status == 0
     score = json.loads(out)
     assert score["sentences"] == 12
+    assert score["signature"].startswith("style:basic|")
     assert score["wer"] <= (0.2 if suffix in ("mp3", "ogg") else 0.1)  # codecs add tones to the pauses
 
 
@@ -189,6 +190,19 @@ def test_the_folder_of_a_sweep_keeps_its_name(asr, tmp_path):
     assert status == 0, err
     assert sorted(path.name for path in (tmp_path / "exp").glob("*/seed=*")) == ["seed=1", "seed=2"]
     assert (tmp_path / "exp" / "größe" / "seed=1").is_dir()
+
+
+def test_of_a_key_that_a_sweep_is_given_twice_the_last_counts(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
+    words = ["prepare", "mine.jsonl", *QUICK, "exp=exp/lost", "exp=exp/sw", "encoder.cell=rnn"]
+    assert asr(*words, "encoder.cell=gru,lstn", "-m")[0] == 1
+    assert [path.parent.name for path in (tmp_path / "exp" / "sw").glob("*/failed.txt")] == [
+        "encoder.cell=lstn"
+    ]
+    status, _, err = asr(*words, "encoder.cell=lstn", "-m")
+    assert status == 1, "a single job that fails is a failure, too"
+    assert "1 of the jobs failed" in err
+    assert asr(*words, "-m")[0] == 0
 
 
 @pytest.mark.parametrize("launcher", ["basic", "submitit_local"])

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
         confidences=[[w.confidence for w in t.words] for t in transcripts],
         processing_s=(seconds := time.monotonic() - began),
     )
+    score = replace(score, style=model.style)  # in which both sides are already
     return Evaluation(score, chosen, transcripts, failed, seconds)
 
 

@@ -79,10 +79,12 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     """
     import hydra
 
-    overrides = recipes.hydra_overrides(words)
+    given = recipes.hydra_overrides(words)
+    overrides = list({o.partition("=")[0]: o for o in given}.values())  # of a key given twice the last counts
     keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
     folder = Path(_folder(overrides))
-    constant = [k for k, o in zip(keys, overrides, strict=True) if not _is_swept(o)]
+    swept = [k for k, o in zip(keys, overrides, strict=True) if _is_swept(o)]
+    constant = [k for k in keys if k not in swept]
     overrides += [
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
@@ -105,15 +107,16 @@ def sweep(stage: str, words: Sequence[str]) -> None:
             raise ConfigError("the sweep stopped, see above") from error
     finally:
         sys.argv = arguments
-    _rank(folder)
+    if stage != "prepare":
+        _rank(folder)
     if failed := _failures(folder):
         reasons = [f"{job}: {(job / FAILED).read_text(encoding='utf-8').strip()}" for job in failed]
         raise AsrError("\n".join([f"{len(failed)} of the jobs failed", *reasons]))
 
 
 def _failures(folder: Path) -> list[Path]:
-    """The folders of a sweep's jobs that failed; a value with slashes makes nested ones."""
-    return sorted(file.parent for file in folder.glob(f"*=*/**/{FAILED}"))
+    """The folders of a sweep's jobs that failed; a value with slashes makes nested ones, a lone job none."""
+    return sorted(file.parent for pattern in (FAILED, f"*=*/**/{FAILED}") for file in folder.glob(pattern))
 
 
 def _folder(overrides: Sequence[str]) -> str:
