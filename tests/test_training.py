@@ -164,7 +164,33 @@ def test_a_finished_run_returns_at_once(corpus, tmp_path):
 def test_other_settings_do_not_continue_a_run(corpus, tmp_path):
     train = corpus()
     trainer(train, tmp_path / "exp", identity={"layers": 1}).run()
-    with pytest.raises(TrainingError, match="other settings"):
+    with pytest.raises(TrainingError, match=r"begun with other settings \(layers was 1, is 2\); give"):
+        trainer(train, tmp_path / "exp", identity={"layers": 2})
+    with pytest.raises(TrainingError, match=r"layers was 1, is absent\)"):
+        trainer(train, tmp_path / "exp", defaults={"layers": 1})
+    with pytest.raises(TrainingError, match="begun with other data; give"):
+        trainer(corpus(seed=1), tmp_path / "exp", identity={"layers": 1})
+
+
+def test_a_setting_that_was_added_since_counts_as_its_default(corpus, tmp_path):
+    train = corpus()
+    trainer(train, tmp_path / "exp", identity={"encoder": {"layers": 1}}).run()
+    defaults = {"encoder": {"layers": 3, "new": 0}}
+    now = {"identity": {"encoder": {"layers": 1, "new": 0}}, "defaults": defaults}
+    assert trainer(train, tmp_path / "exp", **now).run().finished
+    for identity in ({"layers": 1, "new": 1}, {"layers": 3, "new": 0}):  # the latter is the default by now
+        with pytest.raises(TrainingError, match="other settings"):
+            trainer(train, tmp_path / "exp", identity={"encoder": identity}, defaults=defaults)
+
+
+def test_a_checkpoint_that_holds_a_digest_of_its_settings_is_continued(corpus, tmp_path):
+    train = corpus()
+    begun = trainer(train, tmp_path / "exp", identity={"layers": 1})
+    begun.run()
+    state = checkpoint.read(begun.last)
+    checkpoint.write(begun.last, state | {"identity": begun.identity.digest()})
+    assert trainer(train, tmp_path / "exp", identity={"layers": 1}).run().finished
+    with pytest.raises(TrainingError, match="begun with other settings or other data"):
         trainer(train, tmp_path / "exp", identity={"layers": 2})
 
 

@@ -51,6 +51,7 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
         seed=recipe.seed,
         folder=folder,
         identity=_identity(recipe) | _spelling(recipe, recognizer.alphabet, train_split),
+        defaults=_identity(Recipe()),
         min_s=recipe.data.min_s,
         max_s=recipe.data.max_s,
         resident=recipe.data.resident,

@@ -6,8 +6,6 @@ checkpoint at any step boundary, whether written by time or by signal.
 """
 
 import dataclasses
-import hashlib
-import json
 import logging
 import math
 import time
@@ -32,6 +30,7 @@ from asr.training.doctor import Watch
 from asr.training.feed import Feed, mix
 from asr.training.finetuning import freeze, start_from
 from asr.training.history import History
+from asr.training.identity import Identity
 from asr.training.interruption import on_signal
 from asr.training.ledger import Ledger
 from asr.training.loader import Batch
@@ -55,6 +54,7 @@ class Trainer:
         seed: of everything random.
         folder: of the experiment: `checkpoints/`, `model/`, `history.jsonl`.
         identity: settings that must be the same when an interrupted run is resumed, as plain values.
+        defaults: of those settings, for runs that were begun before a setting existed.
         observer: told of steps and epochs.
         min_s, max_s: training utterances outside are left out; `Trainer.train.left_out` lists them.
         resident: whether training samples are held in the memory of the device, see `open_samples`.
@@ -77,6 +77,7 @@ class Trainer:
         seed: int,
         folder: Path,
         identity: dict[str, Any] | None = None,
+        defaults: dict[str, Any] | None = None,
         observer: Observer | None = None,
         min_s: float = 0.0,
         max_s: float = math.inf,
@@ -104,10 +105,10 @@ class Trainer:
         freeze(recognizer.encoder, config.freeze)
         self.updater = Updater(recognizer.encoder, config, self.ranks)
         self.progress = checkpoint.Progress()
-        self.identity = _digest([identity or {}, train.fingerprint, dev.fingerprint, seed])
+        self.identity = Identity(identity or {}, train.fingerprint, dev.fingerprint, seed)
         self.history: History | None = None
         self._interrupted, self._must_stop = False, must_stop
-        self._resume()
+        self._resume(defaults or {})
 
     @property
     def device(self) -> torch.device:
@@ -126,15 +127,15 @@ class Trainer:
         kept = self.progress.best
         return BestEpochs(self.last.parent, count=self.config.average, entries=kept, by_loss=by_loss)
 
-    def _resume(self) -> None:
+    def _resume(self, defaults: dict[str, Any]) -> None:
         state = checkpoint.read(self.last)
         if state is None:
             if self.config.start_from is not None:
                 start_from(self.recognizer, self.config.start_from)
             return
-        if state["identity"] != self.identity:
+        if differing := self.identity.differs_in(state["identity"], defaults):
             raise TrainingError(
-                f"{self.last}: begun with other settings or other data; "
+                f"{self.last}: begun with {differing}; "
                 "give the run its own folder (exp=…), or remove this one to start anew"
             )
         self.recognizer.encoder.load_state_dict(state["encoder"])
@@ -147,7 +148,7 @@ class Trainer:
             checkpoint.write(
                 self.last,
                 {
-                    "identity": self.identity,
+                    "identity": self.identity.fields(),
                     "encoder": self.recognizer.encoder.state_dict(),
                     "features": self.recognizer.features.state_dict(),
                     "optimizer": self.updater.optimizer.state_dict(),
@@ -167,7 +168,9 @@ class Trainer:
             return self.progress
         with self.ranks, on_signal(self._interrupt):
             p = self.progress
-            self.ranks.check_same([self.identity, p.epoch, p.step], what=f"{self.last} on a shared disk")
+            self.ranks.check_same(
+                [self.identity.digest(), p.epoch, p.step], what=f"{self.last} on a shared disk"
+            )
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
             self.ledger = Ledger(p, self.config, lambda kind, facts: self.observe(kind, facts))
             self.watch = Watch(record.lines if record else [])
@@ -340,7 +343,3 @@ class Trainer:
         self.recognizer.trained_on |= {"dev_wer": wer, "weights": source, "epochs": self.progress.epoch}
         if self.ranks.is_first:
             self.recognizer.save(self.folder / "model")
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
