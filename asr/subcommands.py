@@ -60,7 +60,8 @@ def tune(
     from asr.jobs.tune import tune_bundle
 
     settings: dict[str, Any] = {"lm": lm, "rescorer": rescorer, "hotwords": hotwords or (), "device": device}
-    tune_bundle(model, manifest, **settings, picture=picture)
+    if tune_bundle(model, manifest, **settings, picture=picture):
+        raise typer.Exit(1)
 
 
 def align(

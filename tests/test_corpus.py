@@ -216,6 +216,12 @@ def test_a_wrong_table_is_quoted_with_file_and_line(tmp_path, content):
         read_table(tmp_path / "a.csv")
 
 
+def test_a_table_in_place_of_a_manifest_is_called_one(tmp_path):
+    (tmp_path / "a.csv").write_text("path,text\na.wav,x\n")
+    with pytest.raises(ManifestError, match=r"a\.csv is a table: expected JSONL"):
+        read_manifest(tmp_path / "a.csv")
+
+
 def test_a_table_that_is_not_there_or_no_text_is_an_error(tmp_path):
     with pytest.raises(ManifestError, match="expected a table"):
         read_table(tmp_path / "none.csv")

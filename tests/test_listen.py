@@ -80,6 +80,7 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     soundfile.write(flac, SAMPLES, RATE_HZ, format="FLAC")
     for data, why in [
         (flac.getvalue(), "holds a FLAC file"),
+        (b"", "standard input is empty"),
         (wav(SAMPLES, RATE_HZ, bits=24), "24 bits"),
         (wav(SAMPLES, RATE_HZ)[:30], "cut short within its WAV header"),
         (wav(SAMPLES, RATE_HZ)[:14], "cut short within its WAV header"),
@@ -91,7 +92,7 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
         assert asr(*words)[0] == 2
     assert "txt or jsonl" in asr("-", "--stream", "-f", "srt")[2]
     tone_model().save(tmp_path)
-    assert "asr run digits/streaming" in asr("-", "--stream", model=tmp_path)[2]
+    assert "asr run digits/streaming" in asr("-", "--stream", stdin=SAMPLES.tobytes(), model=tmp_path)[2]
 
 
 def test_a_file_streams_as_lines_of_json(asr, tmp_path) -> None:

@@ -13,7 +13,7 @@ from tones import RATE_HZ, sentences
 
 import asr
 import asr.lm
-from asr.corpus.manifest import Utterance
+from asr.corpus.manifest import Utterance, write_manifest
 from asr.decoding import BeamDecoder
 from asr.decoding.choice import Choice, Chooser, DecoderConfig
 from asr.errors import ConfigError, DecodingError, ManifestError
@@ -217,6 +217,17 @@ def test_what_cannot_be_read_is_named_and_left_out(hazy_model, utterances, tmp_p
         jobs.Emissions(hazy_model, [bad])
 
 
+def test_a_recording_that_is_missing_is_counted_once_the_rest_is_tuned_on(utterances, tmp_path):
+    model = tone_model()
+    model.lm = asr.lm.train(TEXTS, order=2)
+    model.save(tmp_path / "model")
+    model.lm = None
+    missing = Utterance("gone", tmp_path / "gone.wav", 1.0, "a")
+    for name, added in (("whole", []), ("part", [missing])):
+        write_manifest(tmp_path / f"{name}.jsonl", [*utterances, *added])
+        assert jobs.tune_bundle(str(tmp_path / "model"), tmp_path / f"{name}.jsonl") == len(added)
+
+
 def test_a_set_without_texts_or_with_ids_that_stand_twice_changes_nothing(utterances, tmp_path):
     model = tone_model()
     model.lm = asr.lm.train(TEXTS, order=2)
@@ -225,6 +236,9 @@ def test_a_set_without_texts_or_with_ids_that_stand_twice_changes_nothing(uttera
     before = (tmp_path / "model" / "model.safetensors").read_bytes()
     line = {"audio_filepath": str(utterances[0].audio_filepath), "duration": 1.0, "id": "u"}
     (tmp_path / "silent.jsonl").write_text(json.dumps(line | {"text": ""}) + "\n")
+    (tmp_path / "void.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"void\.jsonl has no utterances"):
+        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "void.jsonl")
     (tmp_path / "twice.jsonl").write_text(2 * (json.dumps(line | {"text": "a"}) + "\n"))
     with pytest.raises(ConfigError, match="nothing is said"):
         jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "silent.jsonl")

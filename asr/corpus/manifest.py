@@ -73,6 +73,8 @@ def read_manifest(path: str | Path, *, keep_flawed: bool = False) -> list[Uttera
     ('a', 1.5)
     """
     path = Path(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise ManifestError(f"{path} is a table: expected JSONL, only prepare, train and run read tables")
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
     except OSError as error:

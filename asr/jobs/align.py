@@ -61,10 +61,12 @@ def of_recording(model: Recognizer, recording: str, text: str, *, form: str, out
 
     Raises:
         AudioError, AlphabetError, CtcError: as for `align_words`.
-        ConfigError: an unknown format.
+        ConfigError: an unknown format, or an empty text.
         CorpusError: the file cannot be written.
     """
     _check(form)
+    if not text.strip():
+        raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
     words, duration_s = align_words(model, recording, text)
     rendered = FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s) + "\n"
     if output is None:

@@ -101,6 +101,8 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
         AudioError: another kind of file, or WAV with other samples than 16-bit integers.
     """
     begin = file.read(4)
+    if not begin:
+        raise AudioError("standard input is empty: WAV or raw 16-bit PCM was expected")
     if begin in _FILES or begin[:2] in (b"\xff\xfb", b"\xff\xf3"):
         raise AudioError(
             f"standard input holds {_FILES.get(begin, 'an MP3 file')}: a stream is WAV or raw 16-bit PCM, as "

@@ -58,6 +58,7 @@ class Tuning:
         widths: beam width → score, with the best of the trials.
         hotword_weights: hotword weight → score at the chosen width; empty without hotwords.
         rescore_shares: share of the recurrent language model → score at the chosen width; empty without one.
+        failed: utterances that could not be read.
     """
 
     trials: list[Trial]
@@ -65,6 +66,7 @@ class Tuning:
     widths: dict[int, Score] = field(default_factory=dict)
     hotword_weights: dict[float, Score] = field(default_factory=dict)
     rescore_shares: dict[float, Score] = field(default_factory=dict)
+    failed: int = 0
 
     @property
     def best(self) -> Trial:
@@ -106,12 +108,15 @@ def tune(model: Recognizer, utterances: Sequence[Utterance], *, hotwords: Sequen
     Raises:
         ConfigError: the model has no language model, or there are no utterances.
     """
-    if model.lm is None or not utterances:
-        raise ConfigError(f"{len(utterances)} utterances, language model {model.lm}: tuning needs both")
+    if not utterances:
+        raise ConfigError("there are no utterances: tuning needs some")
+    if model.lm is None:
+        raise ConfigError("the model has no language model: tuning needs one")
     emissions = Emissions(model, utterances)
     if not any(emissions.texts):
         raise ConfigError(f"nothing is said in the {len(utterances)} utterances: tuning needs texts")
-    tuning = Tuning([], emissions.score(decoder="greedy").wer)
+    unread = len(utterances) - len(emissions.texts)
+    tuning = Tuning([], emissions.score(decoder="greedy").wer, failed=unread)
     if (share := emissions.wrong_outputs()) >= NOTHING_LEARNT:
         warn(
             f"the best path gets {share:.0%} of the outputs wrong on this set: the model has learnt next to "
@@ -259,8 +264,11 @@ def tune_bundle(
     hotwords: Sequence[str] = (),
     device: str = "cpu",
     picture: Path | None = None,
-) -> None:
+) -> int:
     """Tune a bundle on a manifest, print the result, and save the bundle with it.
+
+    Returns:
+        How many utterances could not be read, and so were not tuned on.
 
     Args:
         bundle: its folder or file, which is rewritten.
@@ -284,6 +292,8 @@ def tune_bundle(
             raise ConfigError(f"{bundle}: a model that streams is not rescored: what it has written is final")
         model.rescorer = RecurrentModel.load(rescorer)
     utterances = read_manifest(manifest)
+    if not utterances:
+        raise ConfigError(f"{manifest} has no utterances: tuning needs some")
     check_ids(utterances, place=manifest)
     tuning = tune(model, utterances, hotwords=hotwords)
     if not tuning.trials:
@@ -293,6 +303,7 @@ def tune_bundle(
     model.save(bundle)
     if picture is not None:
         say(f"surface {plot(tuning, picture)}")
+    return tuning.failed
 
 
 def _nearest_grid(tuning: Tuning) -> float:
