@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,8 +187,14 @@ def test_a_sweep_trains_each_value_in_its_own_folder(asr, tmp_path):
 
 def test_the_folder_of_a_sweep_keeps_its_name(asr, tmp_path):
     write_manifest(tmp_path / "größe.jsonl", 10, seed=3)
-    status, _, err = asr("prepare", "größe.jsonl", *QUICK, "seed=1,2", "-m")
-    assert status == 0, err
+    for old in ("seed=3", "seed=4"):
+        (tmp_path / "exp" / "größe" / old).mkdir(parents=True)
+        line = '{"id": "a", "text": "ab", "pred_text": "ab"}\n'
+        (tmp_path / "exp" / "größe" / old / "dev.hypotheses.jsonl").write_text(line)
+    status, out, _ = asr("prepare", "größe.jsonl", *QUICK, "seed=1,2", "-m")
+    assert (status, out) == (0, ""), "earlier trainings are not ranked again"
+    for old in ("seed=3", "seed=4"):
+        shutil.rmtree(tmp_path / "exp" / "größe" / old)
     assert sorted(path.name for path in (tmp_path / "exp").glob("*/seed=*")) == ["seed=1", "seed=2"]
     assert (tmp_path / "exp" / "größe" / "seed=1").is_dir()
 

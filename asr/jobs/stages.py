@@ -71,7 +71,7 @@ def _development_wer(folder: Path) -> float:
 def sweep(stage: str, words: Sequence[str]) -> None:
     """Hydra's multirun over comma-separated values; each job has its own folder below the experiment's.
 
-    That is `exp=…`, or `exp/` and the name of the recipe.
+    That is `exp=…`, or `exp/` and the name of the recipe. Of a key that is given twice the last value counts.
 
     Raises:
         ConfigError: wrong overrides.
