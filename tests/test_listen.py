@@ -72,7 +72,6 @@ def test_standard_input_is_written_as_the_file_is(asr, bundle) -> None:
         (wav(stereo, RATE_HZ, sizes=0), ()),
     ]:
         assert asr("-", "--stream", *options, stdin=data)[:2] == (0, said)
-    assert asr("-", "--stream")[:2] == (0, "\n")
 
 
 def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
