@@ -197,6 +197,29 @@ def test_what_the_lexicon_forbids_at_any_width_still_gives_whole_words():
     assert found.text(WORDS) == "ab"
 
 
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("spoken", ["b", "ab b", "ab bab a"])
+@pytest.mark.parametrize("lm", [None, LM])
+def test_what_the_lexicon_allows_no_path_for_gives_the_whole_words_before_it(lm, spoken, size):
+    tokens = WORDS.encode(spoken)
+    certain_TV = torch.full((len(tokens), WORDS.size), -math.inf)
+    certain_TV[range(len(tokens)), tokens] = 0.0
+    decoder = BeamDecoder(WORDS, lm, lexicon=["ab"])
+    [found], [several] = (decoder.decode(certain_TV[None], [len(tokens)], n_best=n) for n in (1, 2))
+    assert found.text(WORDS) == several[0].text(WORDS) == ("ab" if "ab" in spoken else "")
+    search = decoder.begin()
+    for block_TV in certain_TV.split(size):
+        search.advance(block_TV)
+    assert search.finish(search.settled()) == [found]
+
+
+def test_single_precision_loses_no_output_that_it_can_express():
+    rare_TV = torch.full((2, WORDS.size), -105.0)  # e^−105 is below the least float32
+    rare_TV[:, 3] = 0.0
+    [found] = BeamDecoder(WORDS, lexicon=["a"]).decode(rare_TV[None], [2])
+    assert found.log_prob == pytest.approx(-210.0)
+
+
 def test_a_hotword_wins_where_it_is_nearly_as_likely():
     probs = torch.tensor([[0.04, 0.03, 0.9, 0.03], [0.9, 0.02, 0.04, 0.04], [0.03, 0.03, 0.5, 0.44]])
     said = {
