@@ -34,6 +34,8 @@ class AlignedUtterance(NamedTuple):
     duration_s: float | None = None
     confidences: tuple[float, ...] | None = None
     """Of each word of the hypothesis, 0 … 1."""
+    has_alternatives: bool = False
+    """Whether the reference may have other wordings, see `asr.scoring.alternatives`."""
 
     @property
     def errors(self) -> int:
