@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import multiprocessing
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 
@@ -376,6 +377,44 @@ def test_pyctcdecode_behind_the_same_door_finds_the_same_clear_words():
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS, **settings)
+
+
+ACUTE = Alphabet([" ", "é", "a"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hotwords": ["éa"]},
+        {"hotwords": {"éa": 4.0}},
+        {"lexicon": ["éa", "aa"]},
+        {"lexicon": {"éa": [["é", "a"]], "aa": [["a", "a"]]}, "hotwords": ["éa"]},
+        {"lm": ["éa", "a a", "éa éa"]},
+        {"lm": ["éa", "a a", "éa éa"], "hotwords": ["éa"]},
+        {"lm": ["éa", "a a", "éa éa"], "lexicon": ["éa"]},
+    ],
+)
+@pytest.mark.parametrize("which", [("NFD", "NFD", "NFD"), ("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFC")])
+def test_words_may_be_given_composed_or_decomposed(settings, which):
+    def given(form, value):
+        if isinstance(value, str):
+            return unicodedata.normalize(form, value)
+        if isinstance(value, dict):
+            return {given(form, key): given(form, part) for key, part in value.items()}
+        return [given(form, part) for part in value] if isinstance(value, list) else value
+
+    def decoder(forms):
+        parts = {name: given(forms[name], value) for name, value in settings.items()}
+        return BeamDecoder(
+            ACUTE, **parts | {"lm": asr.lm.train(parts["lm"], order=2) if "lm" in parts else None}
+        )
+
+    log_probs_TV = random_log_probs(6, 4, 3)
+    expected, found = (
+        decoder(dict(zip(("hotwords", "lexicon", "lm"), forms, strict=True))).decode(log_probs_TV[None], [6])
+        for forms in (("NFC",) * 3, which)
+    )
+    assert found == expected
 
 
 def test_a_language_model_that_cannot_be_spelled_is_refused():
