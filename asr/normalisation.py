@@ -8,7 +8,13 @@ from asr.errors import TextError
 
 Style = Literal["none", "basic", "upper"]
 
-_INVISIBLE = re.compile("[\u00ad\u200b\ufeff]")  # soft hyphen, zero-width space, byte order mark
+_INVISIBLE = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff\U000e0000-\U000e0fff]"
+)  # soft hyphen, word joiner, byte order mark, marks of direction, variants of symbols, tags, and the like
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_JOINERS = re.compile(f"[{_NON_JOINER}{_JOINER}]+")
+_KEPT = f"'-{_NON_JOINER}{_JOINER}"  # within words
+_VIRAMA = 9  # the combining class of viramas
 _LOOSE = re.compile(r"(?<![^\s'-])['-]+|['-]+(?![^\s'-])")  # not between letters, accents or digits
 
 
@@ -17,7 +23,7 @@ class _Plain(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         c = chr(code)
-        self[code] = " " if unicodedata.category(c)[0] in "PSC" and c not in "'-" else c
+        self[code] = " " if unicodedata.category(c)[0] in "PSC" and c not in _KEPT else c
         return self[code]
 
 
@@ -30,8 +36,8 @@ def normalise(text: str, style: Style = "basic") -> str:
     Args:
         text: any Unicode text.
         style: `none` composes to NFC and joins white space; `basic` also lowers case and removes punctuation
-            and symbols except apostrophes and hyphens within words, and characters without width that only
-            say where a line may break; `upper` is `basic` in upper case.
+            and symbols except apostrophes and hyphens within words, and characters without width, which never
+            separate words, except joiners that are part of the spelling; `upper` is `basic` in upper case.
 
     Raises:
         TextError: an unknown style.
@@ -45,8 +51,27 @@ def normalise(text: str, style: Style = "basic") -> str:
         raise TextError(f"text style {style!r}: expected one of none, basic, upper")
     text = unicodedata.normalize("NFC", text if style == "none" else _INVISIBLE.sub("", text))
     if style != "none":
-        text = unicodedata.normalize("NFC", text.lower()).translate(_PLAIN)
+        text = unicodedata.normalize("NFC", _JOINERS.sub(_spelled, text).lower()).translate(_PLAIN)
         text = _LOOSE.sub(" ", text)
         if style == "upper":
             text = unicodedata.normalize("NFC", text.upper())
     return " ".join(text.split())
+
+
+def _spelled(joiners: re.Match[str]) -> str:
+    """The joiner if it changes how the word is written, nothing elsewhere.
+
+    It does beside a virama, which joins the consonants of Indic scripts; a non-joiner does between letters of
+    Arabic.
+
+    Source: RFC 5892, appendix A.1 and A.2; Unicode Standard, section 12.2, for one before a virama (Bengali).
+    """
+    text, kind, first, last = joiners.string, joiners[0][0], joiners.start(), joiners.end()
+    while first and unicodedata.combining(text[first - 1]):
+        first -= 1
+    while last < len(text) and unicodedata.combining(text[last]):
+        last += 1
+    joins = any(unicodedata.combining(c) == _VIRAMA for c in text[first:last])
+    letters = text[max(first - 1, 0) : first], text[last : last + 1]
+    parts = kind == _NON_JOINER and all(c.isalpha() and unicodedata.bidirectional(c) == "AL" for c in letters)
+    return kind if joins or parts else ""

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import multiprocessing
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 
@@ -197,6 +198,29 @@ def test_what_the_lexicon_forbids_at_any_width_still_gives_whole_words():
     assert found.text(WORDS) == "ab"
 
 
+@pytest.mark.parametrize("size", [1, 2, 9])
+@pytest.mark.parametrize("spoken", ["b", "ab b", "ab bab a"])
+@pytest.mark.parametrize("lm", [None, LM])
+def test_what_the_lexicon_allows_no_path_for_gives_the_whole_words_before_it(lm, spoken, size):
+    tokens = WORDS.encode(spoken)
+    certain_TV = torch.full((len(tokens), WORDS.size), -math.inf)
+    certain_TV[range(len(tokens)), tokens] = 0.0
+    decoder = BeamDecoder(WORDS, lm, lexicon=["ab"])
+    [found], [several] = (decoder.decode(certain_TV[None], [len(tokens)], n_best=n) for n in (1, 2))
+    assert found.text(WORDS) == several[0].text(WORDS) == ("ab" if "ab" in spoken else "")
+    search = decoder.begin()
+    for block_TV in certain_TV.split(size):
+        search.advance(block_TV)
+    assert search.finish(search.settled()) == [found]
+
+
+def test_single_precision_loses_no_output_that_it_can_express():
+    rare_TV = torch.full((2, WORDS.size), -105.0)  # e^−105 is below the least float32
+    rare_TV[:, 3] = 0.0
+    [found] = BeamDecoder(WORDS, lexicon=["a"]).decode(rare_TV[None], [2])
+    assert found.log_prob == pytest.approx(-210.0)
+
+
 def test_a_hotword_wins_where_it_is_nearly_as_likely():
     probs = torch.tensor([[0.04, 0.03, 0.9, 0.03], [0.9, 0.02, 0.04, 0.04], [0.03, 0.03, 0.5, 0.44]])
     said = {
@@ -353,6 +377,44 @@ def test_pyctcdecode_behind_the_same_door_finds_the_same_clear_words():
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS, **settings)
+
+
+ACUTE = Alphabet([" ", "é", "a"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hotwords": ["éa"]},
+        {"hotwords": {"éa": 4.0}},
+        {"lexicon": ["éa", "aa"]},
+        {"lexicon": {"éa": [["é", "a"]], "aa": [["a", "a"]]}, "hotwords": ["éa"]},
+        {"lm": ["éa", "a a", "éa éa"]},
+        {"lm": ["éa", "a a", "éa éa"], "hotwords": ["éa"]},
+        {"lm": ["éa", "a a", "éa éa"], "lexicon": ["éa"]},
+    ],
+)
+@pytest.mark.parametrize("which", [("NFD", "NFD", "NFD"), ("NFC", "NFD", "NFC"), ("NFD", "NFC", "NFC")])
+def test_words_may_be_given_composed_or_decomposed(settings, which):
+    def given(form, value):
+        if isinstance(value, str):
+            return unicodedata.normalize(form, value)
+        if isinstance(value, dict):
+            return {given(form, key): given(form, part) for key, part in value.items()}
+        return [given(form, part) for part in value] if isinstance(value, list) else value
+
+    def decoder(forms):
+        parts = {name: given(forms[name], value) for name, value in settings.items()}
+        return BeamDecoder(
+            ACUTE, **parts | {"lm": asr.lm.train(parts["lm"], order=2) if "lm" in parts else None}
+        )
+
+    log_probs_TV = random_log_probs(6, 4, 3)
+    expected, found = (
+        decoder(dict(zip(("hotwords", "lexicon", "lm"), forms, strict=True))).decode(log_probs_TV[None], [6])
+        for forms in (("NFC",) * 3, which)
+    )
+    assert found == expected
 
 
 def test_a_language_model_that_cannot_be_spelled_is_refused():

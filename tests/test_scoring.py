@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from asr.errors import ScoringError
-from asr.scoring import Score, score
-from asr.scoring.alignment import print_alignment
+from asr.scoring import Score, alignment, score
+from asr.scoring.alignment import GAP, SUBSTITUTION, aligner, print_alignment
 from asr.scoring.alternatives import parse
 from asr.scoring.styles import word_splitter
 
@@ -100,9 +101,9 @@ words = st.lists(st.sampled_from(["a", "b", "c", "à", "世"]), max_size=7).map(
 @settings(deadline=None, max_examples=100)
 @given(words, words, st.sampled_from(["minimal", "sclite"]))
 def test_alignments_rebuild_both_sides_and_insertions_less_deletions_are_the_difference_in_length(
-    reference: str, hypothesis: str, alignment: str
+    reference: str, hypothesis: str, kind: str
 ) -> None:
-    found = score(reference, hypothesis, alignment=alignment)  # type: ignore[arg-type]
+    found = score(reference, hypothesis, alignment=kind)  # type: ignore[arg-type]
     pairs = found.utterances[0].pairs()
     assert " ".join(said for said, _ in pairs if said is not None) == reference
     assert " ".join(heard for _, heard in pairs if heard is not None) == hypothesis
@@ -122,6 +123,23 @@ def test_sclite_alignment_costs_what_the_full_table_says(reference: str, hypothe
             table[i + 1, j + 1] = min(table[i, j] + 4 * (a != b), table[i, j + 1] + 3, table[i + 1, j] + 3)
     found = score(reference, hypothesis, alignment="sclite")
     assert 3 * found.errors + found.substitutions == table[-1, -1]
+
+
+def test_long_utterances_are_aligned_by_sclite_as_short_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pairs = [
+        [[str(w) for w in rng.integers(0, rng.integers(1, 9), rng.integers(0, 25))] for _ in range(2)]
+        for _ in range(300)
+    ]
+    short = [aligner("sclite")(*pair) for pair in pairs]
+    monkeypatch.setattr(alignment, "_FEW_CELLS", -1)
+    assert [aligner("sclite")(*pair) for pair in pairs] == short
+    monkeypatch.undo()
+    said = [str(w) for w in rng.integers(0, 1000, 1500)]
+    heard = ["x" if rng.random() < 0.2 else w for w in said if rng.random() > 0.2]
+    edits = aligner("sclite")(said, heard)
+    cost = sum(SUBSTITUTION if kind == "replace" else GAP for kind, _, _ in edits)
+    assert cost == Levenshtein.distance(said, heard, weights=(GAP, GAP, SUBSTITUTION))
 
 
 def test_an_empty_reference_adds_errors_and_no_words() -> None:

@@ -145,6 +145,13 @@ def test_only_scores_of_the_same_utterances_are_compared() -> None:
         compare(a, score(["a", "b"], ["a", "b"], ids=["u1", "u3"]))
     with pytest.raises(ScoringError, match="made in different ways"):
         compare(a, score(["a", "b"], ["a", "b"], ids=["u1", "u2"], style="basic"))
+    a = score(["a b", "{ c / d }"], ["a b", "c"])
+    for b in (score(["a", "{ c / d }"], ["a", "d"]), score(["a x", "d"], ["a", "d"])):
+        with pytest.raises(ScoringError, match=r"utterance '1' has .* 'a b' in A, 'a( x)?' in B"):
+            compare(a, b)
+        with pytest.raises(ScoringError, match="the same utterances"):
+            rank({"a": a, "b": b})
+    assert compare(a, score(["a b", "{ c / d }"], ["a", "d"])).difference == pytest.approx(1 / 3)
 
 
 def test_differing_utterances_come_with_the_largest_difference_first() -> None:

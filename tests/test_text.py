@@ -109,15 +109,50 @@ def test_characters_that_only_say_where_a_line_may_break_leave_words_whole():
     assert normalise("\ufeffWort\u00adteil", "none") == "\ufeffWort\u00adteil"
 
 
+@pytest.mark.parametrize("style", ["basic", "upper"])
+@pytest.mark.parametrize("invisible", ["\u2060", "\u200e", "\u202b", "\u2066", "\U000e0061"])
+def test_no_character_without_width_separates_words(invisible, style):
+    assert normalise(f"ab{invisible}cd, {invisible}", style) == normalise("abcd", style)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "ශ්\u200dරී",  # Sinhala: a joined consonant
+        "അവന്\u200d",  # Malayalam: a consonant without vowel, at the end of a word
+        "दर्\u200dया",  # Marathi: another word without
+        "র\u200d্যাব",  # Bengali: before the virama
+        "می\u200cخواهم",  # Persian: two parts of a word
+        "مُ\u200cخ",  # after a vowel sign
+    ],
+)
+def test_joiners_that_are_part_of_the_spelling_stay(word):
+    assert normalise(f"«{word}»! {word}") == f"{word} {word}"
+
+
+@pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
+def test_joiners_that_show_nothing_leave_no_trace(joiner):
+    said = f"{joiner}Auf{joiner}lage{joiner} 👨{joiner}👩 e{joiner}\u0301 می{joiner} ❤️"
+    assert normalise(said) == "auflage é می"
+    assert normalise(f"می\u200c{joiner}خواهم") == "می\u200cخواهم"
+
+
 def test_an_unknown_style_is_refused():
     with pytest.raises(TextError, match="expected one of"):
         normalise("a", "fancy")  # type: ignore[arg-type]
 
 
-@given(st.text(max_size=40), st.sampled_from(["none", "basic", "upper"]))
-def test_normalising_twice_changes_nothing(text, style):
+JOINED = (
+    "\u200c\u200d\u00adद्र्मیخُ\u093c\u0316\u0301e-' 👨"  # letters with marks that change places, and joiners
+)
+
+
+@given(
+    st.text(max_size=40) | st.text(alphabet=JOINED, max_size=12), st.sampled_from(["none", "basic", "upper"])
+)
+def test_normalising_twice_changes_nothing_and_leaves_it_composed(text, style):
     once = normalise(text, style)
-    assert normalise(once, style) == once
+    assert normalise(once, style) == once == unicodedata.normalize("NFC", once)
 
 
 @given(st.lists(st.text(alphabet="abcäöü 안녕", max_size=12), min_size=1, max_size=5))

@@ -123,7 +123,7 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
     """
     masses = _masses(beam, tree)
     weights = scores + masses[beam.entries["node"][: len(scores)]]
-    sums = np.cumsum(np.exp(weights - np.max(weights)))
+    sums = np.cumsum(np.exp(weights - np.max(weights))) if len(weights) else np.zeros(1)
     if not sums[-1] > 0.0:
         count = 0
     tokens, ends, random = [np.int64(0)][:0], np.empty(count, np.int64), np.uint64(0)

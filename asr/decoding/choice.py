@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from asr.decoding.hotwords import normalise_hotwords
+from asr.decoding.lexicon import vocabulary
 from asr.decoding.rescoring import Rescoring, SentenceModel
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError, check_demands
@@ -202,7 +203,7 @@ def _lexicon(
     Args:
         hotwords: single words, which may be written too.
     """
-    words = lm.known_words if lm is not None else None
+    words = vocabulary(lm) if lm is not None else None
     if alphabet.lexicon is None:
         return words if config.lexicon else None
     known = alphabet.lexicon.words

@@ -91,12 +91,12 @@ def probabilities(log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
     Raises:
         DecodingError: NaN, positive or unnormalised values.
     """
-    probs_TV = np.exp(log_probs_TV.cpu().numpy())
+    probs_TV = np.exp(log_probs_TV.cpu().double().numpy())  # in float32, all below −104 would become 0
     total_T = np.einsum("tv->t", probs_TV)  # a matrix product would keep another core busy for a while
     if not (np.abs(total_T - 1) <= TOLERANCE).all():
         t = int(np.argmin(np.abs(total_T - 1) <= TOLERANCE))
         _complain(log_probs_TV[t], utterance, t)
-    return probs_TV.astype(np.float64)
+    return np.asarray(probs_TV)
 
 
 def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:

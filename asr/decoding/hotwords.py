@@ -99,7 +99,7 @@ def normalise_hotwords(
 def check_hotwords(
     hotwords: Iterable[str] | Mapping[str, float], weight: float, alphabet: Alphabet
 ) -> dict[tuple[str, ...], float]:
-    """The words of each hotword with its weight; those without a weight of their own get `weight`.
+    """The words of each hotword, in NFC, with its weight; those without one of their own get `weight`.
 
     In a script without spaces every symbol of the alphabet is a word.
 
@@ -113,7 +113,7 @@ def check_hotwords(
         if not np.isfinite(value):
             raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
     return {
-        tuple(alphabet.separate(word).split()): float(value)
+        tuple(alphabet.separate(normalise(word, "none")).split()): float(value)
         for word, value in weights.items()
         if word.strip()
     }

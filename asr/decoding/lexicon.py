@@ -3,6 +3,7 @@
 import logging
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Pronunciations = Mapping[str, Iterable[Sequence[str]]]
 
+composed = partial(unicodedata.normalize, "NFC")
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +41,7 @@ def known_words(
     lexicon: Iterable[str] | Pronunciations | None,
     hotwords: Iterable[str],
 ) -> Entries:
-    """The words of the lexicon, or else of the language model, and those of hotwords.
+    """The words of the lexicon, or else of the language model, and those of hotwords; in NFC.
 
     Args:
         hotwords: single words.
@@ -51,10 +53,11 @@ def known_words(
         raise DecodingError(f"lexicon {lexicon[:40]!r}: expected a list of words, or their pronunciations")
     if isinstance(lexicon, Mapping):
         entries = _pronounced_words(alphabet, spelling, lexicon, hotwords)
-        _warn_of_unpronounced(_vocabulary(lm), lexicon)
+        _warn_of_unpronounced(vocabulary(lm), lexicon)
     else:
         _check_characters(hotwords, alphabet)
-        words = dict.fromkeys((*(_vocabulary(lm) if lexicon is None else lexicon), *hotwords))
+        known = vocabulary(lm) if lexicon is None else map(composed, lexicon)
+        words = dict.fromkeys((*known, *hotwords))
         entries = Entries(list(words), spell_words(list(words), spelling.digits_of))
     if lexicon is not None and not entries.words:
         raise DecodingError("a lexicon without words: nothing could be written; None allows any word")
@@ -76,16 +79,18 @@ def _pronounced_words(
                 "list of symbols"
             )
         for symbols in dict.fromkeys(map(tuple, pronunciations)):
-            digits = [spelling.digits_of.get(unicodedata.normalize("NFC", s), absent) for s in symbols]
-            words.append(word)
+            digits = [spelling.digits_of.get(composed(s), absent) for s in symbols]
+            words.append(composed(word))
             spelled.append(np.array([d for each in digits for d in each], np.int32))
-    if strange := [word for word in hotwords if word not in lexicon]:
+    spoken = set(map(composed, lexicon))
+    if strange := [word for word in hotwords if word not in spoken]:
         raise DecodingError(f"hotwords without a pronunciation: {', '.join(map(repr, strange))}; add one")
     return Entries(words, spelled)
 
 
 def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) -> None:
-    if silent := [word for word in vocabulary if word not in lexicon]:
+    spoken = set(map(composed, lexicon))
+    if silent := [word for word in vocabulary if word not in spoken]:
         examples = ", ".join(map(repr, silent[:5]))
         _log.warning(
             "%d of %d words of the language model have no pronunciation, e.g. %s; they are never recognised",
@@ -95,8 +100,20 @@ def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) ->
         )
 
 
-def _vocabulary(lm: "NGramModel | None") -> list[str]:
-    return lm.known_words if lm else []
+def vocabulary(lm: "NGramModel | None") -> list[str]:
+    """The words of the language model, in NFC."""
+    return list(map(composed, lm.known_words)) if lm else []
+
+
+def word_ids(words: Sequence[str], lm: "NGramModel | None") -> np.ndarray:
+    """The number of each word in the language model, which may have it decomposed; 0 without a model."""
+    if lm is None:
+        return np.zeros(len(words), np.int32)
+    decomposed = {composed(word): word for word in lm.known_words if composed(word) != word}
+    ids = np.array([lm.word_id(word) for word in words], np.int32)
+    for i in np.flatnonzero(ids == lm.unknown_id) if decomposed else ():
+        ids[i] = lm.word_id(decomposed.get(words[i], words[i]))
+    return ids
 
 
 def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:

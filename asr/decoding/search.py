@@ -55,7 +55,10 @@ def start(beam: Beam, tree: Any, tables: Tables) -> None:
 
 @compiled
 def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Settings) -> int:
-    """Process frames of probabilities; returns how many, fewer than given if an array is full."""
+    """Process frames of probabilities; returns how many, fewer than given if an array is full.
+
+    Once no prefix has mass, the beam stays empty, and its last leader remains the leader.
+    """
     for t in range(y_TV.shape[0]):
         y_V = y_TV[t]
         if beam.counts[NODES] + settings.width > tree.shape[0]:
@@ -64,13 +67,16 @@ def advance_beam(y_TV: Any, beam: Beam, tree: Any, tables: Tables, settings: Set
             return t
         count = choose_outputs(y_V, settings.least_output, beam.chosen)
         beam.counts[FRAMES] += 1
+        if not beam.counts[ENTRIES]:
+            continue
         beam.counts[EXTENSIONS] = 0
         best = _stay(y_V, beam)
         if count:
             best = _extend(y_V, count, best, beam, tree, tables, settings.cut)
         if not best > 0.0:
-            beam.counts[ENTRIES] = 0
-            break
+            beam.entries[0].node = leader(beam)
+            beam.counts[ENTRIES] = beam.counts[BEST] = 0
+            continue
         beam.counts[QUIET] = 0 if count else beam.counts[QUIET] + 1
         if beam.counts[QUIET] > 1:
             _settle(beam)

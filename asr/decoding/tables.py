@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from asr.decoding.hotwords import bonuses, build_automaton
-from asr.decoding.lexicon import Pronunciations, check_spellable, known_words
+from asr.decoding.lexicon import Pronunciations, check_spellable, known_words, word_ids
 from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
 from asr.text import Alphabet
 
@@ -129,7 +129,7 @@ def build_vocabulary(
         spelling=spelling,
         trie=trie,
         words=words,
-        word_ids=np.array([lm.word_id(word) if lm else 0 for word in words], np.int32),
+        word_ids=word_ids(words, lm),
         unspellable=check_spellable(entries, alphabet, spelling, lm),
         closed=lexicon is not None,
     )

@@ -3,10 +3,12 @@
 Source: Levenshtein 1966; https://github.com/usnistgov/SCTK/blob/master/doc/sclite.htm for sclite's costs.
 """
 
+import math
 import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from asr.errors import ScoringError
@@ -16,6 +18,7 @@ Edit = tuple[str, int, int]
 """`replace`, `delete` or `insert` with the position in the reference and in the hypothesis."""
 
 SUBSTITUTION, GAP = 4, 3  # sclite's costs
+_FEW_CELLS = 200 * 200  # of a table of distances: for fewer, no table is faster
 
 
 class AlignedUtterance(NamedTuple):
@@ -34,6 +37,8 @@ class AlignedUtterance(NamedTuple):
     duration_s: float | None = None
     confidences: tuple[float, ...] | None = None
     """Of each word of the hypothesis, 0 … 1."""
+    has_alternatives: bool = False
+    """Whether the reference may have other wordings, see `asr.scoring.alternatives`."""
 
     @property
     def errors(self) -> int:
@@ -90,14 +95,15 @@ def _sclite_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
     """
     i, j = len(said), len(heard)
     out: list[Edit] = []
-    left = _distance(said, heard) if said != heard else 0
+    distance = _distances(said, heard)
+    left = distance(i, j) if said != heard else 0
     while i and j and left:
         if said[i - 1] == heard[j - 1]:
             i, j = i - 1, j - 1
             continue
-        if _distance(said[: i - 1], heard[: j - 1]) == left - SUBSTITUTION:
+        if distance(i - 1, j - 1) == left - SUBSTITUTION:
             i, j, kind, left = i - 1, j - 1, "replace", left - SUBSTITUTION
-        elif _distance(said[:i], heard[: j - 1]) == left - GAP:
+        elif distance(i, j - 1) == left - GAP:
             j, kind, left = j - 1, "insert", left - GAP
         else:
             i, kind, left = i - 1, "delete", left - GAP
@@ -107,8 +113,51 @@ def _sclite_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
     return out[::-1]
 
 
-def _distance(said: Sequence[str], heard: Sequence[str]) -> int:
-    return Levenshtein.distance(said, heard, weights=(GAP, GAP, SUBSTITUTION))
+def _distances(said: Sequence[str], heard: Sequence[str]) -> Callable[[int, int], int]:
+    """The weighted distance of the first i words and the first j."""
+    if len(said) * len(heard) > _FEW_CELLS:
+        return _Table(said, heard).distance
+    return lambda i, j: Levenshtein.distance(said[:i], heard[:j], weights=(GAP, GAP, SUBSTITUTION))
+
+
+class _Table:
+    """The distances of all prefixes; fast if they are asked for from the last row to the first.
+
+    Of n rows about √n are kept, from which as many others, a block of them, are computed again when needed.
+    """
+
+    def __init__(self, said: Sequence[str], heard: Sequence[str]) -> None:
+        numbers = {word: n for n, word in enumerate(heard)}
+        self._said, self._heard = (
+            np.array([numbers.get(w, -1) for w in words], np.int32) for words in (said, heard)
+        )
+        self._step = math.isqrt(len(said)) + 1
+        self._kept = [np.zeros(len(heard) + 1, np.int32)]
+        for first in range(0, len(said), self._step):
+            self._kept.append(self._rows(self._kept[-1], first)[-1])
+        self._block, self._first = self._kept[-1:], len(self._kept) * self._step
+
+    def distance(self, i: int, j: int) -> int:
+        """The distance of the first i words of one and the first j of the other."""
+        if not self._first <= i <= self._first + self._step:
+            self._first = i - i % self._step
+            self._block = self._rows(self._kept[i // self._step], self._first)
+        return (i + j) * GAP - int(self._block[i - self._first][j])
+
+    def _rows(self, row: np.ndarray, first: int) -> list[np.ndarray]:
+        """The row before the word `first`, and the rows after the words of a block.
+
+        They hold what each distance is less than the cost of deletions and insertions alone.
+        """
+        rows = [row]
+        for word in self._said[first : first + self._step]:
+            row = np.zeros_like(row)
+            row[1:] = self._heard == word
+            row[1:] *= SUBSTITUTION
+            row[1:] += rows[-1][:-1] + (2 * GAP - SUBSTITUTION)
+            np.maximum(row, rows[-1], out=row)
+            rows.append(np.maximum.accumulate(row, out=row))
+        return rows
 
 
 def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:

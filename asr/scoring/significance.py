@@ -139,6 +139,12 @@ def compare(a: Score, b: Score) -> Comparison:
             "systems can only be compared on the same utterances in the same order; "
             f"only in A: {some(only[0]) or 'none'}; only in B: {some(only[1]) or 'none'}"
         )
+    for one, other in zip(a.utterances, b.utterances, strict=True):
+        if one.reference != other.reference and not (one.has_alternatives and other.has_alternatives):
+            raise ScoringError(
+                f"utterance {one.id!r} has the reference {' '.join(one.reference)[:60]!r} in A, "
+                f"{' '.join(other.reference)[:60]!r} in B; only the same utterances can be compared"
+            )
     return Comparison(a, b)
 
 

@@ -240,6 +240,7 @@ def score(
                 speakers[n] if speakers is not None else None,
                 durations_s[n] if durations_s is not None else None,
                 _confidences(names[n], confidences[n], heard) if confidences is not None else None,
+                "{" in reference,
             )
         )
     return Score(tuple(utterances), style, alignment, processing_s)
