@@ -39,3 +39,7 @@ def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return import_module(f"asr.{name}")
     raise AttributeError(f"module 'asr' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})

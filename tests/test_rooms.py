@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import asr
+
 ROOT = Path(__file__).parents[1]
 ROOMS = (
     "errors",
@@ -186,6 +188,13 @@ def test_a_function_reads_on_one_screen():
 
 def test_the_package_and_the_command_import_nothing_heavy():
     assert loaded_by("import asr, asr.cli", (*SLOW_TO_IMPORT, "asr")) == ["asr"]
+
+
+def test_completion_offers_all_names_of_the_package_before_they_are_loaded():
+    code = "import asr; names = dir(asr); print(*names); [getattr(asr, name) for name in names]"
+    shown = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, encoding="utf-8").split()
+    names = {*asr.__all__, "ctc", "decoding", "lab", "lm", "scoring", "corpus", "training", "serving"}
+    assert names <= set(shown)
 
 
 def test_rooms_import_no_optional_or_slow_package_before_it_is_needed():
