@@ -1,8 +1,8 @@
 """Any recording → mono float32 samples in [-1, 1] at the wanted rate; whole, or block by block.
 
-Reads whatever libsndfile reads: wav, flac, mp3, ogg (Vorbis and Opus), aiff, NIST sphere and more, with any
-rate and number of channels, from a path, bytes, an open binary file or standard input (`-`). Channels are
-averaged; soxr resamples. A damaged recording raises an error; it is never silently shortened.
+Reads whatever libsndfile reads (wav, flac, mp3, Vorbis, Opus, aiff …) from a path, bytes, an open binary file
+or standard input (`-`). Channels are averaged; soxr resamples. A truncated wav, flac, mp3 or caf is an error;
+other formats are as long as what is left. Of joined mp3 or ogg files only the first is read.
 """
 
 import io
