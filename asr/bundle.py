@@ -8,6 +8,7 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,6 +118,17 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     data = save(tensors, metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)})
     with whole_file(file, "wb", error=BundleError) as out:
         out.write(data)
+
+
+def path_of(path: object) -> Path:
+    """The path of a model.
+
+    Raises:
+        BundleError: that is no path.
+    """
+    if not isinstance(path, str | PathLike):
+        raise BundleError(f"a {type(path).__name__}: expected the folder or the file of a model")
+    return Path(path)
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

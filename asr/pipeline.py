@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -110,7 +111,12 @@ class Pipeline(Generic[T]):
     on_segment: Callable[[int, Segment], None] | None = None
 
     def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:
-        """For each source, in order, its transcript, or the error why it cannot be read."""
+        """For each source, in order, its transcript, or the error why it cannot be read.
+
+        Raises:
+            AudioError: a single recording instead of several.
+        """
+        _check_several(sources)
         queue: deque[Recording] = deque()
         pool: list[tuple[Recording, Piece]] = []
         # the first batch is small, so that the first words come soon
@@ -313,7 +319,7 @@ def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
     """
     if not isinstance(source, np.ndarray):
         return audio.read(source, rate_hz)
-    if not len(source):
+    if not source.size:
         raise AudioError("the samples are empty: expected at least one")
     return audio.check_samples(source)
 
@@ -324,3 +330,12 @@ def blocks_of(source: audio.Source | np.ndarray, rate_hz: int) -> Iterable[np.nd
         return audio.stream(source, rate_hz)
     samples, step = samples_of(source, rate_hz), 10 * rate_hz
     return (samples[i : i + step] for i in range(0, len(samples), step))
+
+
+def _check_several(sources: object) -> None:
+    is_file = isinstance(sources, str | Path | bytes | bytearray | memoryview) or hasattr(sources, "read")
+    is_sound = isinstance(sources, np.ndarray) and sources.ndim < 2 and sources.dtype.kind == "f"
+    if is_file or is_sound or not isinstance(sources, Iterable):
+        raise AudioError(
+            f"a {type(sources).__name__}: expected several recordings; put a single one in a list"
+        )

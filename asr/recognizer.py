@@ -234,7 +234,7 @@ class Recognizer:
         """The transcripts of many recordings, in order, in constant memory and batches of `batch_s` seconds.
 
         Raises:
-            AudioError: at the first source that cannot be read.
+            AudioError: at the first source that cannot be read, or one instead of several.
         """
         for outcome in self.outcomes(sources, decoder=decoder, batch_s=batch_s, **settings):
             if isinstance(outcome, AudioError):
@@ -328,7 +328,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
         BundleError: no such file, one that is truncated or foreign, or one of a newer format.
         ConfigError: onnxruntime is needed and missing, or the precision is not available.
     """
-    path = Path(path)
+    path = bundle.path_of(path)
     if path.suffix == ".onnx":
         from asr import onnx_model
 

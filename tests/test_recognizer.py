@@ -1,6 +1,8 @@
 """The recogniser and its bundle."""
 
+import io
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +11,11 @@ from safetensors.torch import save_file
 from tones import tones
 
 from asr import load
-from asr.decoding import Hypothesis
+from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder
 from asr.encoder import EncoderConfig
-from asr.errors import AlphabetError, AudioError, BundleError, ConfigError, DecodingError
+from asr.errors import AlphabetError, AudioError, BundleError, ConfigError, DecodingError, LanguageModelError
 from asr.features import FeaturesConfig
-from asr.lm import train
+from asr.lm import RecurrentModel, train
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
@@ -156,6 +158,31 @@ def test_unknown_words_and_decoders_are_refused(model):
         model.transcribe(WAVES[0], decoder="magic")
     with pytest.raises(AudioError, match="mono"):
         model.transcribe(np.zeros((2, 100), np.float32))
+    with pytest.raises(AudioError, match="in one dimension, mono"):
+        model.transcribe(np.array(0.5))
+
+
+@pytest.mark.parametrize("one", ["a.flac", Path("a.flac"), b"RIFF", io.BytesIO(b"RIFF"), WAVES[0], None])
+def test_a_single_recording_is_not_taken_for_several(model, one):
+    for many in (model.transcribe_many, model.outcomes):
+        with pytest.raises(AudioError, match="expected several recordings; put a single one in a list"):
+            list(many(one))
+
+
+@pytest.mark.parametrize("lm", ["x.arpa", Path("x.arpa"), RecurrentModel])
+def test_what_is_no_language_model_is_refused(model, lm):
+    for use in (model.transcribe, lambda wave, lm: model.n_best(wave, 2, lm=lm)):
+        with pytest.raises(LanguageModelError, match=r"expected word n-grams; asr\.lm\.load"):
+            use(WAVES[0], lm=lm)
+    for decoder in (BeamDecoder, PyctcDecoder):
+        with pytest.raises(LanguageModelError, match=r"expected word n-grams; asr\.lm\.load"):
+            decoder(model.alphabet, lm=lm)
+
+
+def test_what_is_no_path_of_a_model_is_refused():
+    for path in (None, 3, b"model"):
+        with pytest.raises(BundleError, match="expected the folder or the file of a model"):
+            load(path)
 
 
 def test_confidences_are_calibrated_as_the_settings_say(model):

@@ -19,7 +19,7 @@ from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import write
 from asr.decoding.incremental import Search
-from asr.decoding.lexicon import Pronunciations
+from asr.decoding.lexicon import Pronunciations, check_model
 from asr.decoding.prefixes import Settings
 from asr.decoding.ranking import spell_out
 from asr.decoding.rescoring import Rescoring
@@ -68,7 +68,7 @@ class BeamDecoder:
 
     Raises:
         DecodingError: invalid settings or pronunciations, or a hotword that cannot be spelled.
-        LanguageModelError: a language model of which no word can be spelled.
+        LanguageModelError: no word n-grams, or a language model of which no word can be spelled.
 
     >>> import torch
     >>> decoder = BeamDecoder(Alphabet(["a", "b"]))
@@ -98,6 +98,7 @@ class BeamDecoder:
         threads: int | None = None,
     ) -> None:
         _check_pruning(beam_width, beam_threshold, token_threshold)
+        check_model(lm)
         self.alphabet = alphabet
         self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords or ())
         phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from asr.decoding.hotwords import normalise_hotwords
-from asr.decoding.lexicon import vocabulary
+from asr.decoding.lexicon import check_model, vocabulary
 from asr.decoding.rescoring import Rescoring, SentenceModel
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError, check_demands
@@ -100,10 +100,12 @@ def choose(
     Raises:
         DecodingError: greedy is requested together with settings; it has none. Or rescoring is, and there is
             no rescorer.
+        LanguageModelError: a language model other than word n-grams.
 
     >>> choose(None, {"hotwords": ["Zürich!"]}, Alphabet(["z"]), DecoderConfig(name="greedy"), None, style="basic").name
     'beam'
     """  # noqa: E501
+    check_model(settings.get("lm") or lm)
     settings = dict(settings) | {"hotwords": normalise_hotwords(settings.get("hotwords"), style)}
     for_beam = sorted(name for name, value in settings.items() if value)
     if asked == "greedy" and for_beam:

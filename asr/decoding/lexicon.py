@@ -100,6 +100,16 @@ def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) ->
         )
 
 
+def check_model(lm: object) -> None:
+    """Raises LanguageModelError at what is neither word n-grams nor None."""
+    from asr.lm import NGramModel
+
+    if lm is not None and not isinstance(lm, NGramModel):
+        raise LanguageModelError(
+            f"lm: a {type(lm).__name__}, {lm!r:.60}: expected word n-grams; asr.lm.load reads an ARPA file"
+        )
+
+
 def vocabulary(lm: "NGramModel | None") -> list[str]:
     """The words of the language model, in NFC."""
     return list(map(composed, lm.known_words)) if lm else []

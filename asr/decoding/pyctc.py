@@ -11,6 +11,7 @@ from torch import Tensor
 from asr.ctc import align
 from asr.decoding.emissions import check, check_normalised
 from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.lexicon import check_model
 from asr.errors import DecodingError
 from asr.text import Alphabet
 
@@ -28,6 +29,7 @@ class PyctcDecoder:
 
     Raises:
         DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet.
+        LanguageModelError: a language model other than word n-grams.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PyctcDecoder:
             ) from error
         if alphabet.is_subword or alphabet.lexicon is not None:
             raise DecodingError("decoder=pyctcdecode takes alphabets of characters; use decoder=beam")
+        check_model(lm)
         self.alphabet = alphabet
         self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords), hotword_weight
         labels = ["", *alphabet.symbols]
