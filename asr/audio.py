@@ -1,14 +1,13 @@
 """Any recording → mono float32 samples in [-1, 1] at the wanted rate; whole, or block by block.
 
 Reads whatever libsndfile reads (wav, flac, mp3, Vorbis, Opus, aiff …) from a path, bytes, an open binary file
-or standard input (`-`). Channels are averaged; soxr resamples. A truncated wav, flac, mp3 or caf is an error;
-other formats are as long as what is left. Of joined mp3 or ogg files only the first is read.
+or standard input (`-`). Channels are averaged; soxr resamples. A damaged recording raises an error; it is
+never silently shortened, except where nothing in it tells that more should follow: see `asr.containers`.
 """
 
 import io
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from asr import containers
 from asr.errors import AudioError
 
 RATE_HZ = 16_000
@@ -43,7 +43,6 @@ FULL_SCALE_LIMIT = 2.0
 Source = str | Path | bytes | BinaryIO
 
 _BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory depends on the actual data, not on the header
-_UNKNOWN_FRAMES = 1 << 40  # libsndfile reports 2⁶³ − 1 where the header does not state the length
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def info(source: Source) -> AudioInfo:
     """
     with _open(source) as (file, name):
         samples = file.frames
-        if samples >= _UNKNOWN_FRAMES:
+        if samples >= containers.UNKNOWN_FRAMES:
             samples = sum(len(block) for block in _mono_blocks(file, name))
         return AudioInfo(samples / file.samplerate, file.samplerate, file.channels, samples)
 
@@ -233,6 +232,10 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
             # As bytes, because a file name need not be valid text.
             target = os.fsencode(opened) if isinstance(opened, str) else opened
             file = stack.enter_context(_ForwardFile(target))
+            if containers.is_of_unknown_length(file):
+                raw = stack.enter_context(containers.contents(file))
+                raw.seek(0)
+                file = stack.enter_context(_ForwardFile(containers.Endless(raw)))
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise AudioError(_why_unreadable(name, opened, error)) from error
         if not LOWEST_RATE_HZ <= file.samplerate <= HIGHEST_RATE_HZ:
@@ -325,20 +328,9 @@ def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) ->
 
 
 def _check_length(file: soundfile.SoundFile, name: str, samples: int) -> None:
-    """Raise AudioError if the file holds clearly less than its header promises."""
-    promised = file.frames
-    sizes = re.search(r"^ *data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    # libsndfile cuts a wav's length to what is there. Programs that write to a pipe claim about 2³¹ or 2³².
-    if sizes and int(sizes[2]) < int(sizes[1]) < 0x7000_0000:
-        promised = round(samples * int(sizes[1]) / max(1, int(sizes[2])))
-    if not samples:
-        raise AudioError(f"{name} holds no samples")
-    slack_s = 0.15 if file.format == "MP3" else 0.01  # an mp3's length is in frames and may include padding
-    if promised < _UNKNOWN_FRAMES and samples < 0.98 * promised - slack_s * file.samplerate:
-        raise AudioError(
-            f"{name} is cut short: its header promises {promised / file.samplerate:.2f} s, "
-            f"{samples / file.samplerate:.2f} s are there; fetch or convert it again"
-        )
+    if fault := containers.fault(file, samples):
+        advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if samples else ""
+        raise AudioError(f"{name} {fault}{advice}")
 
 
 def _check_rates(from_hz: int, to_hz: int) -> None:

@@ -17,6 +17,7 @@ ROOMS = (
     "errors",
     "files",
     "machine",
+    "containers",
     "audio",
     "voice",
     "segmentation",
