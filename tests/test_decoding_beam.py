@@ -218,7 +218,38 @@ def test_single_precision_loses_no_output_that_it_can_express():
     rare_TV = torch.full((2, WORDS.size), -105.0)  # e^−105 is below the least float32
     rare_TV[:, 3] = 0.0
     [found] = BeamDecoder(WORDS, lexicon=["a"]).decode(rare_TV[None], [2])
-    assert found.log_prob == pytest.approx(-210.0)
+    assert found.log_prob == pytest.approx(-210.0 + math.log(3), abs=1e-4)  # three paths of the same probability
+
+
+@pytest.mark.parametrize("width", [8, 64])
+@pytest.mark.parametrize("heard", ["_hhree seven", "three _even", "zero three six_"])
+def test_an_output_that_every_word_needs_and_nobody_heard_does_not_lose_the_rest(heard, width):
+    digits = "zero one two three four five six seven eight nine".split()
+    letters = Alphabet(sorted({*" x", *"".join(digits)}))
+    heard_TV = torch.full((2 * len(heard), letters.size), -12.0)
+    for i, letter in enumerate(heard):
+        heard_TV[2 * i, 0 if letter == "_" else letters.encode(letter)[0]] = 12.0
+        heard_TV[2 * i + 1, 0] = 12.0
+    log_probs_TV = torch.log_softmax(heard_TV, -1)
+    texts = [" ".join(words) for n in (1, 2, 3) for words in itertools.product(digits, repeat=n)]
+    labels = [torch.tensor(letters.encode(text)) for text in texts]
+    lengths_B = torch.tensor([len(label) for label in labels])
+    exact = -forward_backward(
+        log_probs_TV.double().expand(len(texts), -1, -1),
+        torch.nn.utils.rnn.pad_sequence(labels, batch_first=True),
+        torch.full_like(lengths_B, len(log_probs_TV)),
+        lengths_B,
+    ).nll_B
+    decoder = BeamDecoder(letters, lexicon=digits, beam_width=width)
+    [found] = decoder.decode(log_probs_TV[None], [len(log_probs_TV)])
+    assert found.text(letters) == texts[int(exact.argmax())]
+    assert found.log_prob == pytest.approx(float(exact.max()), abs=1e-4)
+    search = decoder.begin()
+    for block_TV in log_probs_TV.split(7):
+        search.advance(block_TV)
+    assert search.finish() == [found]
+    [several] = decoder.decode(log_probs_TV[None], [len(log_probs_TV)], n_best=2)
+    assert several[0].text(letters) == found.text(letters)
 
 
 def test_a_hotword_wins_where_it_is_nearly_as_likely():

@@ -55,7 +55,8 @@ class BeamDecoder:
             spelling departs from all known words.
         beam_threshold: prefixes this many nats below the best are dropped.
         token_threshold: outputs below this natural log-probability in a frame extend no prefix there, unless
-            they are the frame's best.
+            they are the frame's best. Where the best text is then far less probable than the best path, the
+            utterance is searched again without this and without `beam_threshold`.
         prior: (V,) the outputs' average probabilities over much speech, according to the model; None for no
             prior. The search then uses p(output | frame) / prior^`prior_weight`, renormalised: output
             frequencies are better left to the language model than learnt from little speech.

@@ -9,21 +9,22 @@ from torch import Tensor
 from asr.decoding import outcome, search
 from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
-from asr.decoding.prefixes import ALTERNATIVES, NODES, new_beam, new_tree, with_room
+from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
 from asr.decoding.ranking import judged, rank
 
 if TYPE_CHECKING:
     from asr.decoding.beam import BeamDecoder
 
 NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
+LOST = 0.25  # nats per frame by which a hypothesis that explains the recording may lose to the best path
+UNPRUNED = math.exp(-200.0)  # limit for outputs and prefixes when a lost search is repeated
 
 
 class Search:
     """Decodes one utterance incrementally: feed its frames in blocks of any size, then ask for hypotheses.
 
     The result is that of `BeamDecoder.decode`, whatever the blocks. Tokens are outputs 1 … V−1. `agreed` only
-    ever grows, and every prefix of the beam that `finish` returns begins with it; `leading` may change with
-    every block.
+    ever grows, and every prefix of the beam begins with it.
 
     >>> import torch
     >>> from asr.text import Alphabet
@@ -44,6 +45,7 @@ class Search:
         self._settings = decoder.settings
         self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
         self._blocks: list[np.ndarray] = []
+        self._wider: Search | None = None  # the search that found the hypotheses of `finish`, if another
         search.start(self._beam, self._tree, decoder.tables)
 
     def advance(self, log_probs_TV: Tensor) -> None:
@@ -98,30 +100,50 @@ class Search:
     def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
         """The best hypotheses, best first, if the utterance ends here; more frames may follow.
 
+        If the best one explains the frames far worse than the best path does, the output that every permitted
+        word needed may have been pruned. The frames are then searched again without pruning, except by
+        `beam_width`, and the better result counts.
+
         Args:
             begin: tokens of `settled` that were already handed out: every hypothesis begins with them.
             judge: whether to compute word confidences, see `judged`.
         """
+        found, self._wider = self.provisional(begin), None
+        [y_TV] = self._blocks
+        if found[0].log_prob < np.log(y_TV.max(1)).sum() - LOST * len(y_TV):
+            wider = self._again(y_TV)
+            again = wider.provisional(begin)
+            if again and again[0].score > found[0].score:
+                found, self._wider = again, wider
+        return self.judged(found) if judge else found
+
+    def _again(self, y_TV: np.ndarray) -> "Search":
+        """A search of the same frames without pruning, except by the beam's width."""
+        wider = Search(self._decoder, self._n_best)
+        wider._settings = Settings(self._settings.width, UNPRUNED, UNPRUNED)
+        wider.take(y_TV)
+        return wider
+
+    def provisional(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
+        """The hypotheses of this search, without word confidences; the arguments are those of `finish`."""
         decoder, blocks = self._decoder, self._blocks
         if len(blocks) != 1:
             self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
-        [y_TV] = blocks
-        found = rank(
+        return rank(
             self._beam,
             self._tree,
-            y_TV,
+            blocks[0],
             decoder.tables,
             decoder.alphabet,
             words=decoder.words,
             n_best=self._n_best,
             begin=begin,
         )
-        return self.judged(found) if judge else found
 
     def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
         """Hypotheses of `finish` with word confidences that take competing labellings into account."""
-        decoder = self._decoder
-        return judged(self._beam, self._tree, decoder.tables, decoder.alphabet, hypotheses)
+        decoder, by = self._decoder, self._wider or self
+        return judged(by._beam, by._tree, decoder.tables, decoder.alphabet, hypotheses)
 
     def _tokens(self, node: int) -> tuple[int, ...]:
         return tuple(outcome.trace(self._tree, node).tolist())

@@ -1,8 +1,9 @@
 """Streaming decoding: a settled part that no longer changes, and a provisional rest.
 
 Conventions. Log-probabilities come in blocks of any size, (time, outputs). Frames count from the first block.
-The final result is that of `greedy` or `BeamDecoder.decode` for the whole; but if the best path's labelling
-is better and contradicts settled tokens, the beam's is kept, since those were handed out.
+The final result is that of `greedy` or `BeamDecoder.decode` for the whole; but if the best path's labelling or
+a search without pruning finds better and contradicts settled tokens, the beam's is kept, since those were
+handed out.
 """
 
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ class BeamStream:
         _check_axes(log_probs_TV)
         self._search.advance(log_probs_TV)
         settled = self._search.settled()
-        [best] = self._search.finish(settled, judge=False)
+        [best] = self._search.provisional(settled)
         count = Progress(best, len(settled)).settled_words(self._alphabet)
         if count > len(self._confidences):
             self._confidences = self._sure(*self._search.judged([best]))[:count]
