@@ -9,7 +9,6 @@ import soundfile
 
 from asr import corpus
 from asr.corpus import an4, fsdd, librispeech, yesno
-from asr.corpus.download import Archive
 from asr.corpus.packed import PackedCorpus, pack
 from asr.errors import ConfigError, CorpusError
 
@@ -111,7 +110,7 @@ def test_fsdd_is_fetched_where_nothing_is_there(tmp_path, fetched):
     asked = fetched(fsdd, tmp_path / "net", "free-spoken-digit-dataset-1.0.10")
     for _ in range(2):
         assert len(corpus.prepare("fsdd", tmp_path / "data" / "fsdd")["train"]) == 12
-    assert asked == [fsdd.URL]
+    assert asked == [fsdd.ARCHIVE.urls[0]]
 
 
 def make_librispeech(part, speakers=("19", "26"), suffix=".flac"):
@@ -313,7 +312,7 @@ def test_every_source_can_be_loaded_and_takes_root_and_progress(source):
 
 
 def test_every_published_archive_has_mirrors_or_a_single_home_and_a_checksum():
-    archives = [an4.ARCHIVE, yesno.ARCHIVE, Archive((fsdd.URL,), fsdd.INNER, f"sha256:{fsdd.SHA256}")]
+    archives = [an4.ARCHIVE, yesno.ARCHIVE, fsdd.ARCHIVE]
     checksums = [a.checksum for a in archives] + [checksum for _, checksum in librispeech.PARTS.values()]
     for checksum in checksums:
         kind, _, digest = checksum.partition(":")

@@ -15,6 +15,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 import asr.lm
+from asr.corpus import fsdd
 from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
 from asr.errors import DecodingError, LanguageModelError
@@ -218,13 +219,13 @@ def test_single_precision_loses_no_output_that_it_can_express():
     rare_TV = torch.full((2, WORDS.size), -105.0)  # e^−105 is below the least float32
     rare_TV[:, 3] = 0.0
     [found] = BeamDecoder(WORDS, lexicon=["a"]).decode(rare_TV[None], [2])
-    assert found.log_prob == pytest.approx(-210.0 + math.log(3), abs=1e-4)  # three paths of the same probability
+    assert found.log_prob == pytest.approx(-210.0 + math.log(3), abs=1e-4)  # of three paths
 
 
 @pytest.mark.parametrize("width", [8, 64])
 @pytest.mark.parametrize("heard", ["_hhree seven", "three _even", "zero three six_"])
 def test_an_output_that_every_word_needs_and_nobody_heard_does_not_lose_the_rest(heard, width):
-    digits = "zero one two three four five six seven eight nine".split()
+    digits = list(fsdd.WORDS)
     letters = Alphabet(sorted({*" x", *"".join(digits)}))
     heard_TV = torch.full((2 * len(heard), letters.size), -12.0)
     for i, letter in enumerate(heard):

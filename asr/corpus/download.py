@@ -1,26 +1,26 @@
 """Archives from the net → folders on disk: resumable, checked, and never incomplete.
 
 A transfer goes to `NAME.part` and is renamed when it is complete and its checksum is right. An interrupted
-transfer is resumed if the server supports that and says that the file is unchanged. An archive is unpacked
-beside its destination and moved there in one step; entries that would be written elsewhere are refused.
+transfer is resumed; if the file has changed meanwhile, its checksum shows that, and it is fetched anew. An
+archive is unpacked beside its destination and moved there in one step; entries that would be written
+elsewhere are refused.
 """
 
 import hashlib
 import http.client
-import json
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from asr.corpus.archive import unpack
 from asr.errors import DownloadError
-from asr.files import explained, locked, whole_file
+from asr.files import explained, locked
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, total bytes); a total of 0 means unknown."""
@@ -38,9 +38,8 @@ class Archive:
     """Mirrors of the same file, in order of preference."""
     inner: str
     """Folder inside the archive that is wanted, such as `LibriSpeech/dev-clean`; "" for everything."""
-    checksum: str | None = None
-    """`sha256:…` or `md5:…` in hex. None if none is published: then that of the first transfer is recorded
-    beside the archive, and later transfers must match it."""
+    checksum: str
+    """`sha256:…` or `md5:…` in hex."""
 
     @property
     def name(self) -> str:
@@ -69,9 +68,6 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
         download(archive.urls, path, checksum=archive.checksum, progress=progress, wait_s=wait_s)
         try:
             unpack(path, target, inner=archive.inner, progress=progress)
-        except DownloadError:
-            _note_of(path).unlink(missing_ok=True)  # the checksum of a damaged archive is useless
-            raise
         finally:
             if not put_there_by_hand:
                 path.unlink(missing_ok=True)
@@ -82,7 +78,7 @@ def download(
     urls: Sequence[str],
     path: Path,
     *,
-    checksum: str | None = None,
+    checksum: str,
     progress: Progress | None = None,
     wait_s: float = 1.0,
     timeout_s: float = 60.0,
@@ -92,7 +88,7 @@ def download(
     Args:
         urls: mirrors of one file, http or https.
         path: the destination; an existing file is checked and kept.
-        checksum: `sha256:…` or `md5:…`, or None: see `Archive.checksum`.
+        checksum: `sha256:…` or `md5:…`.
         progress: called with (bytes done, total bytes).
         wait_s: pause before the second try, doubled for each further one.
         timeout_s: longest time without data from a server.
@@ -101,20 +97,17 @@ def download(
         DownloadError: no mirror has the file, or the file is not the right one.
         CorpusError: the disk is full.
     """
-    checksum = checksum or _noted(path)
     if path.is_file():
         _check(path, checksum, f"delete {path} to fetch it again")
         return path
+    part = path.with_name(path.name + ".part")
+    with explained(part):
+        part.parent.mkdir(parents=True, exist_ok=True)
     failures = []
     for url in urls:
         try:
-            part = _Part(path, url, anywhere=checksum is not None)
-            _fetch_right(part, checksum, progress=progress, wait_s=wait_s, timeout_s=timeout_s)
-            if checksum is None:
-                with whole_file(_note_of(path)) as file:
-                    file.write(f"sha256:{_digest(part.path, 'sha256')}\n")
-            part.finish()
-            return path
+            _fetch_right(url, part, checksum, progress=progress, wait_s=wait_s, timeout_s=timeout_s)
+            return part.replace(path)
         except DownloadError as error:
             failures.append(f"\n  {error}")
     raise DownloadError(
@@ -123,168 +116,88 @@ def download(
     )
 
 
-def _fetch_right(part: "_Part", checksum: str | None, **settings: Any) -> None:
+def _fetch_right(url: str, part: Path, checksum: str, **settings: Any) -> None:
     """Transfer and check; a resumed transfer with a wrong checksum is repeated once from the start."""
     for last in (False, True):
-        _fetch(part, **settings)
+        was_resumed = _fetch(url, part, **settings)
         try:
-            _check(part.path, checksum)
+            _check(part, checksum)
             return
         except DownloadError:
-            resumed = part.resumed
-            part.discard()
-            if last or not resumed:
+            part.unlink()
+            if last or not was_resumed:
                 raise
 
 
-def _check(
-    path: Path, checksum: str | None, remedy: str = "it is damaged, or not the file it should be"
-) -> None:
-    if checksum is None:
-        return
+def _check(path: Path, checksum: str, remedy: str = "it is damaged, or not the file it should be") -> None:
     kind, _, expected = checksum.partition(":")
-    if (found := _digest(path, kind)) != expected.lower():
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
+    if found != expected.lower():
         name = path.name.removesuffix(".part")
         raise DownloadError(f"{name} has {kind} {found}, expected {expected}: {remedy}")
-
-
-def _digest(path: Path, kind: str) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.new(kind, usedforsecurity=False)).hexdigest()
-
-
-def _note_of(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def _noted(path: Path) -> str | None:
-    """The recorded checksum of the first transfer, if there was one."""
-    note = _note_of(path)
-    return note.read_text(encoding="utf-8").strip() if note.is_file() else None
-
-
-@dataclass
-class _Part:
-    """A transfer in progress: the bytes so far, and the facts that identify the file."""
-
-    final: Path
-    url: str
-    anywhere: bool
-    """Bytes from another mirror may be continued, because a checksum reveals if they do not match."""
-    resumed: bool = False
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        with explained(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.facts = json.loads(self._note.read_text(encoding="utf-8"))
-            same = self.facts["url"] == self.url
-        except (OSError, ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            self.facts = {}
-        if not self.anywhere and not self.facts.get("validator"):
-            self.discard()
-        self.resumed = self.size > 0
-
-    @property
-    def path(self) -> Path:
-        return self.final.with_name(self.final.name + ".part")
-
-    @property
-    def _note(self) -> Path:
-        return self.final.with_name(self.final.name + ".part.json")
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.is_file() else 0
-
-    def request(self) -> urllib.request.Request:
-        """The request for the rest of the file if it is unchanged on the server, else for all of it."""
-        headers = {"User-Agent": "asr", "Accept-Encoding": "identity"}
-        if self.size:
-            headers["Range"] = f"bytes={self.size}-"
-            if validator := self.facts.get("validator"):
-                headers["If-Range"] = validator
-        return urllib.request.Request(self.url, headers=headers)
-
-    def begin(self, response: Any) -> int:
-        """Prepare to receive a response; returns the size of the whole file, 0 if unknown."""
-        length = response.headers.get("Content-Length", "")
-        total = int(length) if length.isdigit() else 0
-        if response.status == 206:
-            start, total = _content_range(response.headers.get("Content-Range", ""))
-            known = self.facts.get("total") or total
-            if start != self.size or (total and known != total):
-                self.discard()
-                raise _TransientError(f"asked for the rest, the server sent bytes from {start} of {total}")
-            self.resumed, total = True, known
-        elif self.size:
-            self.path.unlink()
-            self.resumed = False
-        etag = response.headers.get("ETag", "")
-        validator = etag if etag.startswith('"') else response.headers.get("Last-Modified")
-        self.facts = {"url": self.url, "validator": validator, "total": total}
-        with whole_file(self._note) as file:
-            json.dump(self.facts, file)
-        return total
-
-    def discard(self) -> None:
-        """Delete what was transferred so far."""
-        self.path.unlink(missing_ok=True)
-        self._note.unlink(missing_ok=True)
-        self.resumed, self.facts = False, {}
-
-    def finish(self) -> None:
-        """Give the complete file its final name."""
-        self.path.replace(self.final)
-        self._note.unlink(missing_ok=True)
 
 
 class _TransientError(Exception):
     """A failed transfer that may succeed when retried."""
 
 
-def _fetch(part: _Part, *, progress: Progress | None, wait_s: float, timeout_s: float) -> None:
-    """Transfer until the file is complete; tries that bring new bytes do not count as failed."""
-    if urlsplit(part.url).scheme not in ("http", "https"):
-        raise DownloadError(f"{part.url}: only http and https are fetched")
-    failed, most = 0, part.size
+def _fetch(url: str, part: Path, *, progress: Progress | None, wait_s: float, timeout_s: float) -> bool:
+    """Transfer until the file is complete; returns whether bytes of an earlier transfer may be in it.
+
+    Tries that bring new bytes do not count as failed.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise DownloadError(f"{url}: only http and https are fetched")
+    failed, most, was_resumed = 0, _size(part), False
     while True:
+        was_resumed |= _size(part) > 0
         try:
-            _transfer(part, progress, timeout_s)
-            return
+            _transfer(url, part, progress, timeout_s)
+            return was_resumed
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {error.reason}"
-            if error.code == 416 and part.size:  # nothing follows what is there: it is complete, or too long
-                if part.size == _content_range(error.headers.get("Content-Range", ""))[1]:
-                    return
-                part.discard()
+            if error.code == 416 and _size(part):  # nothing follows: it is complete, or too long
+                if _size(part) == _content_range(error.headers.get("Content-Range", ""))[1]:
+                    return was_resumed
+                part.unlink()
             elif error.code < 500 and error.code not in (408, 425, 429):
-                raise DownloadError(f"{part.url}: {reason}") from error
+                raise DownloadError(f"{url}: {reason}") from error
         except (_TransientError, http.client.HTTPException, OSError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        failed = 0 if part.size > most else failed + 1
-        most = max(most, part.size)
+        failed = 0 if _size(part) > most else failed + 1
+        most = max(most, _size(part))
         if failed >= ATTEMPTS:
-            raise DownloadError(f"{part.url}: {reason}; {failed} tries brought nothing new")
+            raise DownloadError(f"{url}: {reason}; {failed} tries brought nothing new")
         time.sleep(wait_s * 2 ** max(0, failed - 1))
 
 
-def _transfer(part: _Part, progress: Progress | None, timeout_s: float) -> None:
-    with urllib.request.urlopen(part.request(), timeout=timeout_s) as response:
-        total = part.begin(response)
-        with explained(part.path):
-            file = part.path.open("ab")
+def _transfer(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
+    size = _size(part)
+    headers = {"User-Agent": "asr", "Accept-Encoding": "identity"}
+    request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={size}-"} if size else {}))
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        length = response.headers.get("Content-Length", "")
+        start, total = 0, int(length) if length.isdigit() else 0
+        if response.status == 206:
+            start, total = _content_range(response.headers.get("Content-Range", ""))
+        if start not in (0, size):
+            part.unlink()
+            raise _TransientError(f"asked for the rest, the server sent bytes from {start} of {total}")
+        with explained(part):
+            file = part.open("ab" if start else "wb")
         with file:
             while chunk := response.read1(CHUNK_BYTES):
-                with explained(part.path):
+                with explained(part):
                     file.write(chunk)
                 if progress:
                     progress(file.tell(), total)
-    if total and part.size != total:
-        raise _TransientError(f"the connection ended after {part.size} of {total} bytes")
+    if total and _size(part) != total:
+        raise _TransientError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _content_range(header: str) -> tuple[int, int]:

@@ -17,10 +17,12 @@ from asr.errors import CorpusError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip"
-INNER = "free-spoken-digit-dataset-1.0.10/recordings"
-SHA256 = "c680098f5d2355ba7cc4bd8b0ca9e0a24c00ebe3b4c552208889a4d28d4fbc2b"
-"""Of the archive of tag v1.0.10 (16,419,872 bytes), as recorded by others; the publisher states none."""
+ARCHIVE = Archive(
+    ("https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/tags/v1.0.10.zip",),
+    "free-spoken-digit-dataset-1.0.10/recordings",
+    # Of 16,419,872 bytes, as recorded by others; the publisher states no checksum.
+    "sha256:c680098f5d2355ba7cc4bd8b0ca9e0a24c00ebe3b4c552208889a4d28d4fbc2b",
+)
 
 _NAME = re.compile(r"(\d)_([^_]+)_(\d+)")
 
@@ -30,7 +32,6 @@ def prepare(
     *,
     test_speakers: Any = (),
     dev_speakers: Any = (),
-    sha256: str = SHA256,
     progress: Progress | None = None,
 ) -> dict[str, list[Utterance]]:
     """The splits train, dev and test.
@@ -42,7 +43,6 @@ def prepare(
     Args:
         root: folder with the recordings, or with a folder `recordings`; downloaded if there is neither.
         test_speakers, dev_speakers: names of the speakers to hold out.
-        sha256: of the archive, in case the publisher has repacked it; "" accepts any.
         progress: of the transfer, in bytes.
 
     Raises:
@@ -51,8 +51,7 @@ def prepare(
     """
     folder = _find(root)
     if folder is None:
-        archive = Archive((URL,), INNER, f"sha256:{sha256}" if sha256 else None)
-        folder = provide(archive, root / "recordings", progress=progress)
+        folder = provide(ARCHIVE, root / "recordings", progress=progress)
     utterances = [_utterance(p) for p in sorted(folder.iterdir()) if p.suffix.lower() in AUDIO_SUFFIXES]
     test = as_names(test_speakers, option="test_speakers")
     dev = as_names(dev_speakers, option="dev_speakers")

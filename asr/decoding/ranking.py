@@ -33,7 +33,7 @@ def rank(
     n_best: int,
     begin: tuple[int, ...] = (),
 ) -> list[Hypothesis]:
-    """At most n_best hypotheses of different texts, best first; at least one if `begin` is of the same search.
+    """At most n_best hypotheses of different texts, best first; none if no prefix begins with `begin`.
 
     The labelling of the best path competes, so the best hypothesis never scores below it. If a lexicon allows
     neither that nor any prefix, the result is the inevitable words or the leader's whole words, the longer.

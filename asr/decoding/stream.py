@@ -1,8 +1,8 @@
 """Streaming decoding: a settled part that no longer changes, and a provisional rest.
 
 Conventions. Log-probabilities come in blocks of any size, (time, outputs). Frames count from the first block.
-The final result is that of `greedy` or `BeamDecoder.decode` for the whole; but if the best path's labelling or
-a search without pruning finds better and contradicts settled tokens, the beam's is kept, since those were
+The final result is that of `greedy` or `BeamDecoder.decode` for the whole; but if the best path's labelling
+or a search without pruning finds better and contradicts settled tokens, the beam's is kept, since those were
 handed out.
 """
 
