@@ -200,7 +200,11 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None
     opus = {"format": "OGG", "subtype": "OPUS"} if path.suffix.lower() == ".opus" else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(os.fspath(path), samples, rate_hz, **opus)
+        with soundfile.SoundFile(os.fspath(path), "w", rate_hz, channels=1, **opus) as file:
+            for start in range(
+                0, len(samples), _BLOCK_SAMPLES
+            ):  # libsndfile crashes at ten minutes of Vorbis
+                file.write(samples[start : start + _BLOCK_SAMPLES])
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise AudioError(f"{path} cannot be written: {error}") from error
 

@@ -182,6 +182,11 @@ def test_what_is_written_is_read_again(tmp_path, suffix):
     assert abs(len(audio.read(path)) - 16000) <= 1
 
 
+def test_ten_minutes_of_vorbis_are_written_in_a_process_that_survives(tmp_path):
+    audio.write(tmp_path / "long.ogg", np.zeros(600 * 48_000, np.float32), 48_000)
+    assert audio.info(tmp_path / "long.ogg").duration_s == pytest.approx(600)
+
+
 def test_writing_clips_instead_of_wrapping_around(tmp_path):
     audio.write(tmp_path / "a.wav", np.array([1.5, -1.5, 0.0], np.float32), 16000)
     assert np.allclose(audio.read(tmp_path / "a.wav"), [1, -1, 0], atol=1e-4)
