@@ -201,9 +201,8 @@ def write(path: str | Path, samples: np.ndarray, rate_hz: int = RATE_HZ) -> None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with soundfile.SoundFile(os.fspath(path), "w", rate_hz, channels=1, **opus) as file:
-            for start in range(
-                0, len(samples), _BLOCK_SAMPLES
-            ):  # libsndfile crashes at ten minutes of Vorbis
+            # libsndfile crashes when it gets ten minutes of Vorbis at once
+            for start in range(0, len(samples), _BLOCK_SAMPLES):
                 file.write(samples[start : start + _BLOCK_SAMPLES])
     except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:
         raise AudioError(f"{path} cannot be written: {error}") from error
