@@ -154,7 +154,13 @@ def test_a_bundle_keeps_its_rescorer_and_calls_may_do_without(model, tmp_path):
     other = asr.lm.train(["d d", "ab"], order=2)
     for settings in ({"rescore": 0}, {"rescore_share": 0.0}, {"lm": other}):
         assert loaded.decode(*heard, **settings)[0].sentence_log_prob is None
-    assert loaded.decode(*heard, decoder="pyctcdecode")[0].sentence_log_prob is None
+
+
+def test_the_other_decoder_is_not_rescored(model):
+    for package in ("pyctcdecode", "kenlm"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    heard = model.log_probs([spoken("ab c", seed=3)])
+    assert model.decode(*heard, decoder="pyctcdecode")[0].sentence_log_prob is None
 
 
 def test_a_model_that_streams_is_not_rescored(contrary):

@@ -89,7 +89,7 @@ def test_a_suffix_in_capitals_compresses_too(model: asr.lm.NGramModel, tmp_path:
 
 @pytest.mark.parametrize(("order", "cutoffs"), [(2, (0,)), (3, (0,)), (5, (0, 0, 1)), (6, (0,))])
 def test_kenlm_gives_our_file_the_same_scores(tmp_path: Path, order: int, cutoffs: tuple[int, ...]) -> None:
-    kenlm = pytest.importorskip("kenlm", reason="KenLM's Python module is not installed (extra: dev)")
+    kenlm = pytest.importorskip("kenlm", reason="KenLM's Python module is not installed (extra: kenlm)")
     ours = asr.lm.train(sentences(300), order, cutoffs=cutoffs)
     ours.save(tmp_path / "x.arpa")
     theirs = kenlm.Model(str(tmp_path / "x.arpa"))
@@ -98,7 +98,7 @@ def test_kenlm_gives_our_file_the_same_scores(tmp_path: Path, order: int, cutoff
 
 
 def test_kenlm_agrees_on_a_foreign_file(tmp_path: Path) -> None:
-    kenlm = pytest.importorskip("kenlm", reason="KenLM's Python module is not installed (extra: dev)")
+    kenlm = pytest.importorskip("kenlm", reason="KenLM's Python module is not installed (extra: kenlm)")
     path = tmp_path / "x.arpa"
     strict = re.sub(r"^(-\S+)[ \t]", r"\1\t", FOREIGN.partition("\n\n")[2].replace("\r", ""), flags=re.M)
     strict = re.sub(r"[ \t](-?[\d.]+)$", r"\t\1", strict, flags=re.M).replace("  2 =\t4", " 2=4")

@@ -121,7 +121,7 @@ def word_ids(words: Sequence[str], lm: "NGramModel | None") -> np.ndarray:
         return np.zeros(len(words), np.int32)
     decomposed = {composed(word): word for word in lm.known_words if composed(word) != word}
     ids = np.array([lm.word_id(word) for word in words], np.int32)
-    for i in np.flatnonzero(ids == lm.unknown_id) if decomposed else ():
+    for i in np.flatnonzero(ids == lm.unknown_id).tolist() if decomposed else ():
         ids[i] = lm.word_id(decomposed.get(words[i], words[i]))
     return ids
 

@@ -131,7 +131,8 @@ def _follow(nodes: Any, tables: Tables) -> tuple[Any, Any]:
     trail = [(-1, -1)]
     now = [(0.0, tables.start_state, 0, 0)]
     for node in nodes:
-        first, count = np.int64(-1), 1
+        first: Any = np.int64(-1)
+        count: Any = 1
         if node > ROOT and tables.trie[node].word >= 0:
             first, count = np.int64(tables.trie[node].word), tables.trie[node].homophones
         then = now[:0]

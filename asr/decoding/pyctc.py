@@ -12,7 +12,7 @@ from asr.ctc import align
 from asr.decoding.emissions import check, check_normalised
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.lexicon import check_model
-from asr.errors import DecodingError
+from asr.errors import DecodingError, how_to_install
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class PyctcDecoder:
                 self._decoder = pyctcdecode.build_ctcdecoder(labels, str(path), alpha=alpha, beta=beta)
             except (ImportError, NameError) as error:
                 raise DecodingError(
-                    "pyctcdecode reads language models with kenlm: pip install kenlm"
+                    f"pyctcdecode reads language models with kenlm: {how_to_install('kenlm')}"
                 ) from error
 
     def decode(self, log_probs_BTV: Tensor, lengths_B: Tensor | Sequence[int]) -> list[Hypothesis]:

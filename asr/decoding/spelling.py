@@ -132,7 +132,7 @@ def build_trie(spelled: Sequence[np.ndarray]) -> Trie:
     column = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     good = lengths > 0
     good[row[flat == 0]] = False
-    matrix = np.zeros((len(spelled), int(lengths.max(initial=0)) + 1), np.int32)
+    matrix = np.zeros((len(spelled), max(lengths.tolist(), default=0) + 1), np.int32)
     matrix[row, column] = flat
     order = np.flatnonzero(good)
     order = order[np.lexsort(matrix[order].T[::-1])]

@@ -124,7 +124,7 @@ def _count(ids: np.ndarray, lengths: np.ndarray, *, order: int, size: int) -> li
     """Occurrences of all n-grams of order 1 … `order`, those that begin with <s> included."""
     occurrences = np.bincount(ids, minlength=size)
     occurrences[_START_ID] = 0  # <s> is never predicted
-    words = np.arange(size)
+    words: np.ndarray = np.arange(size)
     nothing = np.zeros(size, dtype=np.int64)
     counts = [_Counts(nothing, words, nothing, occurrences, occurrences, words == _START_ID)]
     depths = np.arange(len(ids)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

@@ -79,7 +79,7 @@ def train(
         lesson.resume(checkpoint)
         while lesson.epoch < config.epochs:
             nats = lesson.learn(on_update)
-            shares = words[lesson.studied].sum(), words[lesson.held_out].sum()
+            shares = int(words[lesson.studied].sum()), int(words[lesson.held_out].sum())
             on_epoch(Report(lesson.epoch, *map(per_word, nats, shares)))
             if checkpoint is not None:
                 lesson.write(checkpoint)

@@ -78,7 +78,7 @@ def best_wording(
     for place in places:
         after = rest.pop()
         rows = [_extend(row, wording, words, substitution, gap) for wording in place]
-        pick = next(n for n, candidate in enumerate(rows) if (candidate + after).min() == least)
+        pick = next(n for n, candidate in enumerate(rows) if np.min(candidate + after) == least)
         chosen, row = chosen + place[pick], rows[pick]
     return chosen
 
