@@ -178,6 +178,8 @@ def check_samples(samples: np.ndarray) -> np.ndarray:
         AudioError: not a one-dimensional array of floating-point numbers, NaN or infinite values, or peaks
             far beyond ±1, as of integers that were not scaled.
     """
+    if not isinstance(samples, np.ndarray):
+        raise AudioError(f"a {type(samples).__name__}: expected samples as a one-dimensional numpy array")
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(
             f"{samples.dtype} samples of shape {samples.shape}: expected floating-point numbers in [-1, 1] "

@@ -107,6 +107,7 @@ def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, man
         (["m.jsonl", "-f", "json"], "name a folder with --output"),
         (["0.wav"], "expected a manifest"),
         (["0.wav", ""], "the text of 0.wav is empty: expected the words that are said in it"),
+        (["0.wav", "?!"], "the text of 0.wav is empty: expected the words that are said in it"),
         (["0.wav", "ab", "--cut", "f"], "--cut takes the words of a manifest"),
         (["none.jsonl"], "expected a JSONL manifest"),
     ],

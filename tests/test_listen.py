@@ -79,6 +79,9 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     soundfile.write(flac, SAMPLES, RATE_HZ, format="FLAC")
     for data, why in [
         (flac.getvalue(), "holds a FLAC file"),
+        (bytes.fromhex("ffe318c4") + b"\0" * 400, "holds an MP3 file"),  # of 8 kHz: MPEG 2.5
+        (b"RF64\xff\xff\xff\xffWAVE", "holds an RF64 file"),
+        (wav(SAMPLES, 0), "a rate of 0 Hz"),
         (b"", "standard input is empty"),
         (wav(SAMPLES, RATE_HZ, bits=24), "24 bits"),
         (wav(SAMPLES, RATE_HZ)[:30], "cut short within its WAV header"),
@@ -92,6 +95,16 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     assert "txt or jsonl" in asr("-", "--stream", "-f", "srt")[2]
     tone_model().save(tmp_path)
     assert "asr run digits/streaming" in asr("-", "--stream", stdin=SAMPLES.tobytes(), model=tmp_path)[2]
+
+
+def test_a_stream_that_is_cut_short_is_written_and_told(asr, tmp_path) -> None:
+    whole = wav(SAMPLES, RATE_HZ)
+    cut, file = whole[: len(whole) * 2 // 3], tmp_path / "cut.wav"
+    file.write_bytes(cut)
+    for place, why in [("-", "before the length that its WAV header promises"), (file, "is cut short")]:
+        status, out, err = asr(place, "--stream", stdin=cut)
+        assert status == 1 and why in err
+        assert out.startswith("abc") and out.endswith("\n")
 
 
 def test_a_file_streams_as_lines_of_json(asr, tmp_path) -> None:

@@ -185,6 +185,15 @@ def test_standard_output_takes_one_line_a_recording_or_one_format(folder, capsys
         transcribe(tone_model(), ["-"], output_format="doc")
 
 
+def test_recordings_of_one_name_are_told_apart_on_standard_output(tmp_path, capsys):
+    for name, text in (("a/1", "abc"), ("b/1", "dab"), ("b/2", "c")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / f"{name}.wav", spoken(text), RATE_HZ)
+    transcribe(tone_model(), [str(tmp_path)], output_format="ctm")
+    first, second = (str(tmp_path / name / "1.wav") for name in "ab")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [first, second, "2"]
+
+
 @pytest.mark.parametrize("form", ["srt", "vtt", "tsv", "json"])
 def test_formats_of_one_recording_are_not_printed_one_after_another(folder, capsys, form):
     with pytest.raises(ConfigError, match=f"{form} holds one recording, but there are 3: .*--output_dir"):

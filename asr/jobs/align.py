@@ -65,7 +65,7 @@ def of_recording(model: Recognizer, recording: str, text: str, *, form: str, out
         CorpusError: the file cannot be written.
     """
     _check(form)
-    if not text.strip():
+    if not normalise(text, model.style).strip():
         raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
     words, duration_s = align_words(model, recording, text)
     rendered = FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s) + "\n"

@@ -26,8 +26,16 @@ _PCM, _EXTENSIBLE = 1, 0xFFFE
 _FILES = {
     b"fLaC": "a FLAC file",
     b"OggS": "an Ogg file",
+    b"ID3\x02": "an MP3 file",
     b"ID3\x03": "an MP3 file",
     b"ID3\x04": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b".snd": "an AU file",
+    b"caff": "a CAF file",
+    b"NIST": "a SPHERE file",
+    b"RF64": "an RF64 file",
+    b"riff": "a W64 file",
+    b"\x1aE\xdf\xa3": "a WebM or Matroska file",
 }
 
 
@@ -63,6 +71,7 @@ def listen(
         rate_hz, blocks = model.rate_hz, audio.stream(place, model.rate_hz, BLOCK_S)
     stream = model.open_stream(rate_hz, **settings)
     before: Partial | None = None
+    fault: AudioError | None = None
     try:
         for block in blocks:
             now = stream.feed(block)
@@ -70,6 +79,8 @@ def listen(
             before = now
     except KeyboardInterrupt:  # how the user ends it
         pass
+    except AudioError as error:  # what was heard before is written all the same
+        fault = error
     end = stream.finish()
     _show(before, end, output_format)
     if output_format == "txt":
@@ -77,6 +88,8 @@ def listen(
     elif end.transcript is not None:
         name = "microphone" if place is None else "stdin" if place == "-" else Path(place).stem
         _print(json.dumps(as_dict(end.transcript, name=name, words=True), ensure_ascii=False) + "\n")
+    if fault is not None:
+        raise fault
 
 
 def _show(before: Partial | None, now: Partial, output_format: str) -> None:
@@ -103,7 +116,7 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
     begin = file.read(4)
     if not begin:
         raise AudioError("standard input is empty: WAV or raw 16-bit PCM was expected")
-    if begin in _FILES or begin[:2] in (b"\xff\xfb", b"\xff\xf3"):
+    if begin in _FILES or _is_mp3(begin):
         raise AudioError(
             f"standard input holds {_FILES.get(begin, 'an MP3 file')}: a stream is WAV or raw 16-bit PCM, as "
             "ffmpeg -i IN -f wav - gives it; without --stream any file is read"
@@ -127,8 +140,21 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
         raise AudioError(
             f"WAV of {bits} bits, kind {kind}: a stream is 16-bit PCM, as -c:a pcm_s16le makes it"
         )
+    if not audio.LOWEST_RATE_HZ <= rate_hz <= audio.HIGHEST_RATE_HZ:
+        raise AudioError(f"standard input claims a rate of {rate_hz} Hz, so its WAV header is damaged")
     endless = size == 0 or size >= _ENDLESS_BYTES
     return rate_hz, _samples(file, b"", channels=channels, left=None if endless else size)
+
+
+def _is_mp3(begin: bytes) -> bool:
+    r"""Whether this is the head of a frame of layer III, of MPEG 1, 2 or 2.5.
+
+    >>> _is_mp3(bytes.fromhex("fff344c4")), _is_mp3(bytes.fromhex("ffe318c4")), _is_mp3(b"\xff\xff\xfe\xff")
+    (True, True, False)
+    """
+    if len(begin) < 4 or begin[0] != 0xFF or begin[1] & 0xE6 != 0xE2 or begin[1] & 0x18 == 0x08:
+        return False
+    return begin[2] >> 4 not in (0, 15) and begin[2] >> 2 & 3 != 3
 
 
 def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) -> Iterator[np.ndarray]:
@@ -141,6 +167,8 @@ def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) ->
         samples_TC = np.frombuffer(held[:whole], "<i2").reshape(-1, channels)
         held = held[whole:]
         yield samples_TC.mean(1, dtype=np.float32) / 32768
+    if left:
+        raise AudioError(f"standard input ended {left} bytes before the length that its WAV header promises")
 
 
 def microphone() -> tuple[int, Iterator[np.ndarray]]:

@@ -1,7 +1,9 @@
 """`asr serve`: a model as a service on this machine."""
 
 import ipaddress
+import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,21 @@ def serve(
     with _listening(host, port) as door:
         say(f"{name} at http://{host}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         with suppress(KeyboardInterrupt):  # that is how it ends
-            uvicorn.Server(how).run(sockets=[door])
+            server = uvicorn.Server(how)
+            server.handle_exit = _at_once_if_repeated(server)  # type: ignore[method-assign, assignment]
+            server.run(sockets=[door])
+
+
+def _at_once_if_repeated(server: Any) -> Callable[[int, Any], None]:
+    """The handler of Ctrl-C: the second one does not wait for the recogniser, which no thread can stop."""
+    handle_exit: Callable[[int, Any], None] = server.handle_exit
+
+    def handle(number: int, frame: Any) -> None:
+        if server.should_exit:
+            os._exit(128 + number)
+        handle_exit(number, frame)
+
+    return handle
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -4,7 +4,7 @@ import glob
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def transcribe(
                 f"{formats[0]} holds one recording, but there are {len(recordings)}: "
                 "say where with --output_dir to have a file of each, or print jsonl, ctm or txt"
             )
-        sink = Printer(formats[0], word_timestamps, joint=model.alphabet.joint)
+        sink = Printer(formats[0], word_timestamps, shown=_shown(recordings), joint=model.alphabet.joint)
         names = list(recordings)
     else:
         sink = Files(output_dir, recordings, formats, word_timestamps)
@@ -157,11 +157,22 @@ def _formats(wanted: str) -> list[str]:
     return formats
 
 
+def _shown(names: Iterable[str]) -> dict[str, str]:
+    """What recordings are called on standard output: as their file without suffix, if no other is called so.
+
+    >>> _shown(["a/1.wav", "b/1.wav", "b/2.wav", "-"])
+    {'a/1.wav': 'a/1.wav', 'b/1.wav': 'b/1.wav', 'b/2.wav': '2', '-': 'stdin'}
+    """
+    short = {name: STDIN if name == "-" else Path(name).stem for name in names}
+    count = Counter(short.values())
+    return {name: stem if count[stem] == 1 else name for name, stem in short.items()}
+
+
 class Printer:
     """Writes transcripts to standard output."""
 
-    def __init__(self, form: str, words: bool, *, joint: str = " ") -> None:
-        self._form, self._words, self._joint = form, words, joint
+    def __init__(self, form: str, words: bool, *, shown: Mapping[str, str], joint: str = " ") -> None:
+        self._form, self._words, self._shown, self._joint = form, words, shown, joint
         self._number = self._printed = 0
 
     def segment(self, number: int, segment: Segment) -> None:
@@ -177,8 +188,7 @@ class Printer:
                 self.segment(self._number, segment)
             _print("\n")
         else:
-            shown = STDIN if name == "-" else Path(name).stem
-            _print(FORMATS[self._form](transcript, name=shown, words=self._words))
+            _print(FORMATS[self._form](transcript, name=self._shown[name], words=self._words))
         self._next()
 
     def failed(self, name: str) -> None:

@@ -53,7 +53,8 @@ def authorise(headers: Mapping[str, str], token: str) -> None:
         RefusalError: 401.
     """
     # header values are decoded as Latin-1, whatever their bytes were
-    given = headers.get("authorization", "").removeprefix("Bearer ").encode("latin-1")
+    scheme, _, said = headers.get("authorization", "").partition(" ")  # RFC 9110: in any case
+    given = (said.strip() if scheme.lower() == "bearer" else "").encode("latin-1")
     for protocol in headers.get("sec-websocket-protocol", "").split(","):
         if protocol.strip().startswith(BEARER):
             given = _decoded(protocol.strip().removeprefix(BEARER))

@@ -5,6 +5,7 @@ Responses never contain paths or tracebacks.
 """
 
 import asyncio
+import io
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,6 +55,10 @@ class Upload:
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self.name = file, name
+
+    def abandon(self) -> None:
+        """Let a thread that still reads it find the end of the file; the file itself may then be closed."""
+        self._file = io.BytesIO()
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(self._file, attribute)
@@ -173,10 +178,15 @@ class Service:
         except FullError as full:
             raise RefusalError(503, str(full), code="overloaded") from None
         waiter = asyncio.wrap_future(future)
-        while not (await asyncio.wait([waiter], timeout=0.5))[0]:
-            # a queued request of a client that left is cancelled; a running one keeps its file to the end
-            if await request.is_disconnected() and future.cancel():
-                raise ClientDisconnect
+        try:
+            while not (await asyncio.wait([waiter], timeout=0.5))[0]:
+                # a queued request of a client that left is cancelled; a running one keeps its file to the end
+                if await request.is_disconnected() and future.cancel():
+                    raise ClientDisconnect
+        except asyncio.CancelledError:  # the server shuts down; nobody asks for the outcome any more
+            waiter.cancel()
+            upload.abandon()
+            raise
         try:
             return waiter.result()
         except AudioError as error:
