@@ -193,7 +193,7 @@ def _tempo(config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Seq
 
 def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray:
     """`count` uniform numbers in [0, 1) by hashing; a larger count begins with the same numbers."""
-    key = f"{seed}\0{epoch}\0{utterance_id}".encode()
+    key = f"{seed}\0{epoch}\0{utterance_id}".encode(errors="surrogatepass")  # a file name may be no UTF-8
     words = np.frombuffer(hashlib.shake_256(key).digest(8 * count), dtype="<u8")
     return (words >> np.uint64(11)) * 2.0**-53
 

@@ -16,9 +16,11 @@ from tones import RATE_HZ, sentences
 
 from asr import cli, load
 from asr.audio import resample
+from asr.encoder import EncoderConfig
 from asr.jobs import recipe as recipes
 from asr.jobs import stages
 from asr.recognizer import Recognizer
+from asr.text import Alphabet
 
 QUICK = [
     "features.rate_hz=8000",
@@ -199,6 +201,23 @@ def test_the_folder_of_a_sweep_keeps_its_name(asr, tmp_path):
     assert (tmp_path / "exp" / "größe" / "seed=1").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("lm.text=[a],[b,c]", ["lm.text=[a]", "lm.text=[b,c]"]),
+        ("data.options.fractions={dev: 0.1},{dev: 0.2}", ["++data.options.fractions={dev:0.1}"]),
+        ('lm.arpa="a b","c d"', ['lm.arpa="a b"', 'lm.arpa="c d"']),
+        ("seed=sort(2,1)", ["seed=1", "seed=2"]),
+    ],
+)
+def test_each_value_of_a_sweep_has_its_own_folder_whatever_it_is(asr, tmp_path, given, names):
+    write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
+    status, _, err = asr("prepare", "mine.jsonl", *QUICK, "lm.order=1", given, "-m")
+    assert status == 0, err
+    said = " ".join(err.split())
+    assert [said.count(f"exp/mine/{name}") for name in names] == [1] * len(names), said
+
+
 def test_of_a_key_that_a_sweep_is_given_twice_the_last_counts(asr, tmp_path):
     write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
     words = ["prepare", "mine.jsonl", *QUICK, "exp=exp/lost", "exp=exp/sw", "encoder.cell=rnn"]
@@ -223,6 +242,26 @@ def test_jobs_that_fail_are_listed_wherever_they_ran(asr, tmp_path, launcher):
     assert "1 of the jobs failed" in err and "encoder.cell=lstn: encoder.cell=lstn: expected one of" in err
     if launcher == "basic":
         assert asr(*words, "encoder.cell=gru,rnn")[0] == 0, "what failed in another sweep is not told again"
+
+
+def test_a_sweep_over_bundles_is_ranked_although_their_paths_have_slashes(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
+    assert asr("train", "mine.jsonl", *QUICK, "exp=a")[0] == 0
+    shutil.copytree(tmp_path / "a" / "model", tmp_path / "b" / "model")
+    status, out, err = asr("run", "mine.jsonl", *QUICK, "training.start_from=a/model,b/model", "-m")
+    assert status == 0, err
+    assert "training.start_from=a/model" in out and "training.start_from=b/model" in out  # the ranking
+
+
+def test_runs_in_a_script_without_spaces_are_ranked_symbol_by_symbol(tmp_path, capsys):
+    for name, heard in (("a=1", "你好世"), ("a=2", "你好")):
+        model = Recognizer.build(Alphabet(list("世你好界")), encoder=EncoderConfig(layers=1, width=4))
+        model.save(tmp_path / name / "model")
+        lines = [json.dumps({"id": i, "text": "你好世界", "pred_text": heard}) for i in "xyz"]
+        (tmp_path / name / "dev.hypotheses.jsonl").write_text("\n".join(lines))
+    stages._rank(tmp_path)
+    out = capsys.readouterr().out
+    assert "25.00%" in out and "50.00%" in out
 
 
 def test_runs_on_another_development_set_are_not_ranked(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +79,14 @@ WRONG = {
     '{"audio_filepath": "a.wav", "text": "x", "duration": true}': "number of seconds",
     '{"audio_filepath": "a.wav", "text": "x", "duration": -1}': "impossible",
     '{"audio_filepath": "a.wav", "text": "x", "duration": NaN}': "impossible",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1' + "0" * 400 + "}": "impossible",
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": 2.5}': "cut them",
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "speaker": [1]}': "speaker must be",
     '{"audio_filepath": "a.wav", "text": "\\ud800", "duration": 1}': "UTF-8",
     '{"audio_filepath": "a.wav", "text": "\\uD83D", "duration": 1}': "UTF-8",
+    '{"audio_filepath": "\\ud800.wav", "text": "x", "duration": 1}': "UTF-8",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "id": "\\ud800"}': "UTF-8",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "speaker": "\\ud800"}': "UTF-8",
     "[" * 100_000: "not JSON",
 }
 
@@ -153,6 +158,14 @@ def test_a_file_name_that_is_no_utf8_survives(tmp_path):
     write_manifest(tmp_path / "m.jsonl", [Utterance("a", path, 0.5, "x")])
     (u,) = read_manifest(tmp_path / "m.jsonl")
     assert u.audio_filepath == path and validate([u], open_files=True) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "ü" * 300, "nul\0.wav"])
+def test_a_name_that_no_file_can_have_is_that_of_a_missing_recording(tmp_path, name):
+    (u,) = read_manifest(manifest(tmp_path, {"audio_filepath": name, "text": "x"}))
+    (tmp_path / "t.csv").write_text(f"path,text\n{name},x\n", encoding="utf-8")
+    of_table = replace(*read_table(tmp_path / "t.csv"), id="b")
+    assert [p.kind for p in validate([u, of_table])] == ["missing", "missing"]
 
 
 def test_validation_lists_every_problem_in_order(tmp_path):

@@ -1,6 +1,7 @@
 """One's own recordings, however they are laid out."""
 
 import json
+import os
 import unicodedata
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import soundfile
 
 from asr import corpus
+from asr.augmentation import AugmentationConfig, draw
 from asr.corpus.packed import pack
 from asr.errors import ConfigError, CorpusError
 
@@ -125,6 +127,17 @@ def test_splits_can_be_put_together_by_configuration(tmp_path):
     assert sizes(found) == {"train": 7, "dev": 1}
     with pytest.raises(CorpusError, match=r"none\.jsonl does not exist"):
         corpus.prepare("folder", tmp_path, splits={"train": "none.jsonl"})
+
+
+def test_recordings_of_the_same_name_in_two_parts_of_a_split_are_all_used(tmp_path):
+    for part in "ab":
+        for name in "12":
+            wav(tmp_path / part / f"{name}.wav")
+            text(tmp_path / part / f"{name}.txt", f"{part} {name}")
+    found = corpus.prepare("folder", tmp_path, splits={"train": ["a", "b", "a"], "test": "b"}, fractions={})
+    assert texts({"train": found["train"]}) == {"1": "a 1", "2": "a 2", "b/1": "b 1", "b/2": "b 2"}
+    report = pack(found["train"], tmp_path / "packed" / "train", rate_hz=8000)
+    assert (report.packed, report.counts) == (4, {"duplicate id": 2})  # what is named twice is used once
 
 
 def test_what_cannot_be_understood_is_an_error_that_says_why(tmp_path):
@@ -268,3 +281,16 @@ def test_names_that_a_mac_has_decomposed_are_found(tmp_path, forms, kind):
         jsonl(tmp_path / "m.jsonl", [written])
     (u,) = corpus.prepare("folder", tmp_path, fractions={})["train"]
     assert u.audio_filepath.is_file() and u.text
+
+
+def test_a_file_name_that_is_no_utf8_can_be_held_out(tmp_path):
+    for name in [b"gr\xf6\xdfe", *(b"%d" % i for i in range(9))]:
+        path = tmp_path / os.fsdecode(name)
+        wav(tmp_path / "new.wav").rename(path.with_name(path.name + ".wav"))
+        text(path.with_name(path.name + ".txt"), "yes")
+    found = corpus.prepare("folder", tmp_path)
+    assert sum(map(len, found.values())) == 10
+    assert found == corpus.prepare("folder", tmp_path)
+    ids = [u.id for us in found.values() for u in us]
+    assert os.fsdecode(b"gr\xf6\xdfe") in ids
+    assert len(draw(AugmentationConfig(), seed=1, epoch=0, utterance_ids=ids).silent_B) == 10

@@ -397,6 +397,13 @@ def test_pyctcdecode_behind_the_same_door_finds_the_same_clear_words():
     assert ours.frames == theirs.frames
 
 
+@pytest.mark.parametrize("wrong", [{"hotwords": {"ab": 9.0}}, {"hotwords": "ab"}, {"beam_width": 0}])
+def test_pyctcdecode_refuses_settings_that_it_would_ignore_or_fail_with(wrong):
+    pytest.importorskip("pyctcdecode")
+    with pytest.raises(DecodingError, match=next(iter(wrong))):
+        PyctcDecoder(WORDS, **wrong)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -68,6 +68,25 @@ def test_what_we_transcribed_is_paired_with_a_manifest_and_with_our_ctm(
     assert pairing.read(ours, ctm).hypotheses == [["y z", "x"]]
 
 
+def test_recordings_in_which_a_ctm_has_no_word_are_empty(write: Write) -> None:
+    ctm = write("h.ctm", "utt-2 1 0 1 yes 0.9\n")
+    rows = [{"audio_filepath": f"c/utt-{n}.wav", "text": "yes"} for n in "12"]
+    named = [{"id": f"x{n}", **row} for n, row in enumerate(rows)]
+    for reference in (
+        write("r.txt", "utt-1 yes\nutt-2 yes\n"),
+        write("r.trn", "yes (utt-1)\nyes (utt-2)\n"),
+        write("paths.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
+        write("named.jsonl", "".join(json.dumps(row) + "\n" for row in named)),
+    ):
+        found = pairing.read(reference, ctm)
+        assert found.hypotheses == [["", "yes"]]
+        assert found.notes == [f"taken as empty, as {ctm} has no word of theirs: utterances: 1"]
+    with pytest.raises(ScoringError, match="ids do not match"):
+        pairing.read(write("r.txt", "utt-1 yes\nutt-3 yes\n"), ctm)
+    with pytest.raises(ScoringError, match="ids do not match"):
+        pairing.read(write("r.txt", "utt-1 yes\nutt-3 yes\n"), write("h.ctm", ""))
+
+
 @pytest.mark.parametrize("content", ['{\n  "text": "one"\n}\n', '[\n  {"text": "one"}\n]\n'])
 def test_json_over_several_lines_is_refused(write: Write, content: str) -> None:
     with pytest.raises(ScoringError, match=r"is JSON over several lines, .* expected: give JSONL"):
@@ -82,6 +101,13 @@ def test_numbers_are_ids_if_both_sides_share_them_and_words_are_not(write: Write
     letters = [f"{a}{b}" for a in "abcde" for b in "fghij"]
     lines = [f"{name} word\n" for name in letters]
     assert pairing.read(write("r", "".join(lines)), write("h", "".join(lines[::-1]))).ids == letters
+
+
+@pytest.mark.parametrize("words", [["7", "3", "5"], [f"{a}{b}" for a in "abcde" for b in "fghij"]])
+def test_single_words_are_no_ids_even_if_both_sides_have_the_same(write: Write, words: list[str]) -> None:
+    turned = [*words[1:], words[0]]
+    found = pairing.read(write("r", "\n".join(words) + "\n"), write("h", "\n".join(turned) + "\n"))
+    assert (found.ids, found.references, found.hypotheses) == (None, words, [turned])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,13 @@ from typing import Any
 
 from asr.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from asr.corpus.download import Progress
-from asr.corpus.manifest import Utterance, name_by_path, read_manifest, refuse_if_all_flawed
+from asr.corpus.manifest import (
+    Utterance,
+    join_named,
+    name_by_path,
+    read_manifest,
+    refuse_if_all_flawed,
+)
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
 from asr.errors import ConfigError, CorpusError
@@ -66,7 +72,7 @@ def prepare(
     if not named:
         return _hold_out(root, _read(root, speaker_folders), fractions, by=by, seed=seed)
     found = {
-        split: [u for name in names for u in _read(root / name, speaker_folders)]
+        split: join_named([(name, _read(root / name, speaker_folders)) for name in names])
         for split, names in named.items()
     }
     if "train" in found and "dev" not in found and fractions.get("dev"):

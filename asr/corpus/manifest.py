@@ -10,8 +10,8 @@ manifest of pieces of longer recordings is refused, as ignoring it would pair te
 """
 
 import json
-import math
 import os
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -169,7 +169,7 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
     seen.add(utterance.id)
     if not utterance.text.strip():
         return Problem.of(utterance, "empty transcript", "nothing is said in it, so nothing can be learnt")
-    if not utterance.audio_filepath.is_file():
+    if not os.path.isfile(utterance.audio_filepath):  # noqa: PTH113 (unlike is_file, it takes any name)
         return Problem.of(utterance, "missing", f"{utterance.audio_filepath} does not exist")
     return None
 
@@ -192,14 +192,34 @@ def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
     return [u if u.id else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
 
 
+def join_named(parts: Iterable[tuple[str, Sequence[Utterance]]]) -> list[Utterance]:
+    """The utterances of all parts; one whose id an earlier part has, for another recording, gets a new one.
+
+    That is `NAME/id`, with the name of its part.
+
+    >>> a, b = (Utterance("1", Path(name), 1.0, "yes") for name in ("x/1.wav", "y/1.wav"))
+    >>> [u.id for u in join_named([("x", [a]), ("y", [b, a])])]
+    ['1', 'y/1', '1']
+    """
+    known: dict[str, Path] = {}
+    joined: list[Utterance] = []
+    for name, utterances in parts:
+        joined += [
+            u if known.get(u.id, u.audio_filepath) == u.audio_filepath else replace(u, id=f"{name}/{u.id}")
+            for u in utterances
+        ]
+        known = {u.id: u.audio_filepath for u in utterances} | known
+    return joined
+
+
 def find_file(name: str) -> Path:
     """The path, or that of the same name in the other Unicode form: copying from a Mac decomposes accents."""
     path = Path(name)
-    if name.isascii() or path.exists():
+    if name.isascii() or os.path.exists(path):  # noqa: PTH110 (a name may be too long)
         return path
     forms = [unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
     others = [other for form in forms for other in (Path(form), path.with_name(Path(form).name))]
-    return next((other for other in others if other.exists()), path)
+    return next((other for other in others if os.path.exists(other)), path)  # noqa: PTH110
 
 
 def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
@@ -207,6 +227,8 @@ def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
         fields = json.loads(line)
         if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is not text
             str(fields.get("text")).encode()
+            for key in ("audio_filepath", "id", "speaker"):  # a file's name may be no UTF-8
+                str(fields.get(key)).encode(errors="surrogateescape")
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error
     if not isinstance(fields, dict):
@@ -240,8 +262,8 @@ def _duration_s(fields: dict[str, Any], audio_filepath: Path, *, place: str, lin
             return 0.0
     if isinstance(duration_s, bool) or not isinstance(duration_s, int | float):
         raise ManifestError(f"{place}: duration must be a number of seconds: {_shown(line)}")
-    if not (math.isfinite(duration_s) and duration_s >= 0):
-        raise ManifestError(f"{place}: duration {duration_s} is impossible: {_shown(line)}")
+    if not 0 <= duration_s <= sys.float_info.max:  # NaN is not, and a whole number may be beyond floats
+        raise ManifestError(f"{place}: duration {duration_s!s:.20} is impossible: {_shown(line)}")
     return float(duration_s)
 
 

@@ -90,4 +90,5 @@ def _find(columns: list[str], names: tuple[str, ...]) -> int | None:
 def _located(folder: Path, name: str) -> Path:
     direct = find_file(os.path.abspath(folder / Path(name).expanduser()))  # noqa: PTH100 (keeps symbolic links)
     clip = find_file(str(folder.absolute() / "clips" / name))
-    return clip if not direct.exists() and clip.exists() else direct
+    is_there = os.path.exists  # unlike a Path's, it takes names that are too long
+    return clip if not is_there(direct) and is_there(clip) else direct

@@ -97,9 +97,14 @@ def _check(
     log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as contiguous arrays, checked for whether they can be aligned."""
-    log_probs = torch.as_tensor(log_probs_TV).detach().cpu()
-    labels = torch.as_tensor(targets_S).cpu() if len(targets_S) else torch.zeros(0, dtype=torch.int64)
-    if log_probs.dim() != 2 or labels.dim() != 1 or labels.is_floating_point():
+    try:
+        log_probs, labels = (torch.as_tensor(given).detach().cpu() for given in (log_probs_TV, targets_S))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CtcError(f"expected log-probabilities and targets as tensors or arrays: {error}") from error
+    if not labels.numel():
+        labels = labels.long()  # torch makes an empty list a float tensor
+    is_number = not (labels.is_floating_point() or log_probs.is_complex() or labels.is_complex())
+    if log_probs.dim() != 2 or labels.dim() != 1 or not is_number:
         raise CtcError(
             f"log-probabilities of shape {tuple(log_probs.shape)} and {labels.dtype} targets of shape "
             f"{tuple(labels.shape)}; expected one utterance, (frames, outputs), and integers, (labels,)"

@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ class PyctcDecoder:
         beam_width, alpha, beta, hotwords, hotword_weight: as in pyctcdecode; its LM scores are natural logs.
 
     Raises:
-        DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet.
+        DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet;
+            a beam without width, or hotwords with weights of their own.
         LanguageModelError: a language model other than word n-grams.
     """
 
@@ -52,9 +53,16 @@ class PyctcDecoder:
             ) from error
         if alphabet.is_subword or alphabet.lexicon is not None:
             raise DecodingError("decoder=pyctcdecode takes alphabets of characters; use decoder=beam")
+        if isinstance(hotwords, str | Mapping):
+            raise DecodingError(
+                f"hotwords {hotwords!r:.80}: decoder=pyctcdecode takes a list, with one weight for all; "
+                "decoder=beam takes weights"
+            )
+        if beam_width < 1:
+            raise DecodingError(f"beam_width={beam_width}: expected at least 1")
         check_model(lm)
         self.alphabet = alphabet
-        self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords), hotword_weight
+        self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords or ()), hotword_weight
         labels = ["", *alphabet.symbols]
         if lm is None:
             self._decoder = pyctcdecode.build_ctcdecoder(labels)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr import corpus
-from asr.corpus.manifest import Utterance
+from asr.corpus.manifest import Utterance, join_named
 from asr.corpus.packed import PackedCorpus, PackReport, pack
 from asr.errors import ConfigError, CorpusError
 from asr.files import locked, whole_file
@@ -106,7 +106,7 @@ def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any]
     for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
         if "train" not in splits:
             raise ConfigError(f"{whose} has the splits {', '.join(splits)}: expected train among them")
-    found["train"] = [*found["train"], *added.pop("train")]
+    found["train"] = join_named([("", found["train"]), (source, added.pop("train"))])
     if unused := ", ".join(f"{len(us):,} of {split}" for split, us in added.items() if us):
         say(f"data.extra.{source}: only train is added; not used are {unused}")
 

@@ -2,15 +2,16 @@
 
 import json
 import math
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, ConfigError
 from asr.jobs import recipe as recipes
 from asr.jobs.console import say, warn
+from asr.text import normalise
 
 FAILED = "failed.txt"
 """File in the folder of a sweep's job with the error that ended it."""
@@ -50,22 +51,21 @@ class _Job:
         folder = Path(config.exp)
         say(f"\n{folder}")
         try:
-            result = _job(self.stage)(recipes.from_hydra(config))
+            _job(self.stage)(recipes.from_hydra(config))
         except AsrError as error:
             warn(f"{folder} failed: {error}")
             folder.mkdir(parents=True, exist_ok=True)
             (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
             return math.inf
         (folder / FAILED).unlink(missing_ok=True)
-        return 0.0 if self.stage == "prepare" else _development_wer(result)
+        return 0.0 if self.stage == "prepare" else _development_wer(folder)
 
 
 def _development_wer(folder: Path) -> float:
     """The objective that a searching sweeper minimises."""
     from asr.recognizer import load
 
-    bundle = folder if folder.name == "model" else folder / "model"
-    return float(load(bundle).trained_on["dev_wer"])
+    return float(load(folder / "model").trained_on["dev_wer"])
 
 
 def sweep(stage: str, words: Sequence[str]) -> None:
@@ -127,11 +127,14 @@ def _folder(overrides: Sequence[str]) -> str:
 
 
 def _is_swept(override: str) -> bool:
-    """True for `key=a,b`, `key=range(…)`, `key=choice(…)`; false for lists, mappings and quoted commas."""
-    value = override.partition("=")[2]
-    if re.match(r"(range|choice|glob|interval)\(", value):
-        return True
-    return "," in re.sub(r"\[.*\]|\{.*\}|\(.*\)|\".*\"|'.*'", "", value)
+    """Whether Hydra makes a job of each value: `key=a,b`, `key=[a],[b]`, `key=range(…)`, not `key=[a,b]`."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
+    except HydraException:  # which Hydra will explain
+        return False
 
 
 def _rank(folder: Path) -> None:
@@ -142,13 +145,16 @@ def _rank(folder: Path) -> None:
     from asr import scoring
     from asr.jobs.console import output
 
-    files = sorted(folder.glob("*=*/dev.hypotheses.jsonl"))
+    files = sorted(folder.glob("*=*/**/dev.hypotheses.jsonl"))  # a value with slashes makes nested folders
     if not files:
         return
     runs = {file: _read_columns(file) for file in files}
-    wanted = runs[max(files, key=lambda file: file.stat().st_mtime_ns)]
+    newest = max(files, key=lambda file: file.stat().st_mtime_ns)
+    wanted, spell = runs[newest], _spelling(newest.parent / "model")
     scores = {
-        file.parent.name: scoring.score(texts, hypotheses, ids=ids, style="basic")
+        file.parent.relative_to(folder).as_posix(): scoring.score(
+            list(map(spell, texts)), list(map(spell, hypotheses)), ids=ids
+        )
         for file, (ids, texts, hypotheses) in runs.items()
         if (ids, texts) == wanted[:2]
     }
@@ -156,6 +162,16 @@ def _rank(folder: Path) -> None:
         warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
         output.print(scoring.ranking_table(scoring.rank(scores)))
+
+
+def _spelling(bundle: Path) -> Callable[[str], str]:
+    """How texts are written for counting, as in the evaluation: symbol by symbol without spaces."""
+    from asr.recognizer import FILE, load
+
+    if not (bundle / FILE).is_file():
+        return partial(normalise, style="basic")
+    model = load(bundle)
+    return lambda text: model.alphabet.separate(normalise(text, model.style))
 
 
 def _read_columns(file: Path) -> tuple[list[str], list[str], list[str]]:

@@ -3,7 +3,8 @@
 Conventions. Ids must be the same on both sides, or those of the hypothesis the names of the reference's
 recordings, without suffix; else the error lists those that only one side has. A hypothesis in CTM is cut at
 the segments of an STM reference as NIST's sclite does: a word belongs to the first segment of its recording
-and channel that ends after the word's middle, or else to the last. Words in segments that are marked
+and channel that ends after the word's middle, or else to the last. Otherwise an utterance without a word in a
+CTM is an empty one, which the notes count, as long as others have words. Words in segments that are marked
 `ignore_time_segment_in_scoring` are left out and counted in the notes.
 """
 
@@ -77,7 +78,7 @@ def read(
     heard = [
         _cut(said, words, path, notes)
         if (kinds[0], kind) == ("stm", "ctm")
-        else _utterances(words)
+        else _with_silent(said, _utterances(words), path, notes)
         if kind == "ctm"
         else words
         for path, words, kind in zip(hypotheses, files[1:], kinds[1:], strict=True)
@@ -136,7 +137,8 @@ def _formats(
         if entries
     ]
     is_named = any(sorted(words) == ids for words in firsts for ids in named)
-    kind: Format = "kaldi" if is_named or _are_ids(firsts) else "plain"
+    has_text = any(len(line.split()) > 1 for line in lines[open_files[0]])
+    kind: Format = "kaldi" if is_named or _are_ids(firsts, has_text=has_text) else "plain"
     codes = [len(words) > 1 and all(map(_CODE.fullmatch, words)) for words in firsts]
     if kind == "plain" and any(codes) and not all(codes):
         path = paths[open_files[codes.index(True)]]
@@ -147,12 +149,17 @@ def _formats(
     return [kind if guess is None else guess for guess in guessed]
 
 
-def _are_ids(firsts: Sequence[Sequence[str]]) -> bool:
-    """Whether the first words of each file's lines are ids rather than spoken words."""
+def _are_ids(firsts: Sequence[Sequence[str]], *, has_text: bool) -> bool:
+    """Whether the first words of each file's lines are ids rather than spoken words.
+
+    Single words and numbers (`has_text` is false) are what was said, not ids of utterances without a word.
+    """
     if not all(words and len(set(words)) == len(words) for words in firsts):
         return False
     if all(_CODE.fullmatch(word) for words in firsts for word in words):
         return True
+    if not has_text:
+        return False
     shared = set(firsts[0]).intersection(*firsts[1:])
     if len(firsts) > 1 and shared and all(_WORD_WITH_DIGIT.fullmatch(w) for words in firsts for w in words):
         return True
@@ -198,6 +205,21 @@ def _utterances(words: list[Entry]) -> list[Entry]:
         )
         for (file, channel), spoken in grouped.items()
     ]
+
+
+def _with_silent(said: list[Entry], heard: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
+    """The utterances of a CTM, and an empty one for each of the reference's in which it has no word.
+
+    CTM cannot say of a recording that nothing was heard in it.
+    """
+    found = {entry.id for entry in heard}
+    ids, stems = ([e.id for e in said], [e.audio.stem if e.audio else None for e in said])
+    names = ids if found <= set(ids) else stems
+    silent = [name for name in names if name is not None and name not in found]
+    if not silent or not found or not found <= set(names):
+        return heard
+    notes.append(f"taken as empty, as {path} has no word of theirs: utterances: {len(silent)}")
+    return [*heard, *(Entry(str(path), "", id=name) for name in silent)]
 
 
 def _cut(segments: list[Entry], words: list[Entry], path: Path, notes: list[str]) -> list[Entry]:
