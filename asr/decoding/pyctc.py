@@ -44,13 +44,6 @@ class PyctcDecoder:
         hotwords: Iterable[str] = (),
         hotword_weight: float = 10.0,
     ) -> None:
-        try:
-            import pyctcdecode
-        except ImportError as error:
-            raise DecodingError(
-                "decoder=pyctcdecode needs the package pyctcdecode, which exists for Python below 3.13; "
-                "decoder=beam needs nothing"
-            ) from error
         if alphabet.is_subword or alphabet.lexicon is not None:
             raise DecodingError("decoder=pyctcdecode takes alphabets of characters; use decoder=beam")
         if isinstance(hotwords, str | Mapping):
@@ -61,6 +54,13 @@ class PyctcDecoder:
         if beam_width < 1:
             raise DecodingError(f"beam_width={beam_width}: expected at least 1")
         check_model(lm)
+        try:
+            import pyctcdecode
+        except ImportError as error:
+            raise DecodingError(
+                "decoder=pyctcdecode needs the package pyctcdecode, which exists for Python below 3.13; "
+                "decoder=beam needs nothing"
+            ) from error
         self.alphabet = alphabet
         self.beam_width, self.hotwords, self.hotword_weight = beam_width, list(hotwords or ()), hotword_weight
         labels = ["", *alphabet.symbols]

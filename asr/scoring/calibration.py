@@ -31,7 +31,7 @@ _PRIOR = 1.0
 class Calibration:
     """Maps raw confidences to calibrated ones; without arguments it changes nothing.
 
-    >>> Calibration(slope=0.5)(0.99).round(3)
+    >>> float(Calibration(slope=0.5)(0.99).round(3))
     0.909
     """
 
