@@ -162,6 +162,8 @@ def transcribe(
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None:
             raise typer.BadParameter("--stream takes one file or -, --microphone none; both print")
+        if vad != "energy":
+            raise typer.BadParameter("--vad is for whole recordings; a stream pauses where its model does")
         from asr.jobs.listen import listen
 
         place = None if microphone or not audio else audio[0]
