@@ -160,10 +160,8 @@ def transcribe(
     """Print the transcripts of recordings, or write them as files."""
     settings: dict[str, Any] = _decoding(decoder, lm, beam_width, hotwords, rescore)
     if stream or microphone:
-        if len(audio or []) != (not microphone) or output_dir is not None:
-            raise typer.BadParameter("--stream takes one file or -, --microphone none; both print")
-        if vad != "energy":
-            raise typer.BadParameter("--vad is for whole recordings; a stream pauses where its model does")
+        if len(audio or []) != (not microphone) or output_dir is not None or vad != "energy":
+            raise typer.BadParameter("--stream takes one file or -, --microphone none; both print; no --vad")
         from asr.jobs.listen import listen
 
         place = None if microphone or not audio else audio[0]

@@ -95,7 +95,7 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     assert "txt or jsonl" in asr("-", "--stream", "-f", "srt")[2]
     tone_model().save(tmp_path)
     assert "asr run digits/streaming" in asr("-", "--stream", stdin=SAMPLES.tobytes(), model=tmp_path)[2]
-    assert "for whole recordings" in asr("-", "--stream", "--vad", "silero", stdin=SAMPLES.tobytes())[2]
+    assert "no --vad" in asr("-", "--stream", "--vad", "silero", stdin=SAMPLES.tobytes())[2]
 
 
 def test_a_stream_that_is_cut_short_is_written_and_told(asr, tmp_path) -> None:
