@@ -271,6 +271,9 @@ def test_runs_on_another_development_set_are_not_ranked(tmp_path, capsys):
         lines = [json.dumps({"id": one, "text": "ab c", "pred_text": "ab"}) for one in ids]
         file.write_text("\n".join(lines) + "\n")
         os.utime(file, (second, second))
+    Recognizer.build(Alphabet(list(" abc")), encoder=EncoderConfig(layers=1, width=4)).save(
+        file.parent / "model"
+    )
     stages._rank(tmp_path)
     out, err = capsys.readouterr()
     assert "a=2" in out and "a=3" in out and "a=1" not in out

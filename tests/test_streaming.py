@@ -79,6 +79,11 @@ def test_outputs_come_as_soon_as_their_sound_is_there() -> None:
         assert heard == max(0, (given - 128) // 80 + 1) // 3
 
 
+def test_blocks_that_are_no_arrays_are_refused() -> None:
+    with pytest.raises(AudioError, match="a list: expected samples as a one-dimensional numpy array"):
+        list(build().stream([[0.0, 0.1]]))  # type: ignore[list-item]
+
+
 def test_a_stream_of_no_samples_has_no_outputs() -> None:
     stream = OutputStream(build())
     assert len(stream.feed(np.zeros(0, np.float32))) == len(stream.finish()) == 0

@@ -13,9 +13,6 @@ By = Literal["auto", "speaker", "utterance"]
 FEWEST_SPEAKERS = 5
 """With fewer, `auto` holds out utterances, as a single speaker may be most of the corpus."""
 
-_ANY = ("utf-8", "surrogatepass")
-"""How ids become bytes; one that comes from a file name which is no UTF-8 has halves of surrogate pairs."""
-
 
 def hold_out(
     utterances: Sequence[Utterance], fractions: Mapping[str, float], *, by: By = "auto", seed: int = 0
@@ -47,7 +44,11 @@ def hold_out(
     sizes: dict[str, int] = {}
     for group in groups:
         sizes[group] = sizes.get(group, 0) + 1
-    order = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode(*_ANY)).digest())
+
+    def drawn(group: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()  # as in `asr.draws`
+
+    order = sorted(sizes, key=drawn)
     split_of: dict[str, str] = {}
     for name, share in wanted.items():
         count = 0

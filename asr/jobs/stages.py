@@ -3,8 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +143,17 @@ def _rank(folder: Path) -> None:
     """
     from asr import scoring
     from asr.jobs.console import output
+    from asr.recognizer import load
 
     files = sorted(folder.glob("*=*/**/dev.hypotheses.jsonl"))  # a value with slashes makes nested folders
     if not files:
         return
     runs = {file: _read_columns(file) for file in files}
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
-    wanted, spell = runs[newest], _spelling(newest.parent / "model")
+    wanted, model = runs[newest], load(newest.parent / "model")
     scores = {
-        file.parent.relative_to(folder).as_posix(): scoring.score(
-            list(map(spell, texts)), list(map(spell, hypotheses)), ids=ids
+        file.parent.relative_to(folder).as_posix(): scoring.score_spoken(
+            [normalise(text, model.style) for text in texts], hypotheses, alphabet=model.alphabet, ids=ids
         )
         for file, (ids, texts, hypotheses) in runs.items()
         if (ids, texts) == wanted[:2]
@@ -162,16 +162,6 @@ def _rank(folder: Path) -> None:
         warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
         output.print(scoring.ranking_table(scoring.rank(scores)))
-
-
-def _spelling(bundle: Path) -> Callable[[str], str]:
-    """How texts are written for counting, as in the evaluation: symbol by symbol without spaces."""
-    from asr.recognizer import FILE, load
-
-    if not (bundle / FILE).is_file():
-        return partial(normalise, style="basic")
-    model = load(bundle)
-    return lambda text: model.alphabet.separate(normalise(text, model.style))
 
 
 def _read_columns(file: Path) -> tuple[list[str], list[str], list[str]]:

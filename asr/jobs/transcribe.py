@@ -163,9 +163,13 @@ def _shown(names: Iterable[str]) -> dict[str, str]:
     >>> _shown(["a/1.wav", "b/1.wav", "b/2.wav", "-"])
     {'a/1.wav': 'a/1.wav', 'b/1.wav': 'b/1.wav', 'b/2.wav': '2', '-': 'stdin'}
     """
-    short = {name: STDIN if name == "-" else Path(name).stem for name in names}
+    short = {name: _stem(name) for name in names}
     count = Counter(short.values())
     return {name: stem if count[stem] == 1 else name for name, stem in short.items()}
+
+
+def _stem(name: str) -> str:
+    return STDIN if name == "-" else Path(name).stem
 
 
 class Printer:
@@ -230,10 +234,9 @@ class Files:
 
     def done(self, name: str, transcript: Transcript) -> None:
         """Write the files of a recording."""
-        shown = STDIN if name == "-" else Path(name).stem
         for form, path in zip(self._formats, self._paths[name], strict=True):
             with whole_file(path, error=ConfigError) as file:
-                file.write(FORMATS[form](transcript, name=shown, words=self._words))
+                file.write(FORMATS[form](transcript, name=_stem(name), words=self._words))
 
     def failed(self, name: str) -> None:
         """Do nothing: there is no file for a failed recording."""
