@@ -322,6 +322,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["transcribe", "none.wav", "--model", "nothing"], "no model there"),
         (["evaluate", "none.jsonl", "--model", "nothing"], "no model there"),
         (["train", "none.jsonl"], "no such manifest"),
+        (["run", "digits", "decoder.beam_width=0"], "decoder.beam_width=0: expected 1 or more"),
         (["run", "digits", "decoder.rescore=1"], "decoder.rescore=1: expected 2 or more"),
         (["lm", "train", "none.txt", "-o", "lm.safetensors"], "--recurrent trains an LSTM"),
         (["lm", "train", "none.txt", "-o", "lm.arpa", "--recurrent"], "ends in .safetensors"),

@@ -456,6 +456,11 @@ def test_words_may_be_given_composed_or_decomposed(settings, which):
     assert found == expected
 
 
+def test_a_lexicon_is_no_switch():
+    with pytest.raises(DecodingError, match="expected a list of words"):
+        BeamDecoder(WORDS, lexicon=True)  # as in a recipe
+
+
 def test_a_language_model_that_cannot_be_spelled_is_refused():
     with pytest.raises(LanguageModelError, match="cannot be spelled"):
         BeamDecoder(WORDS, lm=asr.lm.train(["X Y", "Y Z"], order=2))
@@ -473,6 +478,14 @@ def test_a_language_model_that_cannot_be_spelled_is_refused():
 def test_what_is_no_log_probabilities_is_refused(log_probs, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS).decode(log_probs, [log_probs.shape[1]])
+
+
+def test_half_precision_outputs_count_as_normalised():
+    flat = torch.zeros(1, 2, 3500).log_softmax(-1).bfloat16()
+    assert float(flat.float().exp().sum(-1).max()) < 0.98
+    words = asr.Alphabet([chr(0x4E00 + i) for i in range(3499)])
+    for decode in (asr.decoding.greedy, BeamDecoder(words).decode):
+        assert len(decode(flat, [2])) == 1
 
 
 def test_a_prior_is_divided_out_before_the_search_and_in_every_block():

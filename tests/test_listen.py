@@ -80,6 +80,7 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     for data, why in [
         (flac.getvalue(), "holds a FLAC file"),
         (bytes.fromhex("ffe318c4") + b"\0" * 400, "holds an MP3 file"),  # of 8 kHz: MPEG 2.5
+        (b"\0\0\0\x1cftypM4A " + b"\0" * 400, "holds an MP4 or M4A file"),
         (b"RF64\xff\xff\xff\xffWAVE", "holds an RF64 file"),
         (wav(SAMPLES, 0), "a rate of 0 Hz"),
         (b"", "standard input is empty"),

@@ -61,6 +61,8 @@ def test_models_health_and_page(client):
     assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["tones"]
     assert client.get("/v1/models/tones").json()["object"] == "model"
     assert client.get("/healthz").json() == {"status": "ok"}
+    head = client.head("/healthz")  # how some load balancers ask
+    assert (head.status_code, head.content) == (200, b"")
     page = client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     files = [path.name for path in PAGE.iterdir() if path.name != "index.html"]

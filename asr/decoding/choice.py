@@ -50,6 +50,10 @@ class DecoderConfig:
         check_demands(
             [
                 (
+                    self.beam_width >= 1,
+                    f"decoder.beam_width={self.beam_width}: expected 1 or more prefixes",
+                ),
+                (
                     self.rescore == 0 or self.rescore >= 2,
                     f"decoder.rescore={self.rescore}: expected 2 or more hypotheses, or 0 (off)",
                 ),

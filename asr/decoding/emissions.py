@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asr.errors import DecodingError
 
-TOLERANCE = 0.02  # on Σ p of a frame: half-precision outputs are off by a per cent
+TOLERANCE = 0.04  # on Σ p of a frame: bfloat16 rounds −8 … −16 to multiples of 1/16, which is 3 % of p
 AXES = "(batch, time, outputs)"
 
 _RAREST = 1e-4

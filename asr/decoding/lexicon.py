@@ -49,8 +49,10 @@ def known_words(
     Raises:
         DecodingError: an invalid or empty lexicon, or hotwords that cannot be spelled.
     """
-    if isinstance(lexicon, str):
-        raise DecodingError(f"lexicon {lexicon[:40]!r}: expected a list of words, or their pronunciations")
+    if isinstance(lexicon, str | bool):
+        raise DecodingError(
+            f"lexicon {str(lexicon)[:40]!r}: expected a list of words, or their pronunciations"
+        )
     if isinstance(lexicon, Mapping):
         entries = _pronounced_words(alphabet, spelling, lexicon, hotwords)
         _warn_of_unpronounced(vocabulary(lm), lexicon)

@@ -113,17 +113,17 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
     Raises:
         AudioError: another kind of file, or WAV with other samples than 16-bit integers.
     """
-    begin = file.read(4)
+    begin = file.read(8)
     if not begin:
         raise AudioError("standard input is empty: WAV or raw 16-bit PCM was expected")
-    if begin in _FILES or _is_mp3(begin):
+    if (what := _kind(begin)) is not None:
         raise AudioError(
-            f"standard input holds {_FILES.get(begin, 'an MP3 file')}: a stream is WAV or raw 16-bit PCM, as "
+            f"standard input holds {what}: a stream is WAV or raw 16-bit PCM, as "
             "ffmpeg -i IN -f wav - gives it; without --stream any file is read"
         )
-    if begin != b"RIFF":
+    if not begin.startswith(b"RIFF"):
         return rate_hz, _samples(file, begin, channels=1, left=None)
-    file.read(8)  # size of all, WAVE
+    file.read(4)  # WAVE
     kind = channels = bits = 0
     while len(head := file.read(8)) == 8:
         name, size = struct.unpack("<4sI", head)
@@ -144,6 +144,13 @@ def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:
         raise AudioError(f"standard input claims a rate of {rate_hz} Hz, so its WAV header is damaged")
     endless = size == 0 or size >= _ENDLESS_BYTES
     return rate_hz, _samples(file, b"", channels=channels, left=None if endless else size)
+
+
+def _kind(begin: bytes) -> str | None:
+    """What kind of file begins with these eight bytes, None if they are WAV or samples."""
+    if begin[4:] == b"ftyp":
+        return "an MP4 or M4A file"
+    return "an MP3 file" if _is_mp3(begin) else _FILES.get(begin[:4])
 
 
 def _is_mp3(begin: bytes) -> bool:

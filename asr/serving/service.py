@@ -84,15 +84,16 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
     app = FastAPI(title="asr", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     streams = live.Live(model, token=config.token, **settings)
     service = Service(worker, metrics, config, streams)
+    read = ["GET", "HEAD"]
     app.add_api_route("/v1/audio/transcriptions", service.transcribe, methods=["POST"])
-    app.add_api_route("/v1/models", service.models, methods=["GET"])
-    app.add_api_route("/v1/models/{name}", service.model, methods=["GET"])
-    app.add_api_route("/healthz", service.health, methods=["GET"])
-    app.add_api_route("/metrics", service.metrics, methods=["GET"])
+    app.add_api_route("/v1/models", service.models, methods=read)
+    app.add_api_route("/v1/models/{name}", service.model, methods=read)
+    app.add_api_route("/healthz", service.health, methods=read)
+    app.add_api_route("/metrics", service.metrics, methods=read)
     app.add_api_websocket_route(live.PATH, streams.serve)
     for file in sorted(PAGE.iterdir()):
         path = "/" if file.name == "index.html" else f"/{file.name}"
-        app.add_api_route(path, _file(file), methods=["GET"])
+        app.add_api_route(path, _file(file), methods=read)
     app.add_exception_handler(RefusalError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_middleware(UploadLimit, most_bytes=config.upload_bytes)
