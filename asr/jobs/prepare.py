@@ -101,7 +101,7 @@ def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any]
     """Add the training utterances of a further source to `found`; its other splits are not used."""
     # Nothing is measured on a further folder, so no part of it is held out.
     wanted = ({"fractions": {}} if source == "folder" else {}) | options
-    place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
+    place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source).expanduser()
     added = _find(source, place, wanted)
     for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
         if "train" not in splits:
