@@ -46,13 +46,10 @@ class DecoderConfig:
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError at a rescoring that cannot work, which would be noticed only after training."""
+        """Raises ConfigError at settings that cannot work, which would be noticed only after training."""
         check_demands(
             [
-                (
-                    self.beam_width >= 1,
-                    f"decoder.beam_width={self.beam_width}: expected 1 or more prefixes",
-                ),
+                (self.beam_width >= 1, f"decoder.beam_width={self.beam_width}: expected 1 or more prefixes"),
                 (
                     self.rescore == 0 or self.rescore >= 2,
                     f"decoder.rescore={self.rescore}: expected 2 or more hypotheses, or 0 (off)",
