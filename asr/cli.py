@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -294,6 +295,8 @@ def doctor(
 
 def main() -> None:
     """Entry point: exit status 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    if "OMP_WAIT_POLICY" not in os.environ:  # else torch's threads keep cores busy for others to wait for
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show stops nothing
     try:

@@ -27,9 +27,9 @@ from torch.nn import functional
 from asr import bundle, ensemble
 from asr.encoder import Encoder
 from asr.errors import AlphabetError, BundleError, ConfigError, how_to_install
+from asr.excerpts import Excerpts, stretches
 from asr.features import Features
 from asr.files import whole_file
-from asr.pipeline import stretches
 from asr.streaming import obstacles
 from asr.subsampling import State
 
@@ -205,19 +205,14 @@ class OnnxModel:
         self._session, self._features, self._encoder = session, features, encoder
         self._states = [i for i in session.get_inputs() if i.name.startswith("state_")]
 
-    def log_probs(
-        self, samples_BT: Tensor, lengths_B: Tensor, before_B: Tensor, sizes_B: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """log_probs_BTV and lengths_B of whole recordings, or of the pieces in their middle.
+    def log_probs(self, given: Excerpts) -> tuple[Tensor, Tensor]:
+        """log_probs_BTV and lengths_B of the pieces, which start at whole outputs.
 
-        Args:
-            samples_BT, lengths_B: as for `Features.forward`.
-            before_B, sizes_B: samples before each piece (a whole number of outputs), and samples of it. The
-                graph goes from samples to outputs, so the encoder too sees the context around the pieces.
+        The graph goes from samples to outputs, so the encoder too sees the surroundings of the pieces.
         """
-        out_B = self._encoder.output_lengths(self._features.output_lengths(sizes_B))
-        skip_B = before_B // (self._features.hop_samples * self._encoder.frames_per_output)
-        return stretches(self._whole(samples_BT, lengths_B), skip_B, out_B), out_B
+        out_B = self._encoder.output_lengths(self._features.output_lengths(given.sizes_B))
+        skip_B = given.before_B // (self._features.hop_samples * self._encoder.frames_per_output)
+        return stretches(self._whole(given.samples_BT, given.lengths_B), skip_B, out_B), out_B
 
     def _whole(self, samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
         """log_probs_BTV of the given samples, context included."""

@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio
 from asr.errors import AudioError
+from asr.excerpts import Surroundings
 from asr.segmentation import Piece, Segments, longest_samples, pieces, quietest_output
 from asr.transcript import Partial, Segment, Transcript
 from asr.voice import PauseFinder, SpeechFinder, find_pause
@@ -35,10 +36,6 @@ LONGEST_STRETCH_S = 600.0
 
 IMPOSSIBLE = -50.0
 """The log-probability of all outputs except the blank where nobody speaks."""
-
-Surroundings = tuple[np.ndarray, np.ndarray]
-"""The samples of a recording before and after a piece of it."""
-NOTHING: Surroundings = (np.zeros(0, np.float32), np.zeros(0, np.float32))
 
 T = TypeVar("T")
 
@@ -107,7 +104,7 @@ class Pipeline(Generic[T]):
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     pause: PauseFinder = find_pause
     context_s: float = 0.0
-    batch_s: float = 160.0
+    batch_s: float = 240.0
     on_segment: Callable[[int, Segment], None] | None = None
 
     def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:
@@ -292,23 +289,6 @@ class Pipeline(Generic[T]):
             batch.append(i)
         if batch:
             yield batch
-
-
-def padded(waves: list[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """Recordings as a zero-padded batch, float32 samples_BT, and their lengths_B."""
-    lengths_B = torch.tensor([len(wave) for wave in waves])
-    samples_BT = torch.zeros(len(waves), int(lengths_B.max()))
-    for row, wave in zip(samples_BT, waves, strict=True):
-        row[: len(wave)] = torch.from_numpy(wave)
-    return samples_BT, lengths_B
-
-
-def stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """`lengths_B` frames of each row from frame `first_B` on, zero-padded."""
-    if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
-        return x_BTF
-    places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
-    return pad_sequence([row[first : first + n] for row, first, n in places], batch_first=True)
 
 
 def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:

@@ -15,9 +15,10 @@ from asr.decoding import greedy
 from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
+from asr.excerpts import Excerpts, Surroundings, stretches
 from asr.features import Features, FeaturesConfig
 from asr.machine.devices import choose_device, seeded
-from asr.pipeline import NOTHING, Pipeline, Surroundings, blocks_of, padded, samples_of, stretches
+from asr.pipeline import Pipeline, blocks_of, samples_of
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, obstacles, silent_outputs
@@ -118,7 +119,6 @@ class Recognizer:
         self.encoder.eval()
         return self
 
-    @torch.no_grad()
     def log_probs(
         self, samples: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -132,15 +132,16 @@ class Recognizer:
         Returns:
             log_probs_BTV float32 and lengths_B (frames), both on the CPU; beyond a length is padding.
         """
-        around = around or [NOTHING] * len(samples)
-        wholes = (np.concatenate([b, s, a]) for s, (b, a) in zip(samples, around, strict=True))
-        samples_BT, lengths_B = padded(list(wholes))
-        before_B, sizes_B = torch.tensor([[len(b) for b, _ in around], [len(s) for s in samples]])
+        given = Excerpts.of(samples, around)
         if self.runtime is not None:
-            return self.runtime.log_probs(samples_BT, lengths_B, before_B, sizes_B)
-        features_BTF, _ = self.features(samples_BT.to(self.device), lengths_B.to(self.device))
-        frames_B = self.features.output_lengths(sizes_B)
-        features_BTF = stretches(features_BTF, before_B // self.features.hop_samples, frames_B)
+            return self.runtime.log_probs(given)
+        return given.divided(self._hear) if self.device.type == "cpu" else self._hear(given)
+
+    @torch.no_grad()
+    def _hear(self, given: Excerpts) -> tuple[Tensor, Tensor]:
+        features_BTF, _ = self.features(given.samples_BT.to(self.device), given.lengths_B.to(self.device))
+        frames_B = self.features.output_lengths(given.sizes_B)
+        features_BTF = stretches(features_BTF, given.before_B // self.features.hop_samples, frames_B)
         log_probs_BTV, out_B = self.encoder(features_BTF, frames_B.to(self.device))
         return log_probs_BTV.float().cpu(), out_B.cpu()
 
@@ -228,7 +229,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         decoder: DecoderName | None = None,
-        batch_s: float = 160.0,
+        batch_s: float = 240.0,
         **settings: Any,
     ) -> Iterator[Transcript]:
         """The transcripts of many recordings, in order, in constant memory and batches of `batch_s` seconds.
@@ -255,7 +256,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         decoder: DecoderName | None = None,
-        batch_s: float = 160.0,
+        batch_s: float = 240.0,
         on_segment: Callable[[int, Segment], None] | None = None,
         vad: VoiceDetector = "energy",
         **settings: Any,

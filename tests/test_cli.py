@@ -380,3 +380,16 @@ def test_an_exported_model_transcribes_like_the_bundle(asr, trained, tmp_path):
     ]:
         status, _, err = asr("export", *words)
         assert status == 1 and why in err
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_of_torch_do_not_wait_busily_for_long_unless_told_to(asr, monkeypatch, given, found):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert asr("--version")[0] == 0
+    assert os.environ.get("GOMP_SPINCOUNT") == found

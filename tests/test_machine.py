@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from asr.machine import compilation, instructions, products, rows, tiles, vectors
 from asr.machine.instructions import has
+from asr.machine.threads import each_alone
 
 WAYS = {
     "tiles": pytest.param(
@@ -135,3 +137,37 @@ print(given_back, arranged, faults())
         pytest.skip("the C library is not glibc")
     assert int(given_back) > 200  # 320 pages of 2 MB, or many more of 4 kB
     assert int(kept) < int(given_back) / 5
+
+
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_where_each_works_alone_torch_has_one_thread_and_elsewhere_as_many_as_before(three_threads):
+    elsewhere: list[int] = []
+    inside, both = threading.Event(), threading.Barrier(2)
+
+    def work(i: int) -> tuple[int, int]:
+        both.wait(10)  # they do run side by side
+        torch.rand(100, 100).sum()
+        if i:
+            inside.wait(10)  # until a thread that was started meanwhile has looked
+        else:
+            later = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+            later.start()
+            later.join()
+            inside.set()
+        return i, torch.get_num_threads()
+
+    assert each_alone(work, 2) == [(0, 1), (1, 1)]
+    assert torch.get_num_threads() == 3 and elsewhere == [3]
+
+
+def test_what_fails_in_a_thread_of_its_own_fails_for_all(three_threads):
+    with pytest.raises(ZeroDivisionError):
+        each_alone(lambda i: 1 // i, 2)
+    assert torch.get_num_threads() == 3

@@ -104,6 +104,23 @@ def test_a_transcript_does_not_depend_on_the_batch(model):
     ]
 
 
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_that_share_a_batch_put_it_together_again(model, threads):
+    nothing = np.zeros(0, np.float32)
+    around = [(nothing, nothing), (WAVES[1][:320], nothing), (nothing, WAVES[2][:50]), (nothing, nothing)]
+    pieces, before = [*WAVES, WAVES[0][:1]], torch.get_num_threads()
+    together_BTV, lengths_B = model.log_probs(pieces, around)
+    torch.set_num_threads(threads)
+    try:
+        shared_BTV, shared_B = model.log_probs(pieces, around)
+    finally:
+        torch.set_num_threads(before)
+    assert not shared_BTV.requires_grad and shared_BTV.shape == together_BTV.shape
+    assert shared_B.equal(lengths_B)
+    for mine_TV, theirs_TV, n in zip(shared_BTV, together_BTV, lengths_B, strict=True):
+        torch.testing.assert_close(mine_TV[:n], theirs_TV[:n], rtol=0, atol=1e-5)
+
+
 def test_words_lie_within_the_recording_and_in_order(model):
     for wave, transcript in zip(WAVES, model.transcribe_many(WAVES), strict=True):
         assert transcript.duration_s == pytest.approx(len(wave) / 8000)

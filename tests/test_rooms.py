@@ -28,6 +28,7 @@ ROOMS = (
     "text",
     "corpus",
     "spans",
+    "excerpts",
     "features",
     "draws",
     "augmentation",
