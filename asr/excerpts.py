@@ -31,10 +31,8 @@ class Excerpts(NamedTuple):
         samples_BT = torch.zeros(len(wholes), max(map(len, wholes)))
         for row, whole in zip(samples_BT, wholes, strict=True):
             row[: len(whole)] = torch.from_numpy(whole)
-        before = [len(b) for b, _ in around]
-        return cls(
-            samples_BT, *map(torch.tensor, ([len(w) for w in wholes], before, [len(p) for p in pieces]))
-        )
+        sizes = [[len(w) for w in wholes], [len(b) for b, _ in around], [len(p) for p in pieces]]
+        return cls(samples_BT, *torch.tensor(sizes))
 
     def divided(self, work: "Callable[[Excerpts], tuple[Tensor, Tensor]]") -> tuple[Tensor, Tensor]:
         """What `work` gives for them, x_BTX and lengths_B, in as many parts as torch may use threads."""

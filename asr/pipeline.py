@@ -104,7 +104,7 @@ class Pipeline(Generic[T]):
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     pause: PauseFinder = find_pause
     context_s: float = 0.0
-    batch_s: float = 240.0
+    batch_s: float = 160.0
     on_segment: Callable[[int, Segment], None] | None = None
 
     def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:

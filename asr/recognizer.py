@@ -229,7 +229,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         decoder: DecoderName | None = None,
-        batch_s: float = 240.0,
+        batch_s: float = 160.0,
         **settings: Any,
     ) -> Iterator[Transcript]:
         """The transcripts of many recordings, in order, in constant memory and batches of `batch_s` seconds.
@@ -256,7 +256,7 @@ class Recognizer:
         sources: Iterable[Source],
         *,
         decoder: DecoderName | None = None,
-        batch_s: float = 240.0,
+        batch_s: float = 160.0,
         on_segment: Callable[[int, Segment], None] | None = None,
         vad: VoiceDetector = "energy",
         **settings: Any,
