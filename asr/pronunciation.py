@@ -180,7 +180,9 @@ def pronounce(words: Iterable[str], language: str) -> Lexicon:
 
 
 def _by_cmudict(words: Iterable[str]) -> Lexicon:
-    dictionary, words = Lexicon.from_text(cmudict.read(), name=cmudict.NAME).words, list(words)
+    words = list(words)
+    known = cmudict.read({word.lower() for word in words})
+    dictionary = Lexicon.from_text(known, name=cmudict.NAME).words if known else {}
     others = pronounce((word for word in words if word.lower() not in dictionary), cmudict.VOICE).words
     found = {
         word: dictionary.get(word.lower())

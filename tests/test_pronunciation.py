@@ -128,7 +128,10 @@ def test_cmudict_pronounces_what_it_has_and_espeak_the_rest_in_the_same_phones()
     assert lexicon.words["read"] == (("R", "EH", "D"), ("R", "IY", "D"))
     assert lexicon.words["Two"] == (("T", "UW"),)
     assert "'" not in lexicon
-    phones = set(Lexicon.from_text(cmudict.read()).phones())
+    dictionary = Lexicon.from_text(cmudict.read())
+    part = {"read", "two", "'bout", "a.m."}
+    assert Lexicon.from_text(cmudict.read(part)).words == {word: dictionary.words[word] for word in part}
+    phones = set(dictionary.phones())
     assert len(phones) == 39
     assert set(lexicon.phones()) <= phones
     assert {part for parts in cmudict.ARPABET.values() for part in parts} <= phones
