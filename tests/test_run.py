@@ -75,6 +75,11 @@ def test_all_recordings_of_a_further_folder_are_trained_on_and_what_else_it_has_
     assert "data.extra.folder: only train is added; not used are 4 of test" in " ".join(said.split())
 
 
+def test_a_further_folder_that_is_missing_is_noticed_before_anything_is_fetched(asr, words):
+    status, said = asr("prepare", *words, "data.root=gone", "data.extra.folder.root=missing")
+    assert status == 1 and "data.extra.folder.root=missing: there is no such file or folder" in said
+
+
 def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):
     ten = tone_manifest("ten", 10, seed=9)
     assert asr("run", *words, f"data.extra.folder.root={ten}", "lm.order=2")[0] == 0
