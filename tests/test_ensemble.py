@@ -193,3 +193,7 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     assert torch.equal(load("other").log_probs([wave])[0], both.log_probs([wave])[0])
     call(monkeypatch, *words, "members=3")
     assert len(load("two/model").trained_on["members"]) == 3
+    call(monkeypatch, *words, "exp=on", "training.start_from=two/model", "training.learning_rate=1e-9")
+    for number in (1, 2):
+        before, after = (load(f"{exp}/member-{number}/model") for exp in ("two", "on"))
+        torch.testing.assert_close(before.log_probs([wave])[0], after.log_probs([wave])[0], atol=1e-4, rtol=0)

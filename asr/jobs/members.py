@@ -87,8 +87,14 @@ def _check_folder(folder: Path, *, members: int) -> None:
 
 
 def _member(recipe: Recipe, k: int) -> Recipe:
+    """The recipe of one member; where an ensemble is to be trained further, from its member of that number."""
     folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
-    return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder))
+    training = recipe.training
+    if training.start_from is not None:
+        theirs = Path(training.start_from).parent / folder.name / "model"
+        if theirs.is_dir():
+            training = dataclasses.replace(training, start_from=str(theirs))
+    return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder), training=training)
 
 
 def _is_there(combined: Recognizer, bundle: Path) -> bool:

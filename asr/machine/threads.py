@@ -28,8 +28,6 @@ def each_alone(work: Callable[[int], T], count: int) -> list[T]:
     The threads of one operation wait for each other wherever it cannot be divided, in an LSTM after every
     step. While another program takes a core from one of them, all wait: here they meet only at the end.
     """
-    if count < 2:
-        return [work(i) for i in range(count)]
     threads, are_ready = torch.get_num_threads(), Barrier(count + 1)
 
     def alone(i: int) -> T:
