@@ -87,7 +87,7 @@ def _check_folder(folder: Path, *, members: int) -> None:
 
 
 def _member(recipe: Recipe, k: int) -> Recipe:
-    """The recipe of one member; where an ensemble is to be trained further, from its member of that number."""
+    """The recipe of one member; an ensemble is trained further from its member of that number."""
     folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
     training = recipe.training
     if training.start_from is not None:

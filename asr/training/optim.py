@@ -37,8 +37,8 @@ class TrainingConfig:
     beta2: float = 0.98
     clip_norm: float = 5.0
     start_from: str | None = None
-    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew. With `members`, each
-    goes on from the member of its number beside that bundle (`member-1/model`), if there is one."""
+    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew. With `members`,
+    each goes on from the member of its number beside that bundle (`member-1/model`), if there is one."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
