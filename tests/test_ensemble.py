@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,10 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     call(monkeypatch, *words, "members=3")
     assert len(load("two/model").trained_on["members"]) == 3
     call(monkeypatch, *words, "exp=on", "training.start_from=two/model", "training.learning_rate=1e-9")
+    shutil.rmtree("two/member-3")
+    with pytest.raises(AssertionError):  # at once, not when two are trained
+        call(monkeypatch, *words, "exp=more", "training.start_from=two/model", "members=3")
+    assert "has no member-3" in " ".join(capsys.readouterr().err.split()) and not Path("more").exists()
     for number in (1, 2):
         before, after = (load(f"{exp}/member-{number}/model") for exp in ("two", "on"))
         torch.testing.assert_close(before.log_probs([wave])[0], after.log_probs([wave])[0], atol=1e-4, rtol=0)

@@ -87,13 +87,20 @@ def _check_folder(folder: Path, *, members: int) -> None:
 
 
 def _member(recipe: Recipe, k: int) -> Recipe:
-    """The recipe of one member; an ensemble is trained further from its member of that number."""
+    """The recipe of one member; an ensemble is trained further from its member of that number.
+
+    Raises:
+        ConfigError: it has fewer members.
+    """
     folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
     training = recipe.training
-    if training.start_from is not None:
-        theirs = Path(training.start_from).parent / folder.name / "model"
-        if theirs.is_dir():
-            training = dataclasses.replace(training, start_from=str(theirs))
+    if training.start_from and (Path(training.start_from).parent / MEMBER.format(1)).is_dir():
+        start = Path(training.start_from).parent / folder.name / "model"
+        if not start.is_dir():
+            raise ConfigError(
+                f"members={recipe.members}: training.start_from={training.start_from} has no {folder.name}"
+            )
+        training = dataclasses.replace(training, start_from=str(start))
     return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder), training=training)
 
 

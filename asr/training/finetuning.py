@@ -26,10 +26,7 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
     """
     base = load(bundle)
     if isinstance(base.encoder, Ensemble):
-        raise ConfigError(
-            f"training.start_from={bundle}: several models heard as one; "
-            f"give a member of it, or train as many (members={len(base.encoder.members)})"
-        )
+        raise ConfigError(f"training.start_from={bundle}: several models heard as one; give a member of it")
     _check_same("features", recognizer.features.config, base.features.config, ())
     _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)
     recognizer.features.load_state_dict(base.features.state_dict())

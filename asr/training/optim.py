@@ -38,7 +38,7 @@ class TrainingConfig:
     clip_norm: float = 5.0
     start_from: str | None = None
     """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew. With `members`,
-    each goes on from the member of its number beside that bundle (`member-1/model`), if there is one."""
+    each goes on from the member of its number beside that bundle (`member-1/model`), if there are any."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
