@@ -115,6 +115,23 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment):
     assert records[0] == records[1]
 
 
+def test_a_bundle_says_what_it_was_trained_further_from_even_after_an_interruption(corpus, tmp_path):
+    train, base = corpus(), Recognizer.build(Alphabet(list(" abcd")), features=FEATURES, encoder=ENCODER)
+    base.trained_on = {"recipe": "other", "seed": 3}
+    further = dataclasses.replace(QUICK, start_from=str(base.save(tmp_path / "base")))
+
+    def die(kind: str, facts: dict[str, object]) -> None:
+        if (tmp_path / "parts" / "checkpoints" / "last.pt").is_file():
+            raise KilledError
+
+    trainer(train, tmp_path / "whole", config=further).run()
+    assert load(tmp_path / "whole" / "model").trained_on["start_from"] == base.trained_on
+    with pytest.raises(KilledError):
+        trainer(train, tmp_path / "parts", config=further, observer=die).run()
+    trainer(train, tmp_path / "parts", config=further).run()
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
 def test_a_signal_after_the_last_step_stops_too_once_the_bundle_is_written(corpus, tmp_path):
     train = corpus(4)
 

@@ -16,7 +16,7 @@ _FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer")
 
 
 def start_from(recognizer: Recognizer, bundle: str) -> None:
-    """Copy the weights and feature statistics of a bundle into a new recogniser.
+    """Copy the weights and feature statistics of a bundle into a new recogniser, and what it was trained on.
 
     Only output-layer rows of symbols that the bundle lacks, and layers that it lacks, keep their new weights.
 
@@ -30,6 +30,7 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
     _check_same("features", recognizer.features.config, base.features.config, ())
     _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)
     recognizer.features.load_state_dict(base.features.state_dict())
+    recognizer.trained_on["start_from"] = base.trained_on
     theirs = base.encoder.state_dict()
     rows = {symbol: i for i, symbol in enumerate(base.alphabet.symbols, 1)}
     known = [(0, 0)] + [(i, rows[s]) for i, s in enumerate(recognizer.alphabet.symbols, 1) if s in rows]

@@ -138,6 +138,8 @@ class Trainer:
                 f"{self.last}: begun with {differing}; "
                 "give the run its own folder (exp=…), or remove this one to start anew"
             )
+        if (base := state.get("start_from")) is not None:  # absent from checkpoints of older versions
+            self.recognizer.trained_on["start_from"] = base
         self.recognizer.encoder.load_state_dict(state["encoder"])
         self.recognizer.features.load_state_dict(state["features"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
@@ -153,6 +155,7 @@ class Trainer:
                     "features": self.recognizer.features.state_dict(),
                     "optimizer": self.updater.optimizer.state_dict(),
                     "progress": dataclasses.asdict(self.progress),
+                    "start_from": self.recognizer.trained_on.get("start_from"),
                 },
             )
 
