@@ -1,7 +1,7 @@
 """Several encoders as one: the mean of their log-probabilities, mostly more accurate than each alone."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -41,8 +41,13 @@ class Ensemble(Encoder):
 
     def forward(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Encoder`."""
+        log_probs_BTMV, lengths_B = self.each(features_BTF, lengths_B)
+        return mean(log_probs_BTMV), lengths_B
+
+    def each(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, but the log-probabilities of every member: (batch, time, members, outputs)."""
         heard = [member(features_BTF, lengths_B) for member in self.members]
-        return mean([log_probs_BTV for log_probs_BTV, _ in heard]), heard[0][1]
+        return torch.stack([log_probs_BTV for log_probs_BTV, _ in heard], 2), heard[0][1]
 
     def step(self, features_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """As of `Encoder`."""
@@ -53,7 +58,7 @@ class Ensemble(Encoder):
             heard.append(log_probs_BTV)
             after.extend(own)
             begin = end
-        return mean(heard), tuple(after)
+        return mean(torch.stack(heard, 2)), tuple(after)
 
     def hidden(self, features_BTF: Tensor, lengths_B: Tensor) -> Iterator[Tensor]:
         """Not available: every member has its own hidden states.
@@ -67,14 +72,23 @@ class Ensemble(Encoder):
         return (cast(Encoder, member) for member in self.members)
 
 
-def mean(heard: Sequence[Tensor]) -> Tensor:
-    """The geometric mean of distributions over the last axis, in natural logs.
+def mean(log_probs_XMV: Tensor) -> Tensor:
+    """The geometric mean of the distributions of M members, in natural logs, (…, outputs).
 
-    >>> halves, sure = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.8, 0.2]).log()
-    >>> mean([halves, sure]).exp()  # the odds are √(1 · 4)
+    >>> mean(torch.tensor([[0.5, 0.5], [0.8, 0.2]]).log()).exp()  # the odds are √(1 · 4)
     tensor([0.6667, 0.3333])
     """
-    return torch.log_softmax(torch.stack(list(heard)).mean(0), -1)
+    return torch.log_softmax(log_probs_XMV.mean(-2), -1)
+
+
+def as_one(log_probs: Tensor, axes: int) -> Tensor:
+    """The mean of the members if there is an axis of them beside these; else what is given."""
+    return mean(log_probs) if log_probs.dim() > axes else log_probs
+
+
+def each(encoder: Encoder) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`Ensemble.each` of an ensemble, and any other encoder as it is."""
+    return encoder.each if isinstance(encoder, Ensemble) else encoder
 
 
 def build(configs: EncoderConfig | Sequence[EncoderConfig], inputs: int, outputs: int) -> Encoder:

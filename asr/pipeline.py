@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio
+from asr.ensemble import as_one
 from asr.errors import AudioError
 from asr.excerpts import Surroundings
 from asr.segmentation import Piece, Segments, longest_samples, pieces, quietest_output
@@ -49,7 +50,7 @@ class Model(Protocol):
     def frame_s(self) -> float: ...
     @property
     def edges(self) -> int: ...
-    def log_probs(self, samples: list[np.ndarray], around: list[Surroundings]) -> tuple[Tensor, Tensor]: ...
+    def emissions(self, samples: list[np.ndarray], around: list[Surroundings]) -> tuple[Tensor, Tensor]: ...
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
 
 
@@ -195,10 +196,10 @@ class Pipeline(Generic[T]):
         order = sorted(range(len(pool)), key=lambda i: len(pool[i][1].samples))
         for batch in self._batches(order, lambda i: len(pool[i][1].samples) / self.model.rate_hz):
             chosen = [pool[i][1] for i in batch]
-            log_probs_BTV, lengths_B = self.model.log_probs(
+            log_probs, lengths_B = self.model.emissions(
                 [piece.samples for piece in chosen], [(piece.before, piece.after) for piece in chosen]
             )
-            for row, length, i in zip(log_probs_BTV, lengths_B.tolist(), batch, strict=True):
+            for row, length, i in zip(log_probs, lengths_B.tolist(), batch, strict=True):
                 piece = pool[i][1]
                 row = self._without_noise(row[:length], piece)
                 found[i] = self._counting(row, piece).clone()
@@ -216,10 +217,9 @@ class Pipeline(Generic[T]):
         spoken_T = self.pause.is_speech(piece.samples, self.model.rate_hz, self._step_samples)
         edges = self.model.edges
         spoken_T = np.pad(spoken_T[: len(log_probs_TV) - 2 * edges], edges, "edge")
-        spoken_T1 = torch.from_numpy(spoken_T)[:, None]
         blank_V = torch.full_like(log_probs_TV[0], IMPOSSIBLE)
-        blank_V[0] = 0.0
-        return torch.where(spoken_T1, log_probs_TV, blank_V)
+        blank_V[..., 0] = 0.0
+        return torch.where(torch.from_numpy(spoken_T).view(-1, *[1] * blank_V.dim()), log_probs_TV, blank_V)
 
     def _counting(self, log_probs_TV: Tensor, piece: Piece) -> Tensor:
         """The outputs of a piece that count, with edges only where a stretch begins or ends."""
@@ -240,7 +240,7 @@ class Pipeline(Generic[T]):
             recording.open_parts = []
         elif outputs * self.model.frame_s > LONG_STRETCH_S:
             whole_TV = torch.cat(recording.open_parts)
-            cut = quietest_output(whole_TV, self.silent)
+            cut = quietest_output(as_one(whole_TV, axes=2), self.silent)
             if cut is None and outputs * self.model.frame_s <= LONGEST_STRETCH_S:
                 return
             cut = cut or outputs

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from asr.encoder import Encoder, Layer
+from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 
 Precision = Literal["float32", "bf16", "int8"]
@@ -37,7 +38,7 @@ def lower(encoder: Encoder, precision: Precision) -> Encoder:
     device = next(encoder.parameters()).device.type
     if precision == "bf16":
         lowered = copy.deepcopy(encoder)
-        for entrance in ("forward", "step"):
+        for entrance in ("forward", "step", *(["each"] if isinstance(lowered, Ensemble) else [])):
             setattr(lowered, entrance, torch.autocast(device, torch.bfloat16)(getattr(lowered, entrance)))
         return lowered
     if precision != "int8":

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FILE = "model.safetensors"
 
 Source = str | Path | bytes | BinaryIO | np.ndarray
+Around = Sequence[Surroundings] | None
 
 
 @dataclass
@@ -119,9 +120,7 @@ class Recognizer:
         self.encoder.eval()
         return self
 
-    def log_probs(
-        self, samples: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def log_probs(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
         """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of recordings.
 
         Args:
@@ -132,6 +131,11 @@ class Recognizer:
         Returns:
             log_probs_BTV float32 and lengths_B (frames), both on the CPU; beyond a length is padding.
         """
+        heard, lengths_B = self.emissions(samples, around)
+        return ensemble.as_one(heard, axes=3), lengths_B
+
+    def emissions(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
+        """As `log_probs`, but with `decoder.by_member` those of each member of an ensemble, (B, T, M, V)."""
         given = Excerpts.of(samples, around)
         if self.runtime is not None:
             return self.runtime.log_probs(given)
@@ -142,16 +146,17 @@ class Recognizer:
         features_BTF, _ = self.features(given.samples_BT.to(self.device), given.lengths_B.to(self.device))
         frames_B = self.features.output_lengths(given.sizes_B)
         features_BTF = stretches(features_BTF, given.before_B // self.features.hop_samples, frames_B)
-        log_probs_BTV, out_B = self.encoder(features_BTF, frames_B.to(self.device))
-        return log_probs_BTV.float().cpu(), out_B.cpu()
+        encode = ensemble.each(self.encoder) if self.decoder.by_member and not self.streams else self.encoder
+        log_probs, out_B = encode(features_BTF, frames_B.to(self.device))
+        return log_probs.float().cpu(), out_B.cpu()
 
     def decode(
-        self, log_probs_BTV: Tensor, lengths_B: Tensor, *, decoder: DecoderName | None = None, **settings: Any
+        self, log_probs: Tensor, lengths_B: Tensor, *, decoder: DecoderName | None = None, **settings: Any
     ) -> "list[Hypothesis]":
         """The best hypothesis of each recording.
 
         Args:
-            log_probs_BTV, lengths_B: as `log_probs` gives them.
+            log_probs, lengths_B: as `emissions` or `log_probs` gives them.
             decoder: `greedy`, `beam` or `pyctcdecode`; None takes the bundle's.
             settings: `lm`, `beam_width`, `alpha`, `beta`, `hotwords`, `rescore`, overriding the bundle's.
 
@@ -159,8 +164,8 @@ class Recognizer:
             DecodingError: an unknown decoder, or settings that make no sense.
         """
         if (choice := self._choice(decoder, settings)).name == "greedy":
-            return greedy(log_probs_BTV, lengths_B)
-        return list(self._chooser.decoder(choice).decode(log_probs_BTV, lengths_B))
+            return greedy(log_probs, lengths_B)
+        return list(self._chooser.decoder(choice).decode(log_probs, lengths_B))
 
     def beam_decoder(self, **settings: Any) -> Any:
         """A `BeamDecoder` with the bundle's settings, and these instead of its own; see `decode`."""
@@ -187,12 +192,7 @@ class Recognizer:
         return TranscriptStream(self, make, rate_hz=rate_hz)
 
     def stream(
-        self,
-        blocks: Iterable[np.ndarray],
-        rate_hz: int | None = None,
-        *,
-        decoder: DecoderName | None = None,
-        **settings: Any,
+        self, blocks: Iterable[np.ndarray], rate_hz: int | None = None, **how: Any
     ) -> Iterator[Partial]:
         """The transcript so far, after each block of audio that is still arriving.
 
@@ -200,13 +200,13 @@ class Recognizer:
 
         Args:
             blocks: mono float32 samples in [-1, 1], of any lengths, at `rate_hz` (None is the model's).
-            decoder, settings: see `decode`; without pyctcdecode.
+            how: `decoder` and settings as for `decode`; without pyctcdecode.
 
         Raises:
             ConfigError: the model needs the whole recording; the message says what to train instead.
             AudioError: blocks that are not mono, or have NaN or infinite samples.
         """
-        opened = self.open_stream(rate_hz, decoder=decoder, **settings)
+        opened = self.open_stream(rate_hz, **how)
         yield from map(opened.feed, blocks)
         yield opened.finish()
 
@@ -248,7 +248,7 @@ class Recognizer:
         Arguments and errors as for `transcribe`; always the beam decoder, over the whole recording at once.
         """
         samples, decoder = samples_of(source, self.rate_hz), self.beam_decoder(**settings)
-        [found] = decoder.decode(*self.log_probs([samples]), n_best=2 if count == 1 else count)
+        [found] = decoder.decode(*self.emissions([samples]), n_best=2 if count == 1 else count)
         return [self.transcript(h, len(samples) / self.rate_hz) for h in found[:count]]
 
     def outcomes(

@@ -11,13 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from asr.corpus.decode import available_cores
 from asr.decoding import outcome
+from asr.decoding.committee import CANDIDATES, ranked
 from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
-from asr.decoding.hypothesis import write
+from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.incremental import Search
 from asr.decoding.lexicon import Pronunciations, check_model
 from asr.decoding.prefixes import Settings
@@ -167,7 +169,8 @@ class BeamDecoder:
         """The best hypothesis of each utterance; with n_best > 1 a list of the best, best first.
 
         Args:
-            log_probs_BTV: natural logs, blank at 0.
+            log_probs_BTV: natural logs, blank at 0. Or those of M members of an ensemble, (B, T, M, V): the
+                search takes their mean, and the best it finds are ranked by what each member gives them.
             lengths_B: frames of each utterance; later frames are ignored.
             n_best: the most hypotheses per utterance; their texts differ.
 
@@ -176,26 +179,36 @@ class BeamDecoder:
         """
         if n_best < 1:
             raise DecodingError(f"n_best={n_best}: expected at least 1")
-        log_probs_BTV, lengths = check(log_probs_BTV, lengths_B, outputs=self.alphabet.size)
+        given = torch.as_tensor(log_probs_BTV)
+        members = given.unbind(2) if given.dim() == 4 else ()
+        log_probs_BTV, lengths = check(given, lengths_B, outputs=self.alphabet.size)
         emissions = [self.weighed(log_probs_BTV[i, :n], i) for i, n in enumerate(lengths)]
 
         rescoring = self.rescoring
-        wanted = n_best if rescoring is None else max(n_best, rescoring.count)
+        wanted = max(n_best, CANDIDATES if members else 1, rescoring.count if rescoring else 1)
 
         def search_one(i: int) -> Search:
             search = self.begin(wanted)
             search.take(emissions[i])
             return search
 
+        def judge_one(i: int) -> list[Hypothesis]:
+            return ranked(found[i], [self.weighed(member[i, : lengths[i]], i) for member in members])
+
         # the longest first, so that no thread starts a long one at the end
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        if rescoring is None:
+        if rescoring is None and not members:
             found = self._each(lambda i: search_one(i).finish(judge=self._judges), order)
         else:
             searches = self._each(search_one, order)
-            lists = self._each(lambda i: searches[i].finish(judge=False), order)
-            ranked = rescoring.ranked([lists[i] for i in order], self.alphabet, alpha=self._weights["alpha"])
-            found = {i: hypotheses[:n_best] for i, hypotheses in zip(order, ranked, strict=True)}
+            found = self._each(lambda i: searches[i].finish(judge=False), order)
+            if members:
+                found = self._each(judge_one, order)
+            if rescoring is not None:
+                alpha = self._weights["alpha"]
+                anew = rescoring.ranked([found[i] for i in order], self.alphabet, alpha=alpha)
+                found = dict(zip(order, anew, strict=True))
+            found = {i: hypotheses[:n_best] for i, hypotheses in found.items()}
             if self._judges:
                 found = self._each(lambda i: searches[i].judged(found[i]), order)
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]

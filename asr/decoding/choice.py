@@ -41,6 +41,9 @@ class DecoderConfig:
     0 is off. A recipe with an n-gram model then trains one, see `lm.recurrent`. Streams are not rescored."""
     rescore_share: float = 0.5
     """Its share of the language model's weight, 0 to 1; the n-gram model has the rest."""
+    by_member: bool = False
+    """An ensemble ranks the best hypotheses of the beam by what each member gives them, not by the mean of
+    their outputs: for members that write at different times. Not in streams, nor in exported models."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from asr.ensemble import as_one
 from asr.errors import DecodingError
 
 TOLERANCE = 0.04  # on Σ p of a frame: bfloat16 rounds −8 … −16 to multiples of 1/16, which is 3 % of p
@@ -23,14 +24,15 @@ def check(
     """The log-probabilities and the lengths as integers, if their shapes fit together.
 
     Args:
-        log_probs_BTV: natural logs; each frame's probabilities sum to one; padding may hold anything.
+        log_probs_BTV: natural logs; each frame's probabilities sum to one; padding may hold anything. Several
+            models' (batch, time, models, outputs) become their mean.
         lengths_B: frames of each utterance.
         outputs: V of the alphabet, if known.
 
     Raises:
         DecodingError: wrong axes, size or lengths.
     """
-    log_probs = torch.as_tensor(log_probs_BTV).detach()
+    log_probs = as_one(torch.as_tensor(log_probs_BTV).detach(), axes=3)
     frames = _integers(lengths_B)
     shape = tuple(log_probs.shape)
     if log_probs.dim() != 3 or not log_probs.is_floating_point():

@@ -114,14 +114,14 @@ def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ..
 
 def _scored(y_TV: np.ndarray, tokens: np.ndarray, weight: float, **rest: Any) -> Hypothesis:
     """The labelling as a hypothesis, with its exact probability; `weight` is the rest of its score."""
-    log_prob, spans, peaks = _locate(y_TV, tokens)
+    log_prob, spans, peaks = locate(y_TV, tokens)
     frames = tuple(map(tuple, spans.tolist()))
     return Hypothesis(
         tuple(tokens.tolist()), frames, tuple(peaks.tolist()), log_prob, log_prob + weight, **rest
     )
 
 
-def _locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+def locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """(ln p(tokens), frames of each token, its highest probability there).
 
     In log-space where plain probabilities do not suffice.

@@ -1,6 +1,6 @@
 """The outputs of a model for a development set, computed once, and scored under many decoder settings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from asr import scoring
 from asr.corpus.manifest import Utterance
 from asr.decoding import greedy
 from asr.decoding.rescoring import rescore
+from asr.ensemble import as_one
 from asr.errors import ConfigError
 from asr.jobs.console import counting, warn
 from asr.jobs.evaluate import read_samples
@@ -46,12 +47,16 @@ class Emissions:
             waves.append(wave)
             self.texts.append(normalise(utterance.text, self.model.style))
         if waves:
-            self.batches.append(self.model.log_probs(waves))
+            self.batches.append(self.model.emissions(waves))
+
+    def _means(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches as `Recognizer.log_probs` gives them."""
+        return ((as_one(heard, axes=3), lengths_B) for heard, lengths_B in self.batches)
 
     def prior(self) -> tuple[float, ...]:
         """The mean probability of each output over all frames (V,)."""
         frames_NV = torch.cat(
-            [row[:n] for lp_BTV, n_B in self.batches for row, n in zip(lp_BTV, n_B, strict=True)]
+            [row[:n] for lp_BTV, n_B in self._means() for row, n in zip(lp_BTV, n_B, strict=True)]
         )
         return tuple(round(p, 7) for p in frames_NV.double().exp().mean(0).tolist())
 
@@ -86,7 +91,7 @@ class Emissions:
         Texts that the alphabet cannot spell are left out; 0 if none is left.
         """
         alphabet, wrong, right = self.model.alphabet, 0, 0
-        heard = (h for lp_BTV, n_B in self.batches for h in greedy(lp_BTV, n_B))
+        heard = (h for lp_BTV, n_B in self._means() for h in greedy(lp_BTV, n_B))
         for text, hypothesis in zip(self.texts, heard, strict=True):
             if not alphabet.missing(text):
                 spelled = alphabet.encode(text)
