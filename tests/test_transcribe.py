@@ -185,6 +185,15 @@ def test_standard_output_takes_one_line_a_recording_or_one_format(folder, capsys
         transcribe(tone_model(), ["-"], output_format="doc")
 
 
+def test_a_long_recording_after_another_is_printed_whole_and_once(tmp_path, capsys, short_pieces):
+    files = [tmp_path / f"{name}.wav" for name in ("short", "long", "last")]
+    for file, text in zip(files, ("abc", " ".join([TEXT] * 4), "d ab"), strict=True):
+        soundfile.write(file, spoken(text, seed=2), RATE_HZ)
+    assert soundfile.info(files[1]).duration > 40  # beyond the first batch, in which its first words are
+    transcribe(tone_model(), list(map(str, files)))
+    assert capsys.readouterr().out.splitlines() == [tone_model().transcribe(file).text for file in files]
+
+
 def test_recordings_of_one_name_are_told_apart_on_standard_output(tmp_path, capsys):
     for name, text in (("a/1", "abc"), ("b/1", "dab"), ("b/2", "c")):
         (tmp_path / name).parent.mkdir(exist_ok=True)

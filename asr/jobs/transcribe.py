@@ -178,11 +178,18 @@ class Printer:
     def __init__(self, form: str, words: bool, *, shown: Mapping[str, str], joint: str = " ") -> None:
         self._form, self._words, self._shown, self._joint = form, words, shown, joint
         self._number = self._printed = 0
+        self._early: dict[int, list[Segment]] = {}
+        """Segments of recordings whose turn has not come, by number."""
 
     def segment(self, number: int, segment: Segment) -> None:
         """Print the segment if it belongs to the current recording; those of others wait for their turn."""
-        if self._form == "txt" and number == self._number:
-            _print((self._joint if self._printed else "") + segment.text)
+        if self._form != "txt":
+            return
+        if number != self._number:
+            self._early.setdefault(number, []).append(segment)
+            return
+        for one in [*self._early.pop(number, []), segment]:
+            _print((self._joint if self._printed else "") + one.text)
             self._printed += 1
 
     def done(self, name: str, transcript: Transcript) -> None:
@@ -202,6 +209,7 @@ class Printer:
         self._next()
 
     def _next(self) -> None:
+        self._early.pop(self._number, None)
         self._number, self._printed = self._number + 1, 0
 
 
