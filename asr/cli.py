@@ -55,6 +55,7 @@ Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase
 Rescore = Annotated[
     int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
 ]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
 ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
 Precision = Annotated[
     str, typer.Option(help="float32; bf16 or int8 are faster on many processors and may cost words.")
@@ -244,7 +245,8 @@ def score(
     style: ScoringStyle = "none",
     alignment: Annotated[str, typer.Option(help="minimal, or sclite for its weights.")] = "minimal",
     utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
-    worst: Annotated[int, typer.Option(help="Utterances shown with their alignment.")] = 3,
+    plain: Plain = False,
+    worst: Annotated[int, typer.Option(min=0, help="Utterances shown with their alignment.")] = 3,
     hotwords: Recalled = None,
     vocabulary: Annotated[Path | None, typer.Option(help="Text of the words the model knows.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
@@ -254,7 +256,7 @@ def score(
     from asr.jobs import score as jobs
 
     settings: dict[str, Any] = {"style": style, "alignment": alignment, "utt2spk": utt2spk, "report": report}
-    settings |= {"hotwords": hotwords or (), "vocabulary": vocabulary}
+    settings |= {"hotwords": hotwords or (), "vocabulary": vocabulary, "plain": plain}
     found, recalls = jobs.score_files(reference, hypothesis, **settings)
     jobs.show_score(found, recalls, as_json=json, worst=worst)
 
@@ -265,13 +267,15 @@ def compare(
     hypothesis_a: Annotated[Path, typer.Argument(metavar="HYP_A")],
     hypothesis_b: Annotated[Path, typer.Argument(metavar="HYP_B")],
     style: ScoringStyle = "none",
-    differing: Annotated[int, typer.Option(help="Utterances shown where they differ most.")] = 3,
+    plain: Plain = False,
+    differing: Annotated[int, typer.Option(min=0, help="Utterances shown where they differ most.")] = 3,
     json: Json = False,
 ) -> None:
     """Test whether one recogniser is significantly better."""
     from asr.jobs import compare as jobs
 
-    found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, style=style)  # type: ignore[arg-type]
+    how: dict[str, Any] = {"style": style, "plain": plain}
+    found = jobs.compare_files(reference, hypothesis_a, hypothesis_b, **how)
     names = jobs.tell_apart(hypothesis_a, hypothesis_b)
     jobs.show_comparison(found, as_json=json, differing=differing, names=names)
 

@@ -103,6 +103,19 @@ def test_numbers_are_ids_if_both_sides_share_them_and_words_are_not(write: Write
     assert pairing.read(write("r", "".join(lines)), write("h", "".join(lines[::-1]))).ids == letters
 
 
+def test_texts_that_begin_with_small_numbers_have_no_ids_and_others_can_be_called_plain(write: Write) -> None:
+    spoken = write("r", "1 2 3\n4 5 6\n"), write("h", "1 9 3\n4 5 6\n")
+    assert pairing.read(*spoken).references == ["1 2 3", "4 5 6"]
+    assert pairing.read(spoken[0], write("h", "1 2 3\n5 5 6\n")).hypotheses == [["1 2 3", "5 5 6"]]
+    coded = write("r", "3d printing\nmp3 files\n"), write("h", "3d painting\nmp4 files\n")
+    with pytest.raises(ScoringError, match=r"ids do not match.*say --plain"):
+        pairing.read(*coded)
+    found = pairing.read(*coded, plain=True)
+    assert (found.ids, found.hypotheses) == (None, [["3d painting", "mp4 files"]])
+    with pytest.raises(ScoringError, match=r"3 lines, .* has 2"):
+        pairing.read(write("r", "mp3\nmp4\nmp5\n"), coded[1], plain=True)
+
+
 @pytest.mark.parametrize("words", [["7", "3", "5"], [f"{a}{b}" for a in "abcde" for b in "fghij"]])
 def test_single_words_are_no_ids_even_if_both_sides_have_the_same(write: Write, words: list[str]) -> None:
     turned = [*words[1:], words[0]]

@@ -63,7 +63,7 @@ def test_matched_pairs_equal_what_nists_program_prints(
     assert -found.mean == pytest.approx(mean, abs=0.0005)
     assert -found.z == pytest.approx(z, abs=0.0005)
     assert found.mean * np.sqrt(segments) / found.z == pytest.approx(deviation, abs=0.0005)
-    assert found.p == pytest.approx(2 * stats.norm.sf(z), rel=0.01)
+    assert found.p == pytest.approx(2 * stats.t.sf(z, segments - 1), rel=0.01)
 
 
 def test_equal_systems_do_not_differ() -> None:
@@ -74,13 +74,25 @@ def test_equal_systems_do_not_differ() -> None:
 
 
 def test_differences_that_are_all_equal_are_judged_by_their_number() -> None:
-    # z = Σd / √Σd² = √n: one segment says nothing, a hundred say much.
+    # As by the sign test: one segment says nothing, a hundred say much.
     def p(count: int) -> float:
         said = ["a b c"] * count
         return compare(score(said, said), score(said, ["a x c"] * count)).matched_pairs.p
 
-    assert p(1) == pytest.approx(2 * stats.norm.sf(1))
-    assert p(100) == pytest.approx(2 * stats.norm.sf(10))
+    assert p(1) == 1
+    assert p(5) == pytest.approx(stats.binomtest(5, 5).pvalue)
+    assert p(100) == pytest.approx(stats.binomtest(100, 100).pvalue)
+
+
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_few_segments_prove_little(count: int) -> None:
+    # Equal systems: each segment's difference is drawn from −3 … 3; p < 0.05 in 6 % of cases or fewer.
+    rng, alarms = np.random.default_rng(count), 0
+    for _ in range(400):
+        wrong = [[("x " * k + "c " * (3 - k)).strip() for k in rng.integers(0, 4, count)] for _ in range(2)]
+        pair = [score(["c c c"] * count, heard) for heard in wrong]
+        alarms += compare(*pair).matched_pairs.p < 0.05
+    assert alarms / 400 <= 0.09
 
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (3, 0), (11, 23), (30, 30), (121, 59), (9000, 9400)])

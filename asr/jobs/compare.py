@@ -10,14 +10,14 @@ from asr.scoring.styles import Style
 
 
 def compare_files(
-    reference: Path, hypothesis_a: Path, hypothesis_b: Path, *, style: Style = "none"
+    reference: Path, hypothesis_a: Path, hypothesis_b: Path, *, style: Style = "none", plain: bool = False
 ) -> Comparison:
     """Both scores, with significance tests of their difference; arguments as for `score_files`.
 
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis_a, hypothesis_b)
+    paired = pairing.read(reference, hypothesis_a, hypothesis_b, plain=plain)
     tell(paired, style)
     a, b = (
         score(

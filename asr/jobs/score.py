@@ -19,6 +19,7 @@ def score_files(
     style: Style = "none",
     alignment: Alignment = "minimal",
     utt2spk: Path | None = None,
+    plain: bool = False,
     hotwords: Sequence[str] = (),
     vocabulary: Path | None = None,
     report: Path | None = None,
@@ -32,6 +33,7 @@ def score_files(
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
         utt2spk: lines of id and speaker.
+        plain: lines that look like texts have no ids, whatever they begin with.
         hotwords: words or phrases whose recall is wanted.
         vocabulary: a text with the words the model knows, for the recall of all other words.
         report: write a page with every error there.
@@ -39,7 +41,7 @@ def score_files(
     Raises:
         ScoringError: a file or line that is wrong, or files that do not belong together.
     """
-    paired = pairing.read(reference, hypothesis, utt2spk=utt2spk)
+    paired = pairing.read(reference, hypothesis, utt2spk=utt2spk, plain=plain)
     tell(paired, style)
     found = score(
         paired.references,

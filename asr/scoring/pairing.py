@@ -23,7 +23,8 @@ from asr.scoring.word_errors import some
 _ENOUGH_LINES = 20
 """With at least this many lines, first words that are unique and the same in both files are ids."""
 
-_WORD_WITH_DIGIT = re.compile(r"\S*\d\S*")
+_NUMBERED = re.compile(r"(?!\d{1,2}$)\S*\d\S*")
+"""A word with a digit; not `7`, which is as likely said as it is an id."""
 _CODE = re.compile(r"(?=\S*\d)(?=\S*[^\W\d]|\S*[-_])\S+")
 
 
@@ -52,12 +53,14 @@ def read(
     reference: Path,
     *hypotheses: Path,
     utt2spk: Path | None = None,
+    plain: bool = False,
 ) -> Paired:
     """The utterances of a reference file with those of the hypothesis files.
 
     Args:
         reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`, which are guessed.
         utt2spk: lines of id and speaker, if the files do not name speakers.
+        plain: lines that look like texts have no ids, whatever they begin with.
 
     Raises:
         ScoringError: an invalid file or line, ids that do not match, or different numbers of lines.
@@ -69,7 +72,7 @@ def read(
     for n, kind in enumerate(guessed):
         if kind is not None:
             files[n] = transcripts.parse(paths[n], lines[n], kind, is_hypothesis=n > 0)
-    kinds = _formats(paths, lines, guessed, files)
+    kinds = [kind or "plain" for kind in guessed] if plain else _formats(paths, lines, guessed, files)
     for n, kind in enumerate(kinds):
         if guessed[n] is None:
             files[n] = transcripts.parse(paths[n], lines[n], kind)
@@ -161,7 +164,7 @@ def _are_ids(firsts: Sequence[Sequence[str]], *, has_text: bool) -> bool:
     if not has_text:
         return False
     shared = set(firsts[0]).intersection(*firsts[1:])
-    if len(firsts) > 1 and shared and all(_WORD_WITH_DIGIT.fullmatch(w) for words in firsts for w in words):
+    if len(firsts) > 1 and shared and all(_NUMBERED.fullmatch(w) for words in firsts for w in words):
         return True
     return len(firsts) > 1 and len(shared) >= _ENOUGH_LINES and all(set(words) == shared for words in firsts)
 
@@ -190,7 +193,8 @@ def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: P
     if only[0] or only[1]:
         raise ScoringError(
             f"ids do not match. Only in {reference}: {some(only[0]) if only[0] else 'none'}. "
-            f"Only in {hypothesis}: {some(only[1]) if only[1] else 'none'}"
+            f"Only in {hypothesis}: {some(only[1]) if only[1] else 'none'}. "
+            "If lines begin with their text and not with ids, say --plain"
         )
     return [named[1][name] for name in named[0]]
 

@@ -5,8 +5,10 @@ pairs sentence-segment word error test (MAPSSWE), which NIST uses; McNemar's exa
 
 MAPSSWE conventions, as in NIST's SCTK. Within an utterance, errors of either system belong to one segment if
 fewer than two words that both recognise lie between them; every segment has errors. With d the differences of
-the two systems' errors in the n segments, the statistic z = mean(d) / (sd(d) / √n) is taken as standard
-normal. Where all differences are equal and sd is 0, z = Σd / √Σd² is used instead.
+the two systems' errors in the n segments, the statistic is z = mean(d) / (sd(d) / √n). NIST takes it for
+normal, which is right for many segments: equal systems differ "at 5 %" in 10 % of cases with 8 segments,
+in 31 % with 2. Here p is that of the t distribution with n − 1 degrees of freedom. Where all differences are
+equal and sd is 0, z = Σd / √Σd² = ±√n, and p is that of the sign test, 2 · 2⁻ⁿ.
 
 Source: Gillick & Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
 Pallett, Fisher & Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests"; Holm 1979.
@@ -94,7 +96,7 @@ class Comparison:
     @property
     def signature(self) -> str:
         """Every choice that the numbers depend on."""
-        return f"{self.a.signature}|test:mapsswe"
+        return f"{self.a.signature}|test:mapsswe-t"
 
     @cached_property
     def differing(self) -> list[tuple[AlignedUtterance, AlignedUtterance]]:
@@ -150,6 +152,8 @@ def compare(a: Score, b: Score) -> Comparison:
 
 def matched_pairs(a: Score, b: Score) -> MatchedPairs:
     """MAPSSWE of two scores of the same utterances."""
+    from scipy.special import stdtr
+
     differences: list[int] = []
     for one, other in zip(a.utterances, b.utterances, strict=True):
         if one.edits or other.edits:
@@ -160,9 +164,9 @@ def matched_pairs(a: Score, b: Score) -> MatchedPairs:
     deviation = d_N.std(ddof=1) if n > 1 else 0.0
     if deviation > 0:
         z = float(d_N.mean() / (deviation / math.sqrt(n)))
-    else:
-        z = float(d_N.sum() / np.sqrt((d_N**2).sum()))
-    return MatchedPairs(n, float(d_N.mean()), z, math.erfc(abs(z) / math.sqrt(2)))
+        return MatchedPairs(n, float(d_N.mean()), z, 2 * float(stdtr(n - 1, -abs(z))))
+    z = float(d_N.sum() / np.sqrt((d_N**2).sum()))
+    return MatchedPairs(n, float(d_N.mean()), z, 2 * 0.5**n)
 
 
 def segments(a: AlignedUtterance, b: AlignedUtterance) -> list[tuple[int, int]]:
