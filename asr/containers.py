@@ -1,8 +1,8 @@
 """Whether all of a recording was read: what its container says about its length and libsndfile leaves out.
 
-libsndfile cuts the length that a header states to what is there. It reads the first of several Ogg streams in
-a row, and passes over pages that are missing or cut short. Of an mp3 it reads as much as the Xing header
-states or, without one, as it guesses from the size of the first frame.
+libsndfile cuts the length that a header states to what is there, and stops where it ends. It reads the first
+of several Ogg streams in a row, and passes over pages that are missing or cut short. Of an mp3 it reads as much
+as the Xing header states or, without one, as it guesses from the size of the first frame.
 
 Source: RFC 3533 (Ogg); the Xing header as LAME and ffmpeg write it; NIST's SPHERE header.
 """
@@ -23,6 +23,7 @@ UNKNOWN_FRAMES = 1 << 40
 
 _FAR = 1 << 50  # bytes
 _SIZES = re.compile(r"^ *(data|SSND|Data Size|riff|Riff size) +: (\d+) \(should be (\d+)\)", re.MULTILINE)
+_NO_CHUNK = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)")
 _PIPED = 0x7000_0000  # programs that write to a pipe claim about 2³¹ or 2³² bytes
 _BEGINS, _ENDS = 2, 4  # flags of an Ogg page: the first or the last of its stream
 _LARGEST_FRAME = 1441  # bytes of an mp3
@@ -37,6 +38,8 @@ def fault(file: soundfile.SoundFile, samples: int) -> str | None:
     Args:
         samples: those that were read, per channel.
     """
+    if file.format in ("WAV", "WAVEX") and not isinstance(file.name, Endless) and (found := _wav_fault(file)):
+        return found
     if not samples:
         return "holds no samples"
     if file.format in ("OGG", "MP3") and not isinstance(file.name, Endless):
@@ -72,6 +75,22 @@ def contents(file: soundfile.SoundFile) -> Iterator[BinaryIO]:
             yield raw
     else:
         yield file.name
+
+
+def _wav_fault(file: soundfile.SoundFile) -> str | None:
+    after = _NO_CHUNK.search(file.extra_info)
+    if after is None:
+        return None
+    tenth = file.samplerate * file.channels // 10  # at least so many bytes in a tenth of a second
+    with contents(file) as raw:
+        raw.seek(int(after[1]))
+        rest = raw.read(tenth)
+    if len(rest) < tenth or rest.startswith((b"ID3", b"TAG")) or not any(rest):
+        return None
+    return (
+        f"holds sound beyond the {file.frames / file.samplerate:.2f} s that its header promises, as stopped "
+        "recorders leave it; `sox --ignore-length IN OUT` mends it"
+    )
 
 
 def _ogg_fault(file: BinaryIO) -> str | None:

@@ -67,6 +67,22 @@ def test_a_recording_that_is_cut_short_is_an_error(tmp_path, kind, share):
             call(path)
 
 
+@pytest.mark.parametrize("promised_s", [0, 1])
+def test_sound_beyond_what_the_header_of_a_wav_promises_is_an_error(tmp_path, promised_s):
+    content = bytearray(encoded("wav", noise(3)))
+    content[40:44] = (2 * promised_s * RATE_HZ).to_bytes(4, "little")
+    content[4:8] = (2 * promised_s * RATE_HZ + 36).to_bytes(4, "little")
+    (path := tmp_path / "stopped.wav").write_bytes(content)
+    for call in (audio.read, lambda source: list(audio.stream(source))):
+        with pytest.raises(AudioError, match=rf"beyond the {promised_s}\.00 s that its header promises"):
+            call(path)
+
+
+@pytest.mark.parametrize("after", [b"ID3" + bytes(range(256)) * 40, bytes(9000), b"LIST\x04\0\0\0abcd"])
+def test_what_follows_the_sound_of_a_wav_and_is_none_is_left_alone(tmp_path, after):
+    assert len(read_in_all_ways(encoded("wav", noise(1)) + after, tmp_path)) == RATE_HZ
+
+
 @pytest.mark.parametrize("kind", ["vorbis", "opus", "mp3"])
 def test_several_recordings_in_a_row_are_not_taken_for_the_first(tmp_path, kind):
     content = encoded(kind, noise(2)) + encoded(kind, noise(3, seed=1))
