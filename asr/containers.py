@@ -1,8 +1,8 @@
 """Whether all of a recording was read: what its container says about its length and libsndfile leaves out.
 
 libsndfile cuts the length that a header states to what is there, and stops where it ends. It reads the first
-of several Ogg streams in a row, and passes over pages that are missing or cut short. Of an mp3 it reads as much
-as the Xing header states or, without one, as it guesses from the size of the first frame.
+of several Ogg streams in a row, and passes over pages that are missing or cut short. Of an mp3 it reads as
+much as the Xing header states or, without one, as it guesses from the size of the first frame.
 
 Source: RFC 3533 (Ogg); the Xing header as LAME and ffmpeg write it; NIST's SPHERE header.
 """

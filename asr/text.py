@@ -27,6 +27,10 @@ _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", 
 """Prefixes of the Unicode names of characters in scripts that do not separate words by spaces."""
 
 
+def _is_unspaced(character: str) -> bool:
+    return unicodedata.name(character, "").startswith(_UNSPACED)
+
+
 class Alphabet:
     """The symbols that a model can output, in the order of its outputs 1, 2, …; output 0 is the blank.
 
@@ -138,6 +142,8 @@ class Alphabet:
     def encode(self, text: str) -> list[int]:
         """Indices 1 … V−1 that spell `text` (already normalised; NFC is applied).
 
+        In a script without spaces white space, which may stand for punctuation, is left out.
+
         Raises:
             AlphabetError: characters that the alphabet lacks, or words without pronunciation, all named.
 
@@ -145,7 +151,7 @@ class Alphabet:
         Traceback (most recent call last):
         asr.errors.AlphabetError: the alphabet has no 'x' (in 'abx'); normalise the text or train with it
         """
-        text = unicodedata.normalize("NFC", text)
+        text = self._said(text)
         if strange := self.missing(text):
             what = "the alphabet has no" if self.lexicon is None else "there is no pronunciation of"
             raise AlphabetError(
@@ -161,6 +167,12 @@ class Alphabet:
         if self._longest == 1:
             return [self._index[c] for c in text]
         return self._encode_long_symbols(text)
+
+    def _said(self, text: str) -> str:
+        """The text in NFC, without white space if the script has none."""
+        text = unicodedata.normalize("NFC", text)
+        is_script = not self.separates_words and any(_is_unspaced(symbol[0]) for symbol in self.symbols)
+        return "".join(text.split()) if is_script else text
 
     def _encode_long_symbols(self, text: str) -> list[int]:
         """At each position the longest symbol after which the rest can still be spelled."""
@@ -200,7 +212,7 @@ class Alphabet:
         >>> sorted(Alphabet(["a", "b"]).missing("a b?"))
         [' ', '?']
         """
-        text = unicodedata.normalize("NFC", text)
+        text = self._said(text)
         if self.lexicon is not None:
             return {word for word in text.split() if word not in self.lexicon}
         return set(text) - self._characters
@@ -262,7 +274,8 @@ class Alphabet:
     ) -> "Alphabet":
         """The alphabet of a training set: its characters in code-point order, trained subwords, or phones.
 
-        Characters always include the space; for scripts without spaces, only if it occurs in the texts.
+        Characters include the space, but not if all letters are of scripts without spaces; if some are, only
+        if it occurs in the texts.
 
         Args:
             texts: normalised transcripts.
@@ -282,8 +295,11 @@ class Alphabet:
         characters = {c for text in texts for c in unicodedata.normalize("NFC", text)}
         if not characters:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
-        if not any(unicodedata.name(c, "").startswith(_UNSPACED) for c in characters):
+        unspaced = {c for c in characters if _is_unspaced(c)}
+        if not unspaced:
             characters.add(" ")  # which transcripts of single words do not contain
+        elif not any(c.isalpha() for c in characters - unspaced):
+            characters.discard(" ")  # it stands for punctuation
         return cls(sorted(characters))
 
     @classmethod

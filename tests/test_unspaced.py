@@ -20,7 +20,8 @@ from asr.jobs.evaluate import evaluate, show, write_hypotheses
 from asr.jobs.language_model import model_of_recipe, rescorer_of_recipe
 from asr.jobs.recipe import LmConfig, Recipe
 from asr.recognizer import DecoderConfig, Recognizer
-from asr.text import Alphabet
+from asr.scoring import score_spoken
+from asr.text import Alphabet, normalise
 from asr.training.distributed import Ranks
 from asr.training.validation import Split, measure
 
@@ -52,6 +53,17 @@ def utterances(tmp_path) -> list[Utterance]:
 
 MISREAD = TEXTS[0].count("你")
 RATE = MISREAD / sum(map(len, TEXTS))
+
+
+def test_punctuation_between_phrases_does_not_make_spaces():
+    texts = [normalise(text) for text in ("今天天气很好", "你好，世界", "我去学校")]
+    alphabet = Alphabet.from_texts(texts)
+    assert " " in texts[1] and not alphabet.separates_words
+    assert alphabet.encode(texts[1]) == alphabet.encode("你好世界") and not alphabet.missing(texts[1])
+    assert score_spoken(["今天天气很好"], ["今天天气很号"], alphabet=alphabet).wer == pytest.approx(1 / 6)
+    mixed = Alphabet.from_texts(["我去 new york", "你好"])
+    assert mixed.separates_words and mixed.decode(mixed.encode("去 new")) == "去 new"
+    assert sorted(Alphabet(["a", "b"]).missing("a b")) == [" "]  # no such script: a space is a mistake
 
 
 def test_evaluation_counts_symbols_as_words(model, utterances, tmp_path):
