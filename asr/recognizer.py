@@ -288,7 +288,7 @@ class Recognizer:
         return transcript_of(hypothesis, self.alphabet, clock=clock, calibration=calibration)
 
     def targets(self, text: str) -> list[int]:
-        """The outputs that spell `text` after the model's normalisation.
+        """The outputs that spell `text` after the model's normalisation; of phones, each word's first.
 
         Raises:
             AlphabetError: characters the model was not trained on, or words without pronunciation.
@@ -297,7 +297,7 @@ class Recognizer:
         return self.alphabet.with_words(text.split()).encode(text)
 
     def log_prob(self, source: Source, text: str) -> float:
-        """The exact natural-log probability of `text`: the sum over its paths (Graves et al. 2006, eq. 3)."""
+        """The exact ln p of `text` as `targets` spells it, the sum over paths (Graves et al. 2006, eq. 3)."""
         from asr.ctc import forward_backward
 
         log_probs_BTV, lengths_B = self.log_probs([samples_of(source, self.rate_hz)])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from asr import audio
 from asr.encoder import Encoder
-from asr.errors import ConfigError
+from asr.errors import AudioError, ConfigError
 from asr.features import Features
 from asr.segmentation import Segments
 from asr.subsampling import State
@@ -120,7 +120,7 @@ class TranscriptStream:
     ) -> None:
         self._model, self._new_decoder = model, new_decoder
         self._resampler = audio.Resampler(model.rate_hz if rate_hz is None else rate_hz, model.rate_hz)
-        self._outputs = OutputStream(model)
+        self._outputs, self._is_open = OutputStream(model), True
         self._cuts = Segments(silent_outputs(model.alphabet), model.frame_s)
         self._joint = model.alphabet.joint
         self._samples = self._heard = self._start = 0  # the last two count outputs
@@ -137,18 +137,29 @@ class TranscriptStream:
             samples: float (n,) in [-1, 1], mono, of any length.
 
         Raises:
-            AudioError: samples of another type or shape, NaN or infinite values.
+            AudioError: samples of another type or shape, NaN or infinite values, or the stream has ended.
         """
+        self._check_open()
         self._hear(self._resampler.feed(audio.check_samples(samples)))
         return self._partial()
 
     def finish(self) -> Partial:
-        """The final result, with the transcript; nothing may be fed afterwards."""
+        """The final result, with the transcript; the stream has then ended.
+
+        Raises:
+            AudioError: it has ended before.
+        """
+        self._check_open()
+        self._is_open = False
         self._hear(self._resampler.finish())
         self._decode(self._outputs.finish())
         self._end_segment()
         said = Transcript(self._text, self._words, tuple(self._segments), self._heard_s, self._log_prob)
         return Partial(said.text, "", said.words, len(said.words), said.segments, said.duration_s, said)
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise AudioError("the stream has ended: open another for further sound")
 
     @property
     def _heard_s(self) -> float:

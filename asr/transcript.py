@@ -39,7 +39,8 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     duration_s: float = 0.0
     log_prob: float = 0.0
-    """Natural log of the probability of the text under the acoustic model, as the decoder found it."""
+    """ln p(text | audio) as the decoder found it: of one spelling of the text, with outputs divided by the
+    bundle's prior if it has one."""
 
     def segment(self, start_s: float) -> Segment | None:
         """The whole as one segment of a recording in which it starts at `start_s`; None without words."""

@@ -92,6 +92,15 @@ def test_arrays_tensors_and_lists_align_alike() -> None:
     assert align(log_probs_TV, []) == []
 
 
+def test_a_text_too_long_for_the_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("asr.ctc.viterbi.best_path", full)
+    with pytest.raises(CtcError, match=r"3 frames and 1 labels take 0\.0 GiB to align: cut"):
+        align(random_log_probs(3, 2), [1])
+
+
 def test_a_text_that_cannot_fit_is_refused_with_the_numbers() -> None:
     with pytest.raises(CtcError, match=r"4 labels with 2 repeats need at least 6 frames.*only 5"):
         align(torch.zeros(5, 3), [1, 1, 1, 2])

@@ -217,6 +217,16 @@ def test_what_manifests_know_comes_along(write: Write, tmp_path: Path) -> None:
     assert found.audio == {"a": tmp_path / "a.wav"}
 
 
+def test_confidences_of_the_words_of_segments_count_too(write: Write) -> None:
+    said = [{"word": " yes", "start": 0, "end": 1, "probability": 0.9}], [{"word": "no", "probability": 0.5}]
+    line = {"id": "a", "text": "yes no", "segments": [{"text": "", "words": words} for words in said]}
+    reference = write("r.jsonl", '{"id": "a", "text": "yes no"}')
+    found = pairing.read(reference, write("h.jsonl", json.dumps(line)))
+    assert found.confidences == [[(0.9, 0.5)]]
+    line["segments"][1]["words"] = [{"word": "no"}]
+    assert pairing.read(reference, write("h.jsonl", json.dumps(line))).confidences == [[None]]
+
+
 @pytest.mark.parametrize("duration", ["-1", "NaN", "Infinity", "1e400", "1" + "0" * 400, "true", '"2"', "[]"])
 def test_durations_that_are_none_are_left_out(write: Write, duration: str) -> None:
     lines = [

@@ -295,6 +295,16 @@ def test_scripts_without_spaces_are_joined_without(minutes: np.ndarray) -> None:
     assert len(partials[-1].stable) > 3
 
 
+@pytest.mark.parametrize("rate_hz", [8000, 16_000])
+def test_a_stream_that_has_ended_takes_no_more(rate_hz: int) -> None:
+    stream = tone_model(bidirectional=False).open_stream(rate_hz)
+    stream.feed(audio.resample(spoken("abc"), RATE_HZ, rate_hz))
+    assert stream.finish().transcript.text == "abc"
+    for call in (partial(stream.feed, np.zeros(9, np.float32)), stream.finish):
+        with pytest.raises(AudioError, match="the stream has ended"):
+            call()
+
+
 def test_what_is_no_sound_is_refused() -> None:
     stream = build().open_stream(16_000)
     for wrong in (np.zeros((2, 10), np.float32), np.zeros(10, np.int16), np.array([np.nan])):

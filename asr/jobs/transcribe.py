@@ -119,7 +119,10 @@ def transcribe(
         sink = Files(output_dir, recordings, formats, word_timestamps)
         names = [name for name in recordings if overwrite or not sink.has(name)]
         if skipped := len(recordings) - len(names):
-            say(f"{skipped} of {len(recordings)} recordings are done already; --overwrite does them again")
+            say(
+                f"{skipped} of {len(recordings)} recordings are done already (newer files so named are in "
+                f"{output_dir}); --overwrite does them again"
+            )
     failed = _work(model, names, sink, settings)
     _list(failed, len(names))
     return failed

@@ -86,12 +86,11 @@ def _of_ctm(entry: transcripts.Entry) -> Word:
 def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[Word]:
     """The words of a line, which must be those of its text."""
     try:
-        words = facts.get("words") or [w for s in facts.get("segments") or [] for w in s.get("words") or []]
         found = [
             Word(w["word"].strip(), w["start"], w["end"], w["probability"])
             if isinstance(w, dict)
             else Word(*w)
-            for w in words
+            for w in transcripts.words_of(facts)
         ]
         is_good = all(math.isfinite(w.start_s + w.end_s) and 0 <= w.confidence <= 1 for w in found)
     except (KeyError, TypeError, AttributeError) as error:

@@ -150,7 +150,7 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
         id=None if name is None else str(name),
         speaker=None if speaker is None else str(speaker),
         duration_s=_duration(fields.get("duration")),
-        confidences=_confidences(fields.get("words"), text) if is_hypothesis else None,
+        confidences=_confidences(fields, text) if is_hypothesis else None,
         audio=folder / audio if isinstance(audio, str) else None,
     )
 
@@ -161,13 +161,25 @@ def _duration(value: Any) -> float | None:
     return float(value) if is_number and 0 <= value <= sys.float_info.max else None
 
 
-def _confidences(words: Any, text: str) -> tuple[float, ...] | None:
-    """The confidences of words given as [text, start, end, confidence], if as many as the text has."""
-    if not isinstance(words, list) or len(words) != len(text.split()):
+def words_of(fields: dict[str, Any]) -> list[Any]:
+    """The words of a line of JSON: its own, or those of its segments, as whisper and `asr transcribe` write.
+
+    Raises:
+        TypeError, AttributeError: they are no lists, or their segments no mappings.
+    """
+    return fields.get("words") or [w for s in fields.get("segments") or [] for w in s.get("words") or []]
+
+
+def _confidences(fields: dict[str, Any], text: str) -> tuple[float, ...] | None:
+    """Those of the words [text, start, end, confidence] or {…, "probability"}, if as many as the text has."""
+    try:
+        words = words_of(fields)
+        given = [w["probability"] if isinstance(w, dict) else w[3] for w in words]
+    except (TypeError, AttributeError, KeyError, IndexError):
         return None
-    if not all(isinstance(w, list) and len(w) == 4 and isinstance(w[3], int | float) for w in words):
+    if len(given) != len(text.split()) or not all(isinstance(c, int | float) for c in given):
         return None
-    return tuple(float(w[3]) for w in words)
+    return tuple(map(float, given))
 
 
 def _name_by_audio(entries: list[Entry]) -> list[Entry]:
