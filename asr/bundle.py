@@ -156,7 +156,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
     """CRC-32 of the bytes of all tensors in the order of their names."""
     crc = 0
-    for name in sorted(tensors):
+    for name in sorted(name for name, tensor in tensors.items() if tensor.numel()):
         crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
     return f"{crc:08x}"
 

@@ -286,3 +286,20 @@ def test_impossible_fractions_are_errors():
         hold_out(utterances(2), {"dev": 0.1, "test": 0.1})
     with pytest.raises(CorpusError, match="10 utterances have no speaker"):
         hold_out(utterances(10), {"dev": 0.1}, by="speaker")
+
+
+def test_a_speaker_of_most_utterances_stays_in_training():
+    def spoken_by(sizes):
+        speakers = [f"s{k}" for k, size in enumerate(sizes) for _ in range(size)]
+        return [Utterance(f"u{i}", Path(f"/{i}.wav"), 1.0, "x", s) for i, s in enumerate(speakers)]
+
+    for seed in range(8):
+        found = hold_out(spoken_by([90, *[7] * 9]), {"dev": 0.1, "test": 0.1}, seed=seed)
+        assert {u.speaker for u in found["train"]} >= {"s0"}
+        assert all(15 <= len(found[split]) <= 30 for split in ("dev", "test"))
+        alone = hold_out(spoken_by([95, 1, 1, 1, 2]), {"dev": 0.1, "test": 0.1}, seed=seed)
+        assert {name: len(split) for name, split in alone.items()} == {"train": 80, "dev": 10, "test": 10}
+    with pytest.raises(ConfigError, match="expected a share for each split"):
+        hold_out(utterances(10), 0.2)
+    with pytest.raises(ConfigError, match="expected a share for each split"):
+        hold_out(utterances(10), {"dev": "abc"})

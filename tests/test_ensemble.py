@@ -106,6 +106,17 @@ def test_it_is_exported(tmp_path):
     assert exported.stream and exported.streams
 
 
+def test_who_exports_an_ensemble_ranked_by_member_is_warned(tmp_path, capsys):
+    pytest.importorskip("onnx", reason="exporting needs asr[export]")
+    pytest.importorskip("onnxruntime", reason="exporting needs asr[export]")
+    from asr.jobs.export import export
+
+    ensemble = combine([model(replace(SMALL, bidirectional=True), seed=n) for n in (1, 2)])
+    ensemble.decoder.by_member = True
+    export(ensemble, tmp_path / "all.onnx", form="onnx")
+    assert "decoder.by_member has no effect in it" in capsys.readouterr().err.replace("\n", " ")
+
+
 def test_every_member_computes_in_int8():
     encoder = combine([model(seed=1), model(replace(SMALL, cell="gru"), seed=2)]).encoder
     lowered = lower(encoder, "int8")

@@ -264,3 +264,10 @@ def test_settings_of_the_beam_ask_for_the_beam(model):
     for decoder in ("beam", "pyctcdecode", None):
         with pytest.raises(DecodingError, match="has no magic; it has lm, "):
             model.transcribe(samples, decoder=decoder, magic=1)
+
+
+def test_a_language_model_of_single_words_is_stored_too(tmp_path):
+    model = Recognizer.build(Alphabet(list(" ab")), encoder=EncoderConfig(layers=1, width=8), seed=1)
+    model.lm = train(["a b", "a"], order=1)
+    model.save(tmp_path)
+    assert load(tmp_path).lm.score("a b") == model.lm.score("a b")

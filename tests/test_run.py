@@ -13,6 +13,8 @@ import pytest
 from asr import cli, load
 from asr.corpus.manifest import read_manifest
 from asr.jobs import members
+from asr.jobs.recipe import compose
+from asr.jobs.stages import _development_wer
 
 QUICK = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
 QUICK += ["training.epochs=1", "training.device=cpu", "data.workers=1", "exp=exp"]
@@ -78,6 +80,52 @@ def test_all_recordings_of_a_further_folder_are_trained_on_and_what_else_it_has_
 def test_a_further_folder_that_is_missing_is_noticed_before_anything_is_fetched(asr, words):
     status, said = asr("prepare", *words, "data.root=gone", "data.extra.folder.root=missing")
     assert status == 1 and "data.extra.folder.root=missing: there is no such file or folder" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["lm.text=[nowhere.txt]", "lm.order=2"], "nowhere.txt, of which the language model"),
+        (["lm.arpa=nowhere.arpa"], "nowhere.arpa, of which the language model"),
+        (["lm.text=[said.txt]"], "lm.text without lm.order"),
+        (["decoder.rescore=8"], "decoder.rescore without a language model"),
+    ],
+)
+def test_a_language_model_that_cannot_be_made_is_noticed_at_once(asr, words, given, message):
+    Path("said.txt").write_text("ab cd\n")
+    status, said = asr("run", *words, *given)
+    assert status == 1 and message in said.replace("\n", " ")
+    assert not Path("exp").exists() and not Path("data").exists()
+
+
+def test_what_was_tuned_before_a_setting_existed_is_not_tuned_again(asr, words):
+    asr("run", *words)
+    tuned = json.loads((file := Path("exp/tuning.json")).read_text())
+    for section, key in (
+        (tuned["asked"]["decoder"], "by_member"),
+        (tuned["asked"]["lm"]["recurrent"], "width"),
+    ):
+        del section[key]
+    file.write_text(json.dumps(tuned))
+    stamp = Path("exp/model/model.safetensors").stat().st_mtime_ns
+    asr("run", *words)
+    assert Path("exp/model/model.safetensors").stat().st_mtime_ns == stamp
+    asr("run", *words, "decoder.by_member=true")
+    assert Path("exp/model/model.safetensors").stat().st_mtime_ns > stamp
+
+
+def test_a_search_minimises_what_the_run_measures(tmp_path):
+    (tmp_path / "results.json").write_text('{"splits": {"test": {"wer": 0.3}, "dev": {"wer": 0.2}}}')
+    assert _development_wer(tmp_path, "run") == 0.2
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = compose(
+        ["folder", "data.root='~/a b'", "exp='~/e'", "training.start_from='~/m'", "lm.text=['~/t']"]
+    )
+    found = [made.data.root, made.exp, made.training.start_from, *made.lm.text]
+    assert found == [str(tmp_path / name) for name in ("a b", "e", "m", "t")]
 
 
 def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):

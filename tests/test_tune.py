@@ -147,6 +147,15 @@ def test_a_rescorer_that_does_not_help_is_left_out_and_this_is_said(hazy_model, 
     assert "recognises no better" in capsys.readouterr().err
 
 
+def test_hotwords_keep_their_weight_where_all_do_equally_well(hazy_model, utterances, monkeypatch):
+    score = asr.score(["a"], ["b"])
+    monkeypatch.setattr(jobs, "_score_each", lambda *given, **_: dict.fromkeys(given[2], score))
+    hazy_model.decoder.hotword_weight = 3.0
+    said = TEXTS[0].split()[0]
+    jobs._search_hotword_weight(jobs.Emissions(hazy_model, utterances), jobs.Tuning([], 0.0), [said])
+    assert hazy_model.decoder.hotword_weight == 3.0
+
+
 def test_hotwords_that_nobody_says_keep_their_weight_and_this_is_said(hazy_model, utterances, capsys):
     before = hazy_model.decoder.hotword_weight
     tuning = jobs.tune(hazy_model, utterances[:4], hotwords=["abcdabcd"])

@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -19,20 +20,24 @@ def hold_out(
 ) -> dict[str, list[Utterance]]:
     """The utterances as `train` and the held-out splits, each in the given order.
 
-    Which ones are held out depends only on the seed and the names of speakers or utterances, not on their
-    order or on the machine.
+    Which ones are held out depends only on the seed, the names of speakers or utterances, and how many
+    utterances each speaker has, not on their order or on the machine. Speakers with far more than others, who
+    would make a split more than twice as large as it should be, are passed over.
 
     Args:
         utterances: to be split.
         fractions: share of the utterances for each held-out split; whole speakers may exceed it.
         by: hold out whole `speaker`s or single `utterance`s; `auto` takes speakers if all are known and there
-            are at least `FEWEST_SPEAKERS`.
+            are at least `FEWEST_SPEAKERS`, and enough without those that are passed over.
         seed: selects another choice.
 
     Raises:
-        ConfigError: fractions that leave nothing for training, or an unknown `by`.
+        ConfigError: fractions that are none or leave nothing for training, or an unknown `by`.
         CorpusError: too few speakers or utterances.
     """
+    is_mapping = isinstance(fractions, Mapping)
+    if not is_mapping or not all(isinstance(share, int | float) for share in fractions.values()):
+        raise ConfigError(f"fractions={fractions!r}: expected a share for each split, such as {{dev: 0.1}}")
     wanted = {name: share for name, share in fractions.items() if share}
     if any(not 0 <= share < 1 for share in wanted.values()) or sum(wanted.values()) >= 1:
         raise ConfigError(
@@ -41,29 +46,51 @@ def hold_out(
     if by not in ("auto", "speaker", "utterance"):
         raise ConfigError(f"by={by!r}: expected auto, speaker or utterance")
     groups = _groups(utterances, by)
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-
-    def drawn(group: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()  # as in `asr.draws`
-
-    order = sorted(sizes, key=drawn)
-    split_of: dict[str, str] = {}
-    for name, share in wanted.items():
-        count = 0
-        while order and count < max(1, round(share * len(utterances))):
-            split_of[order[0]] = name
-            count += sizes[order.pop(0)]
-    if not order:
+    split_of = _drawn(groups, wanted, seed)
+    if split_of is None:
+        groups = [u.id for u in utterances] if by == "auto" else groups
+        split_of = _drawn(groups, wanted, seed, passes_over=False)
+    if split_of is None:
+        what = ", ".join(wanted) or "any"
         raise CorpusError(
-            f"{len(sizes)} speakers or utterances are too few to hold out {', '.join(wanted) or 'any'}; give "
-            "smaller fractions, or name the splits"
+            f"{len(set(groups))} speakers or utterances are too few to hold out {what}: give smaller "
+            "fractions, hold out utterances (by=utterance), or name the splits"
         )
     found: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in wanted}}
     for u, group in zip(utterances, groups, strict=True):
         found[split_of.get(group, "train")].append(u)
     return found
+
+
+def _drawn(
+    groups: Sequence[str], wanted: Mapping[str, float], seed: int, *, passes_over: bool = True
+) -> dict[str, str] | None:
+    """The split of each group that is held out; None if nothing is left for a split or for training.
+
+    Args:
+        groups: that of each utterance.
+        wanted: the share of each split.
+        seed: of the order in which groups are drawn.
+        passes_over: whether groups are that are much larger than others and make a split twice too large.
+    """
+    sizes = Counter(groups)
+    large = 1.5 * len(groups) / max(1, len(sizes))
+
+    def drawn(group: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{group}".encode(errors="surrogatepass")).digest()  # as in `asr.draws`
+
+    left, split_of = sorted(sizes, key=drawn), dict[str, str]()
+    for name, share in wanted.items():
+        goal, count = max(1, round(share * len(groups))), 0
+        for group in list(left):
+            is_too_large = passes_over and count + sizes[group] > max(2 * goal, large)
+            if count < goal and not is_too_large:
+                split_of[group] = name
+                count += sizes[group]
+                left.remove(group)
+        if not count:
+            return None
+    return split_of if left else None
 
 
 def _groups(utterances: Sequence[Utterance], by: By) -> list[str]:

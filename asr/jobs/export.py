@@ -5,8 +5,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from asr.ensemble import Ensemble
 from asr.errors import BundleError, ConfigError
-from asr.jobs.console import say
+from asr.jobs.console import say, warn
 from asr.onnx_model import lm_file, write
 from asr.recognizer import Recognizer, load
 
@@ -46,6 +47,8 @@ def export(model: Recognizer, output: Path, *, form: str = "onnx") -> float:
                 made.replace(output.with_name(made.name).resolve())  # a link stays one
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
+    if model.decoder.by_member and isinstance(model.encoder, Ensemble) and not model.streams:
+        warn("the exported model knows the members' mean only: decoder.by_member has no effect in it")
     size_mb = output.stat().st_size / 1e6
     say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.1g} of the bundle's")
     if model.lm is not None or model.rescorer is not None:

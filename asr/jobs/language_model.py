@@ -125,6 +125,20 @@ def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel 
     return _learn(sentences, recipe.lm.recurrent, checkpoint=checkpoint, seed=recipe.seed)
 
 
+def check_language_model(recipe: Recipe) -> None:
+    """Check that the recipe's language model can be made.
+
+    Raises:
+        ConfigError: a file that cannot be read, or texts or rescoring without an n-gram model.
+    """
+    if not recipe.lm.order and recipe.lm.text:
+        raise ConfigError("lm.text without lm.order: add the order of the n-gram model, such as lm.order=4")
+    if not recipe.lm.order and recipe.lm.arpa is None and recipe.decoder.rescore:
+        raise ConfigError("decoder.rescore without a language model: add lm.order=4, or lm.arpa=FILE")
+    if lost := [name for name, digest in digests(recipe).items() if digest is None]:
+        raise ConfigError(f"{lost[0]}, of which the language model is to be made, cannot be read")
+
+
 def digests(recipe: Recipe) -> dict[str, str | None]:
     """The files that the recipe's language models are made of, and the sha256 of each; None if unreadable."""
     named = list(recipe.lm.text)

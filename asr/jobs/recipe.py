@@ -7,6 +7,7 @@ working directory), without `default.yaml`: `digits`, `digits/streaming`.
 
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import re
@@ -234,7 +235,7 @@ def compose(words: Sequence[str]) -> Recipe:
 
 
 def from_hydra(config: Any) -> Recipe:
-    """The typed recipe of a configuration that Hydra composed.
+    """The typed recipe of a configuration that Hydra composed; in paths `~` is the home folder.
 
     Raises:
         ConfigError: a value that is not among the choices of its key.
@@ -244,6 +245,11 @@ def from_hydra(config: Any) -> Recipe:
     fields = typing.cast(
         "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     )
+    for path in _PATHS:
+        *sections, key = path.split(".")
+        section = functools.reduce(dict.__getitem__, sections, fields)
+        section[key] = section[key] and str(Path(section[key]).expanduser())
+    fields["lm"]["text"] = [str(Path(name).expanduser()) for name in fields["lm"]["text"]]
     return typing.cast("Recipe", build(Recipe, fields))
 
 

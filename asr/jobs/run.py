@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from asr import recognizer, scoring
 from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
-from asr.jobs.language_model import digests, model_of_recipe, rescorer_of_recipe
+from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, to_fields
@@ -27,7 +28,12 @@ RESULTS = "results.json"
 
 
 def run(recipe: Recipe) -> Path:
-    """The experiment folder, with the bundle, `results.json`, a report and `curves.png` in it."""
+    """The experiment folder, with the bundle, `results.json`, a report and `curves.png` in it.
+
+    Raises:
+        ConfigError: language-model settings that cannot work, before anything is done.
+    """
+    check_language_model(recipe)
     prepared = prepare(recipe)
     bundle = train_all(recipe, prepared)
     folder = Path(recipe.exp)
@@ -58,8 +64,13 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 def _tuned_for(folder: Path) -> dict[str, Any] | None:
     """The decoding settings that the bundle was tuned for; None if it was not tuned, or they are unknown."""
-    file = folder / TUNED
-    return json.loads(file.read_text(encoding="utf-8")).get("asked") if file.is_file() else None
+    file, defaults = folder / TUNED, to_fields(Recipe())
+    asked = json.loads(file.read_text(encoding="utf-8")).get("asked") if file.is_file() else None
+    if asked is not None:  # settings that were added since had their defaults
+        for name in ("decoder", "lm"):
+            asked[name] = defaults[name] | asked[name]
+        asked["lm"]["recurrent"] = defaults["lm"]["recurrent"] | asked["lm"]["recurrent"]
+    return typing.cast("dict[str, Any] | None", asked)
 
 
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:

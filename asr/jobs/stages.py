@@ -57,13 +57,18 @@ class _Job:
             (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
             return math.inf
         (folder / FAILED).unlink(missing_ok=True)
-        return 0.0 if self.stage == "prepare" else _development_wer(folder)
+        return 0.0 if self.stage == "prepare" else _development_wer(folder, self.stage)
 
 
-def _development_wer(folder: Path) -> float:
-    """The objective that a searching sweeper minimises."""
+def _development_wer(folder: Path, stage: str) -> float:
+    """The objective that a searching sweeper minimises; the WER of the best path if there is no other yet."""
     from asr.recognizer import load
 
+    if stage == "run":
+        from asr.jobs.run import RESULTS
+
+        splits = json.loads((folder / RESULTS).read_text(encoding="utf-8"))["splits"]
+        return float(splits["dev" if "dev" in splits else "test"]["wer"])
     return float(load(folder / "model").trained_on["dev_wer"])
 
 
@@ -122,7 +127,7 @@ def _folder(overrides: Sequence[str]) -> str:
     """The parent of the folders of a sweep's jobs."""
     given = {key: value.strip("'\"") for key, _, value in (o.partition("=") for o in overrides)}
     name = given.get("name") or given["recipes"].removesuffix("/default")
-    return given.get("exp") or f"exp/{name}"
+    return str(Path(given.get("exp") or f"exp/{name}").expanduser())
 
 
 def _is_swept(override: str) -> bool:

@@ -198,7 +198,7 @@ def _search_rescore_share(emissions: Emissions, tuning: Tuning, rescorer: Recurr
 
 
 def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Sequence[str]) -> None:
-    """Store the hotword weight of lowest WER, the smallest of equals, in the decoder settings."""
+    """Store the hotword weight of lowest WER, of equals that nearest to the present one, in the settings."""
     model = emissions.model
     phrases = [normalise(phrase, model.style) for phrase in hotwords]
     texts, said = ([f" {model.alphabet.separate(t)} " for t in ts] for ts in (emissions.texts, phrases))
@@ -206,8 +206,8 @@ def _search_hotword_weight(emissions: Emissions, tuning: Tuning, hotwords: Seque
         warn("none of the hotwords is said on the development set, so their weight is left as it was")
         return
     tuning.hotword_weights = _score_each(emissions, "hotword_weight", _HOTWORD_WEIGHTS, hotwords=phrases)
-    by_weight = tuning.hotword_weights
-    model.decoder.hotword_weight = min(by_weight, key=lambda weight: (by_weight[weight].errors, weight))
+    by_weight, now = tuning.hotword_weights, model.decoder.hotword_weight
+    model.decoder.hotword_weight = min(by_weight, key=lambda w: (by_weight[w].errors, abs(w - now)))
 
 
 def _around(centre: Point, steps: Sequence[float]) -> list[Point]:
