@@ -18,14 +18,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchaudio.transforms import Resample
 
-from asr.draws import EQUALISER_POINTS, TAPE_SAMPLES, AugmentationConfig, Draws, check, draw
+from asr.draws import (
+    EQUALISER_POINTS,
+    LARGEST_TRIM,
+    TAPE_SAMPLES,
+    AugmentationConfig,
+    Draws,
+    check,
+    draw,
+)
 from asr.machine.devices import sent
 
 __all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
 
 _TAPE_SEED = 20_006  # any constant; changing it changes all noise
 _EDGE_DB = 50.0  # added edges are pink noise this far below the speech: real silence is never digital
-_LARGEST_TRIM = 10  # at most 1 / this of an utterance is trimmed at either end
 _PHONE_TAPS = 255
 _EQUALISER_TAPS = 256
 
@@ -139,7 +146,7 @@ class Augmentation(nn.Module):
     def _edges(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """Each utterance padded or trimmed at both ends; padding is noise far below the speech."""
         lead, trail = (
-            torch.maximum((s * self.rate_hz).round().long(), -(lengths // _LARGEST_TRIM))
+            torch.maximum((s * self.rate_hz).round().long(), -(lengths // LARGEST_TRIM))
             for s in (draws.lead_s_B, draws.trail_s_B)
         )
         after = lengths + lead + trail

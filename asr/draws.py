@@ -22,6 +22,8 @@ TAPE_SAMPLES = 1 << 20
 """Length of the noise signal from which utterances take excerpts."""
 EQUALISER_POINTS = 7
 """Frequencies whose gain is drawn: 0 Hz, then octaves up to half the sample rate."""
+LARGEST_TRIM = 10
+"""At most 1 / this of an utterance is trimmed at either end."""
 _DIRECT_DB = (0.0, 12.0)  # direct-to-reverberant ratio
 _PHONE_LOW_HZ = (200.0, 400.0)
 _PHONE_HIGH_HZ = (3000.0, 3800.0)
@@ -178,9 +180,10 @@ def heard_s(
     """
     uniform_B3 = np.array([_uniform(seed, epoch, i, 3) for i in utterance_ids]).reshape(-1, 3)
     speeds = np.array(config.speed or (1.0,))
-    edges_s = -2 * config.trim_s + (config.pad_s + config.trim_s) * uniform_B3[:, 1:].sum(1)
-    after_s = lengths_s / speeds[(uniform_B3[:, 0] * len(speeds)).astype(int)] + edges_s
-    return np.asarray(after_s.clip(min=0.0) / _tempo(config, seed, epoch, utterance_ids))
+    spoken_s = lengths_s / speeds[(uniform_B3[:, 0] * len(speeds)).astype(int)]
+    edges_s = -config.trim_s + (config.pad_s + config.trim_s) * uniform_B3[:, 1:]
+    after_s = spoken_s + np.maximum(edges_s, -spoken_s[:, None] / LARGEST_TRIM).sum(1)
+    return np.asarray(after_s / _tempo(config, seed, epoch, utterance_ids))
 
 
 def _tempo(config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Sequence[str]) -> np.ndarray:

@@ -51,10 +51,9 @@ def normalise(text: str, style: Style = "basic") -> str:
         raise TextError(f"text style {style!r}: expected one of none, basic, upper")
     text = unicodedata.normalize("NFC", text if style == "none" else _INVISIBLE.sub("", text))
     if style != "none":
-        text = unicodedata.normalize("NFC", _JOINERS.sub(_spelled, text).lower()).translate(_PLAIN)
+        text = _JOINERS.sub(_spelled, text).lower()
+        text = unicodedata.normalize("NFC", text.upper() if style == "upper" else text).translate(_PLAIN)
         text = _LOOSE.sub(" ", text)
-        if style == "upper":
-            text = unicodedata.normalize("NFC", text.upper())
     return " ".join(text.split())
 
 

@@ -316,8 +316,9 @@ def test_at_another_tempo_the_same_frames_take_another_time() -> None:
     assert changed_BTF[2, 0].tolist() == [0, 0]
 
 
-def test_how_long_an_utterance_will_be_heard_is_known_before() -> None:
-    config = replace(OFF, speed=(0.8, 1.0, 1.25), pad_s=0.3, trim_s=0.05, tempo=0.5)
+@pytest.mark.parametrize(("pad_s", "trim_s"), [(0.3, 0.05), (0.0, 2.0)])
+def test_how_long_an_utterance_will_be_heard_is_known_before(pad_s: float, trim_s: float) -> None:
+    config = replace(OFF, speed=(0.8, 1.0, 1.25), pad_s=pad_s, trim_s=trim_s, tempo=0.5)
     samples_BT, lengths_B = recordings(*(5_000 + 1_777 * i for i in range(12)))
     draws = draw(config, seed=5, epoch=2, utterance_ids=IDS)
     _, after_B = Augmentation(config, RATE_HZ).waveforms(samples_BT, lengths_B, draws)

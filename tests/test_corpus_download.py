@@ -168,6 +168,15 @@ def test_a_part_that_is_too_long_is_fetched_again(server, tmp_path):
     assert get(server, tmp_path / "a").read_bytes() == CONTENT
 
 
+def test_a_part_that_is_too_long_does_not_make_later_tries_count_as_failed(server, tmp_path):
+    (tmp_path / "a.part").write_bytes(bytes(40 * len(CONTENT)))
+    server.content = np.random.default_rng(1).bytes(900_000)
+    server.script = ["break"]
+    checksum = "sha256:" + hashlib.sha256(server.content).hexdigest()
+    assert get(server, tmp_path / "a", checksum=checksum).read_bytes() == server.content
+    assert len(server.log) > 8
+
+
 @pytest.mark.parametrize("manner", ["404", "damaged", "says too little", "break at once"])
 def test_the_next_mirror_is_asked_when_one_fails(server, tmp_path, manner):
     with Server() as other:

@@ -294,3 +294,11 @@ def test_a_file_name_that_is_no_utf8_can_be_held_out(tmp_path):
     ids = [u.id for us in found.values() for u in us]
     assert os.fsdecode(b"gr\xf6\xdfe") in ids
     assert len(draw(AugmentationConfig(), seed=1, epoch=0, utterance_ids=ids).silent_B) == 10
+
+
+def test_a_name_that_begins_with_a_tilde_is_a_name(tmp_path):
+    for name in ("a.wav", "~b.wav", *(f"{i}.wav" for i in range(8))):
+        wav(tmp_path / name)
+    rows = "".join(f"{name},hello\n" for name in ("a.wav", "~b.wav", *(f"{i}.wav" for i in range(8))))
+    found = corpus.prepare("folder", text(tmp_path / "t.csv", "audio,text\n" + rows))
+    assert "~b" in texts(found) and all(u.flaw is None for split in found.values() for u in split)

@@ -20,6 +20,7 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import TrainingError
 from asr.training import checkpoint, history
 from asr.training.distributed import Ranks
+from asr.training.ledger import Ledger
 
 WORKER = f"""
 import sys, pathlib
@@ -177,6 +178,27 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_
     assert_both_finish([asr_train(manifest, tmp_path / "parts", ranks=2)])
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_signal_while_results_are_read_stops_one_process_and_several(corpus, tmp_path, monkeypatch, size):  # noqa: F811
+    for name in ("__exit__", "sum_", "mean_", "spread_"):  # plays the first of `size` ranks
+        monkeypatch.setattr(Ranks, name, lambda self, *_: None)
+    monkeypatch.setattr(Ranks, "__enter__", lambda self: self)
+    monkeypatch.setattr(Ranks, "gather", lambda self, value: [value])
+    whole, read, reads = trainer(corpus(), tmp_path, config=FEW), Ledger.read, []
+
+    def interrupted(self: Ledger) -> None:
+        reads.append(None)
+        if len(reads) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        read(self)
+
+    monkeypatch.setattr(Ledger, "read", interrupted)
+    whole.ranks.size = size
+    with pytest.raises(KeyboardInterrupt):
+        whole.run()
+    assert not whole.progress.finished and checkpoint.read(whole.last) is not None
 
 
 def test_ranks_that_do_not_begin_at_the_same_place_say_so(monkeypatch):

@@ -240,11 +240,13 @@ def test_odd_recordings_are_counted_and_do_no_harm(tone_manifest, tmp_path):
         soundfile.write(file, np.zeros(samples, np.int16), 8000)
         utterances.append(dataclasses.replace(utterances[0], id=name, audio_filepath=file))
     utterances += [utterances[1], dataclasses.replace(utterances[2], id="no text", text=" ")]
+    utterances += [dataclasses.replace(utterances[3], id="no words", text="…?!")]
     report = pack(utterances, tmp_path / "odd", rate_hz=8000, workers=1)
     assert report.counts == {"unreadable": 1, "duplicate id": 1, "empty transcript": 1}
     config = dataclasses.replace(QUICK, epochs=1)
     run = trainer(PackedCorpus(tmp_path / "odd"), tmp_path / "exp", config=config, min_s=0.1, max_s=30.0)
     assert {k: v for k, v in run.train.left_out.items() if v} == {
+        "nothing said": ["no words"],
         "too short": ["a sample"],
         "too long": ["an hour"],
     }

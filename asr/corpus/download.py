@@ -161,11 +161,12 @@ def _fetch(url: str, part: Path, *, progress: Progress | None, wait_s: float, ti
                 if _size(part) == _content_range(error.headers.get("Content-Range", ""))[1]:
                     return was_resumed
                 part.unlink()
+                most = 0
             elif error.code < 500 and error.code not in (408, 425, 429):
                 raise DownloadError(f"{url}: {reason}") from error
         except (_TransientError, http.client.HTTPException, OSError) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        failed = 0 if _size(part) > most else failed + 1
+        failed = 0 if _size(part) > most else failed + 1  # also if it was too long, and was removed
         most = max(most, _size(part))
         if failed >= ATTEMPTS:
             raise DownloadError(f"{url}: {reason}; {failed} tries brought nothing new")

@@ -88,7 +88,8 @@ def _find(columns: list[str], names: tuple[str, ...]) -> int | None:
 
 
 def _located(folder: Path, name: str) -> Path:
-    direct = find_file(os.path.abspath(folder / Path(name).expanduser()))  # noqa: PTH100 (keeps symbolic links)
+    home = os.path.expanduser(name)  # noqa: PTH111 (a Path's knows no `~name.wav`)
+    direct = find_file(os.path.abspath(folder / home))  # noqa: PTH100 (keeps symbolic links)
     clip = find_file(str(folder.absolute() / "clips" / name))
     is_there = os.path.exists  # unlike a Path's, it takes names that are too long
     return clip if not is_there(direct) and is_there(clip) else direct

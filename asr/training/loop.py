@@ -207,9 +207,9 @@ class Trainer:
                 audio_s += self.feed.audio_s(group)
                 if not (self.ledger.is_due or self._is_logged(p.updates) or p.step == len(groups)):
                     continue
-                self._read()
+                self.ledger.read()
                 self._tell(len(groups), audio_s / (time.monotonic() - began))
-                if self._interrupted:
+                if self._stops:
                     self._save()
                     raise KeyboardInterrupt
                 if time.monotonic() - saved > self.config.checkpoint_every_s:
@@ -223,11 +223,10 @@ class Trainer:
             audio_s_per_s=round(audio_s / max(seconds, 1e-9), 1),
         )
 
-    def _read(self) -> None:
-        """Bring the progress up to date with the results of the last few updates."""
-        self.ledger.read()
-        if self.ranks.size > 1:
-            self._interrupted = self.ledger.wishes > 0  # all stop at the same step
+    @property
+    def _stops(self) -> bool:
+        """Whether to stop after the updates that were read; of several ranks all do, at the same one."""
+        return self.ledger.wishes > 0 if self.ranks.size > 1 else self._interrupted
 
     def _tell(self, steps: int, speed: float) -> None:
         p = self.progress

@@ -36,12 +36,15 @@ class Split:
         frames = recognizer.encoder.output_lengths(recognizer.features.output_lengths(lengths)).tolist()
         seconds = (np.asarray(corpus.lengths_samples) / corpus.rate_hz).tolist()
         self.left_out: dict[str, list[str]] = {
-            reason: [] for reason in ("cannot be spelled", "too short", "too long", "infeasible")
+            reason: []
+            for reason in ("cannot be spelled", "nothing said", "too short", "too long", "infeasible")
         }
         self.kept: list[int] = []
         for i, u in enumerate(corpus.utterances):
             if i in self.unspellable:
                 self.left_out["cannot be spelled"].append(u.id)
+            elif not self.targets[i]:  # of a transcript of punctuation alone
+                self.left_out["nothing said"].append(u.id)
             elif seconds[i] < min_s:
                 self.left_out["too short"].append(u.id)
             elif seconds[i] > max_s:
