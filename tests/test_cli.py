@@ -244,6 +244,27 @@ def test_jobs_that_fail_are_listed_wherever_they_ran(asr, tmp_path, launcher):
         assert asr(*words, "encoder.cell=gru,rnn")[0] == 0, "what failed in another sweep is not told again"
 
 
+def test_a_typing_error_in_a_sweep_names_the_nearest_key_and_nothing_is_trained(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
+    status, _, err = asr("train", "mine.jsonl", *QUICK, "training.lerning_rate=1e-3,1e-2", "-m")
+    assert status == 1 and "did you mean 'training.learning_rate'?" in err
+    status, _, err = asr("train", "mine.jsonl", *QUICK, "training.epochs=choice(x,2)", "-m")
+    assert status == 1 and "HYDRA_FULL_ERROR" not in err
+    assert not (tmp_path / "exp").exists()
+
+
+def test_a_job_whose_folder_cannot_be_made_stops_no_other_and_trained_ones_are_listed(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 20, seed=3)
+    words = ["train", "mine.jsonl", *QUICK, "training.epochs=1", "exp=sw", "-m"]
+    assert asr(*words, "encoder.cell=rnn,gru")[0] == 0
+    (tmp_path / "sw" / "encoder.cell=lstm" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "sw" / "encoder.cell=lstm" / "checkpoints" / "last.pt").mkdir()
+    status, _, err = asr(*words, "encoder.cell=lstm,gru")
+    assert status == 1 and "1 of the jobs failed" in err
+    listed = err[err.index("development WER, greedily") :]
+    assert "encoder.cell=rnn" in listed and "encoder.cell=gru" in listed
+
+
 def test_a_sweep_over_bundles_is_ranked_although_their_paths_have_slashes(asr, tmp_path):
     write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
     assert asr("train", "mine.jsonl", *QUICK, "exp=a")[0] == 0

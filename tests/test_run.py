@@ -89,6 +89,9 @@ def test_a_further_folder_that_is_missing_is_noticed_before_anything_is_fetched(
         (["lm.arpa=nowhere.arpa"], "nowhere.arpa, of which the language model"),
         (["lm.text=[said.txt]"], "lm.text without lm.order"),
         (["decoder.rescore=8"], "decoder.rescore without a language model"),
+        (["decoder.lexicon=true"], "decoder.lexicon without a language model"),
+        (["lm.order=9"], "lm.order=9: expected 1 to 6"),
+        (["lm.arpa=said.txt"], "lm.arpa=said.txt: not an ARPA file"),
     ],
 )
 def test_a_language_model_that_cannot_be_made_is_noticed_at_once(asr, words, given, message):
@@ -96,6 +99,21 @@ def test_a_language_model_that_cannot_be_made_is_noticed_at_once(asr, words, giv
     status, said = asr("run", *words, *given)
     assert status == 1 and message in said.replace("\n", " ")
     assert not Path("exp").exists() and not Path("data").exists()
+
+
+def test_a_character_that_is_not_in_training_is_told_once_for_all_utterances(asr, words, tmp_path):
+    for line in (lines := [json.loads(text) for text in (tmp_path / "test.jsonl").read_text().splitlines()]):
+        line["text"] += " é"
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, said = asr("prepare", *words)
+    said = " ".join(said.split())
+    assert status == 0 and said.count("is in no training transcript") == 1
+    assert "'é' is in no training transcript; test has it in 3 of 3 utterances" in said
+
+
+def test_who_names_no_recordings_is_told_the_key(asr):
+    status, said = asr("run", "folder")
+    assert status == 1 and "add data.root=FOLDER" in said.replace("\n", " ")
 
 
 def test_what_was_tuned_before_a_setting_existed_is_not_tuned_again(asr, words):

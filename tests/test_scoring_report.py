@@ -81,12 +81,22 @@ def test_a_score_without_anything_known_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_training_curves_come_from_the_history(tmp_path: Path) -> None:
-    steps = [{"kind": "step", "updates": n, "epoch": 1, "loss": 3 / n} for n in range(1, 5)]
-    epoch = {"kind": "epoch", "updates": 4, "epoch": 1, "loss": 1.0, "dev_loss": 1.5, "wer": 0.5, "cer": 0.2}
+    steps = [{"kind": "step", "updates": n, "epoch": 1, "loss": 12 / n} for n in range(1, 17)]
+    epoch = {"kind": "epoch", "updates": 16, "epoch": 1, "loss": 1.0, "dev_loss": 1.5, "wer": 0.5, "cer": 0.2}
     write_report(example(), tmp_path / "report.html", history=[*steps, epoch])
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "training 0.75 at 4" in text and "development 1.5 at 4" in text
+    assert "training 0.75 at 16" in text and "development 1.5 at 16" in text
     assert "WER 50% at 1" in text and "CER 20% at 1" in text
+
+
+def test_a_short_training_shows_its_loss_by_epochs() -> None:
+    step = [{"kind": "step", "updates": 20, "loss": 9.0}]
+    epochs = [
+        {"kind": "epoch", "epoch": n, "updates": 9 * n, "loss": 5.0 / n, "dev_loss": 3.0} for n in (1, 2, 3)
+    ]
+    assert training(step + epochs) == training(epochs)
+    many = [{"kind": "step", "updates": n, "loss": 9.0 / n} for n in range(1, 20)]
+    assert training(many + epochs) != training(epochs)
 
 
 def test_curves_survive_odd_numbers() -> None:

@@ -53,8 +53,9 @@ def hold_out(
     if split_of is None:
         what = ", ".join(wanted) or "any"
         raise CorpusError(
-            f"{len(set(groups))} speakers or utterances are too few to hold out {what}: give smaller "
-            "fractions, hold out utterances (by=utterance), or name the splits"
+            f"{len(set(groups))} speakers or utterances are too few to hold out {what}, of which each needs "
+            "one, as training does: set data.options.fractions={dev: 0.1} for a development set alone, "
+            "data.options.by=utterance, or name the parts with data.options.splits={train: …, dev: …}"
         )
     found: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in wanted}}
     for u, group in zip(utterances, groups, strict=True):

@@ -125,18 +125,34 @@ def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel 
     return _learn(sentences, recipe.lm.recurrent, checkpoint=checkpoint, seed=recipe.seed)
 
 
+_HEADER_BYTES = 1 << 20
+"""Within these an ARPA file begins, which may have comments before."""
+
+
 def check_language_model(recipe: Recipe) -> None:
     """Check that the recipe's language model can be made.
 
     Raises:
-        ConfigError: a file that cannot be read, or texts or rescoring without an n-gram model.
+        ConfigError: a file that cannot be read or is no ARPA file, an order that does not exist, or settings
+            that need an n-gram model without one.
     """
+    if not 0 <= recipe.lm.order <= lm.MAX_ORDER:
+        raise ConfigError(f"lm.order={recipe.lm.order}: expected 1 to {lm.MAX_ORDER}, or 0 (none)")
     if not recipe.lm.order and recipe.lm.text:
         raise ConfigError("lm.text without lm.order: add the order of the n-gram model, such as lm.order=4")
-    if not recipe.lm.order and recipe.lm.arpa is None and recipe.decoder.rescore:
-        raise ConfigError("decoder.rescore without a language model: add lm.order=4, or lm.arpa=FILE")
+    needs = {
+        "rescore": recipe.decoder.rescore,
+        "lexicon": recipe.decoder.lexicon and recipe.data.phones is None,
+    }
+    if not recipe.lm.order and recipe.lm.arpa is None and any(needs.values()):
+        name = next(name for name in needs if needs[name])
+        raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
     if lost := [name for name, digest in digests(recipe).items() if digest is None]:
         raise ConfigError(f"{lost[0]}, of which the language model is to be made, cannot be read")
+    if not recipe.lm.text and recipe.lm.arpa in digests(recipe):
+        with lm.open_bytes(Path(recipe.lm.arpa).expanduser()) as file:
+            if b"\\data\\" not in file.read(_HEADER_BYTES):
+                raise ConfigError(f"lm.arpa={recipe.lm.arpa}: not an ARPA file, which begins with \\data\\")
 
 
 def digests(recipe: Recipe) -> dict[str, str | None]:

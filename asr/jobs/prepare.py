@@ -74,6 +74,9 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     if own_root and not Path(own_root).expanduser().exists():  # before anything is synthesised
         raise CorpusError(f"data.extra.folder.root={own_root}: there is no such file or folder")
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
+    is_given = recipe.data.root or recipe.data.options.get("splits")
+    if recipe.data.source == "folder" and not is_given and not root.exists():
+        raise ConfigError("data.root is not given: add data.root=FOLDER (or MANIFEST), your recordings")
     found = _find(recipe.data.source, root, recipe.data.options)
     own = {u.id for u in found.get("train", ())}
     for source, options in recipe.data.extra.items():
@@ -145,11 +148,17 @@ def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
 
 def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfig) -> None:
     """Warn of characters that no training transcript has and that therefore cannot be recognised."""
-    if "train" not in splits:
+    if "train" not in splits or data.phones is not None:
         return
     known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}
     for split in (s for s in splits if s != "train"):
-        for line, u in enumerate(PackedCorpus(folder / split).utterances, 1):
-            if strange := set(normalise(u.text, data.style)) - known - {" "}:
-                shown = ", ".join(map(repr, sorted(strange)))
-                warn(f"{folder / split}.jsonl, line {line}: {shown} is in no training transcript ({u.id})")
+        where: dict[str, list[str]] = {}
+        utterances = PackedCorpus(folder / split).utterances
+        for line, u in enumerate(utterances, 1):
+            for strange in set(normalise(u.text, data.style)) - known - {" "}:
+                where.setdefault(strange, []).append(f"line {line}: {u.id}")
+        for strange, lines in sorted(where.items()):
+            warn(
+                f"{folder / split}.jsonl, {lines[0]}: {strange!r} is in no training transcript; {split} has "
+                f"it in {len(lines)} of {len(utterances)} utterances"
+            )

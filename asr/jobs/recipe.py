@@ -220,16 +220,20 @@ def compose(words: Sequence[str]) -> Recipe:
     Raises:
         ConfigError: an unknown recipe, key or value, with the closest that exists.
     """
+    return from_hydra(composed(hydra_overrides(words)))
+
+
+def composed(overrides: list[str]) -> Any:
+    """The configuration that Hydra overrides describe, its choices unchecked; errors as for `compose`."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = hydra_overrides(words)
     register()
     try:
         with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
-            return from_hydra(hydra_compose("config", overrides=overrides))
+            return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
 

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def _job(stage: str) -> Any:
 class _Job:
     """The job function of a sweep, which launchers can pickle and send to another machine.
 
-    A job that fails with an `AsrError` does not stop the others; it is listed at the end. As it may run in
-    another process, it leaves the error in its folder.
+    A job that fails with an `AsrError` or because of a file does not stop the others; it is listed at the
+    end. As it may run in another process, it leaves the error in its folder.
     """
 
     def __init__(self, stage: str) -> None:
@@ -51,10 +52,11 @@ class _Job:
         say(f"\n{folder}")
         try:
             _job(self.stage)(recipes.from_hydra(config))
-        except AsrError as error:
+        except (AsrError, OSError) as error:
             warn(f"{folder} failed: {error}")
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
+            with suppress(OSError):  # the disk may be full
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
             return math.inf
         (folder / FAILED).unlink(missing_ok=True)
         return 0.0 if self.stage == "prepare" else _development_wer(folder, self.stage)
@@ -86,6 +88,7 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     given = recipes.hydra_overrides(words)
     overrides = list({o.partition("=")[0]: o for o in given}.values())  # of a key given twice the last counts
     keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
+    recipes.composed([first for o in overrides if (first := _first(o)) is not None])  # or an error
     folder = Path(_folder(overrides))
     swept = [k for k, o in zip(keys, overrides, strict=True) if _is_swept(o)]
     constant = [k for k in keys if k not in swept]
@@ -112,7 +115,7 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     finally:
         sys.argv = arguments
     if stage != "prepare":
-        _rank(folder)
+        (_rank if stage == "run" else _list_trained)(folder)
     if failed := _failures(folder):
         reasons = [f"{job}: {(job / FAILED).read_text(encoding='utf-8').strip()}" for job in failed]
         raise AsrError("\n".join([f"{len(failed)} of the jobs failed", *reasons]))
@@ -141,6 +144,19 @@ def _is_swept(override: str) -> bool:
         return False
 
 
+def _first(override: str) -> str | None:
+    """The override with the first of the values that it sweeps over; None for an interval, which has none."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import IntervalSweep
+
+    if not _is_swept(override):
+        return override
+    parsed = OverridesParser.create().parse_override(override)
+    if isinstance(parsed.value(), IntervalSweep):
+        return None
+    return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
+
+
 def _rank(folder: Path) -> None:
     """Print the runs of a sweep from best to worst, with the significance of their differences.
 
@@ -167,6 +183,15 @@ def _rank(folder: Path) -> None:
         warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
         output.print(scoring.ranking_table(scoring.rank(scores)))
+
+
+def _list_trained(folder: Path) -> None:
+    """Print the runs of a sweep that were only trained by the WER of their best paths, the lowest first."""
+    runs = [file.parent for file in folder.glob("*=*/**/model") if not file.parent.name.startswith("member-")]
+    if len(runs) > 1:
+        say("development WER, greedily:")
+    for wer, name in sorted((_development_wer(run, "train"), str(run.relative_to(folder))) for run in runs):
+        say(f"{wer:8.2%}  {name}")
 
 
 def _read_columns(file: Path) -> tuple[list[str], list[str], list[str]]:

@@ -94,7 +94,10 @@ def development_split(prepared: Prepared) -> str:
             if split == "test":
                 warn("there is no development split: epochs are chosen on `test`, so its WER will flatter")
             return split
-    raise CorpusError(f"{prepared.folder}: no split `dev` to measure the epochs on; configure one")
+    raise CorpusError(
+        f"{prepared.folder}: no split `dev` to measure the epochs on; give "
+        "data.options.fractions={dev: 0.1}, or data.options.splits={train: …, dev: …}"
+    )
 
 
 def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:

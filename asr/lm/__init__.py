@@ -9,20 +9,22 @@ True
 """
 
 from asr.lm.arpa import load
-from asr.lm.kneser_ney import train
+from asr.lm.kneser_ney import MAX_ORDER, train
 from asr.lm.learning import Report
 from asr.lm.learning import train as train_recurrent
 from asr.lm.ngram import NGramModel, Perplexity
 from asr.lm.recurrent import RecurrentConfig, RecurrentModel
-from asr.lm.texts import read_sentences
+from asr.lm.texts import open_bytes, read_sentences
 
 __all__ = [
+    "MAX_ORDER",
     "NGramModel",
     "Perplexity",
     "RecurrentConfig",
     "RecurrentModel",
     "Report",
     "load",
+    "open_bytes",
     "read_sentences",
     "train",
     "train_recurrent",

@@ -16,6 +16,8 @@ _STYLES = ("one", "two")
 
 MOST_WHISKERS = 50
 """The most bars that get an interval: each takes some milliseconds."""
+FEWEST_STEPS = 10
+"""With fewer of them the training loss is drawn by epochs."""
 FEWEST_UTTERANCES = 5
 """Smaller groups have no whiskers, which would be as wide as the chart."""
 
@@ -167,7 +169,7 @@ def training(history: Sequence[dict[str, Any]]) -> str:
 
     Args:
         history: lines with `loss` at `updates` (or `step`), and with `dev_loss`, `wer` and `cer` at `epoch`;
-            lines whose `kind` is `epoch` do not give the training loss.
+            lines whose `kind` is `epoch` give the training loss only if there are few others.
     """
 
     def series(key: str, *places: str, times: float = 1.0, kinds: tuple[str | None, ...] = ()) -> list[Point]:
@@ -180,6 +182,8 @@ def training(history: Sequence[dict[str, Any]]) -> str:
         ]
 
     loss = series("loss", "updates", "step", kinds=("step", None))
+    if len(loss) < FEWEST_STEPS:  # a short training writes next to none
+        loss = series("loss", "updates", "step", kinds=("epoch",)) or loss
     dev_loss = series("dev_loss", "updates", "step")
     rates = [
         (name, series(key, "epoch", "updates", "step", times=100))

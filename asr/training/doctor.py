@@ -224,7 +224,8 @@ def _padding(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
     return Diagnosis(
         "padding",
         f"{epochs[-1]['padding']:.0%} of what is computed is padding",
-        "a higher training.seconds_per_batch, or a lower data.max_s if few utterances are very long",
+        "a lower training.seconds_per_batch (training.accumulate keeps the updates as large), or a lower "
+        "data.max_s if few utterances are very long",
     )
 
 

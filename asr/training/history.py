@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import TrainingError
+from asr.scoring.charts import FEWEST_STEPS
 
 FILE = "history.jsonl"
 
@@ -102,9 +103,9 @@ def plot(history: list[dict[str, Any]], path: Path, *, title: str = "") -> Path:
     epochs = [h for h in history if h["kind"] == "epoch"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, rates = figure.subplots(1, 2)
-    losses.plot(
-        [h["updates"] for h in steps], [h["loss"] for h in steps], lw=0.8, alpha=0.7, label="training"
-    )
+    learnt, form = (steps, "-") if len(steps) >= FEWEST_STEPS else (epochs, "s-")
+    updates, loss = ([h[key] for h in learnt] for key in ("updates", "loss"))
+    losses.plot(updates, loss, form, lw=0.8, ms=3, alpha=0.7, label="training")
     losses.plot(
         [h["updates"] for h in epochs], [h["dev_loss"] for h in epochs], "o-", ms=3, label="development"
     )
