@@ -61,6 +61,12 @@ def test_members_that_write_the_same_at_different_times_are_understood():
     assert decoder.decode(heard, [8])[0].tokens == (1, 2)
 
 
+def test_a_narrow_beam_finds_as_many_candidates():
+    heard = members_of(7, 5)
+    found = [BeamDecoder(LETTERS, beam_width=width).decode(heard, [7], n_best=12)[0] for width in (1, 64)]
+    assert found[0] == found[1] and len(found[0]) == 12
+
+
 def test_the_rest_of_the_score_is_kept_and_the_sentence_model_judges_afterwards():
     heard = members_of(5, 3)
     hot = {"hotwords": {"ab": 2.0, "c": 0.7}}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from asr.corpus.decode import available_cores
 from asr.decoding import outcome
-from asr.decoding.committee import CANDIDATES, ranked
+from asr.decoding.committee import CANDIDATES, NARROWEST, ranked
 from asr.decoding.emissions import check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import Hypothesis, write
@@ -170,7 +170,8 @@ class BeamDecoder:
 
         Args:
             log_probs_BTV: natural logs, blank at 0. Or those of M members of an ensemble, (B, T, M, V): the
-                search takes their mean, and the best it finds are ranked by what each member gives them.
+                search takes their mean, and the best it finds are ranked by what each member gives them. It
+                then keeps 64 prefixes or more.
             lengths_B: frames of each utterance; later frames are ignored.
             n_best: the most hypotheses per utterance; their texts differ.
 
@@ -187,8 +188,12 @@ class BeamDecoder:
         rescoring = self.rescoring
         wanted = max(n_best, CANDIDATES if members else 1, rescoring.count if rescoring else 1)
 
+        by = copy.copy(self)
+        if members:
+            by.settings = self.settings._replace(width=max(NARROWEST, self.settings.width))
+
         def search_one(i: int) -> Search:
-            search = self.begin(wanted)
+            search = by.begin(wanted)
             search.take(emissions[i])
             return search
 

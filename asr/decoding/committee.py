@@ -14,6 +14,8 @@ from asr.decoding.ranking import locate
 
 CANDIDATES = 16
 """Hypotheses of the search by the mean that are ranked anew."""
+NARROWEST = 4 * CANDIDATES
+"""Prefixes that this search keeps at least: a narrow beam does not hold so many texts."""
 
 
 def ranked(hypotheses: Sequence[Hypothesis], members: Sequence[np.ndarray]) -> list[Hypothesis]:
