@@ -44,14 +44,14 @@ def hazy_model(tmp_path, monkeypatch):
     tone_model().save(tmp_path)
     model = asr.load(tmp_path)
     model.lm = asr.lm.train(TEXTS, order=2)
-    clear = model.log_probs
+    clear = model.emissions
 
     def hazy(samples):
         log_probs_BTV, lengths_B = clear(samples)
         noise = torch.randn(log_probs_BTV.shape, generator=torch.Generator().manual_seed(len(samples)))
         return (0.25 * log_probs_BTV + 0.7 * noise).log_softmax(-1), lengths_B
 
-    monkeypatch.setattr(model, "log_probs", hazy)
+    monkeypatch.setattr(model, "emissions", hazy)
     return model
 
 

@@ -88,7 +88,9 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     given = recipes.hydra_overrides(words)
     overrides = list({o.partition("=")[0]: o for o in given}.values())  # of a key given twice the last counts
     keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
-    recipes.composed([first for o in overrides if (first := _first(o)) is not None])  # or an error
+    first = [one for o in overrides if (one := _first(o)) is not None]
+    if any(o.startswith("recipes=") for o in first):
+        recipes.composed(first)  # or an error that names the nearest key
     folder = Path(_folder(overrides))
     swept = [k for k, o in zip(keys, overrides, strict=True) if _is_swept(o)]
     constant = [k for k in keys if k not in swept]
@@ -145,14 +147,14 @@ def _is_swept(override: str) -> bool:
 
 
 def _first(override: str) -> str | None:
-    """The override with the first of the values that it sweeps over; None for an interval, which has none."""
+    """The override with the first of the values that it sweeps over; None if there is no list of them."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import IntervalSweep
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
     if not _is_swept(override):
         return override
     parsed = OverridesParser.create().parse_override(override)
-    if isinstance(parsed.value(), IntervalSweep):
+    if not isinstance(parsed.value(), ChoiceSweep | RangeSweep):
         return None
     return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
 
