@@ -1,4 +1,4 @@
-"""Atomic file writes, locks between processes, and clear errors when a file cannot be written."""
+"""Atomic file writes, locks between processes, `~`, and clear errors when a file cannot be written."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from asr.errors import AsrError, CorpusError
+from asr.errors import AsrError, ConfigError, CorpusError
 
 try:
     import fcntl
@@ -75,3 +75,15 @@ def explained(path: Path, error: type[AsrError] = CorpusError) -> Iterator[None]
             "free some space and run again, it goes on where it stopped" if full else "choose another folder"
         )
         raise error(f"{path} cannot be written: {why.strerror or why}; {hint}") from why
+
+
+def expanded(path: str) -> str:
+    """The path with the home folder for `~`.
+
+    Raises:
+        ConfigError: there is no home folder of that name.
+    """
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: there is no home folder of that name") from error

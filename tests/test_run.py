@@ -12,6 +12,7 @@ import pytest
 
 from asr import cli, load
 from asr.corpus.manifest import read_manifest
+from asr.errors import ConfigError
 from asr.jobs import members
 from asr.jobs.recipe import compose
 from asr.jobs.stages import _development_wer
@@ -142,6 +143,8 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     made = compose(
         ["folder", "data.root='~/a b'", "exp='~/e'", "training.start_from='~/m'", "lm.text=['~/t']"]
     )
+    with pytest.raises(ConfigError, match="no home folder of that name"):
+        compose(["folder", "exp='~nobody-of-that-name/e'"])
     found = [made.data.root, made.exp, made.training.start_from, *made.lm.text]
     assert found == [str(tmp_path / name) for name in ("a b", "e", "m", "t")]
 

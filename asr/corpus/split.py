@@ -72,7 +72,8 @@ def _drawn(
         groups: that of each utterance.
         wanted: the share of each split.
         seed: of the order in which groups are drawn.
-        passes_over: whether groups are that are much larger than others and make a split twice too large.
+        passes_over: whether groups that are much larger than others, and would make a split more than twice
+            as large as its share, are left to training.
     """
     sizes = Counter(groups)
     large = 1.5 * len(groups) / max(1, len(sizes))

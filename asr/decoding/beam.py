@@ -188,12 +188,10 @@ class BeamDecoder:
         rescoring = self.rescoring
         wanted = max(n_best, CANDIDATES if members else 1, rescoring.count if rescoring else 1)
 
-        by = copy.copy(self)
-        if members:
-            by.settings = self.settings._replace(width=max(NARROWEST, self.settings.width))
+        wide = self.reweighed(beam_width=max(NARROWEST, self.settings.width)) if members else self
 
         def search_one(i: int) -> Search:
-            search = by.begin(wanted)
+            search = wide.begin(wanted)
             search.take(emissions[i])
             return search
 

@@ -147,20 +147,28 @@ def check_language_model(recipe: Recipe) -> None:
     if not recipe.lm.order and recipe.lm.arpa is None and any(needs.values()):
         name = next(name for name in needs if needs[name])
         raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
-    if lost := [name for name, digest in digests(recipe).items() if digest is None]:
-        raise ConfigError(f"{lost[0]}, of which the language model is to be made, cannot be read")
-    if not recipe.lm.text and recipe.lm.arpa in digests(recipe):
-        with lm.open_bytes(Path(recipe.lm.arpa).expanduser()) as file:
-            if b"\\data\\" not in file.read(_HEADER_BYTES):
-                raise ConfigError(f"lm.arpa={recipe.lm.arpa}: not an ARPA file, which begins with \\data\\")
+    for name in _files(recipe):
+        try:
+            with lm.open_bytes(Path(name).expanduser()) as file:
+                head = file.read(_HEADER_BYTES)
+        except lm.UNREADABLE as error:
+            raise ConfigError(
+                f"{name}, of which the language model is to be made, cannot be read: {error}"
+            ) from error
+        if not recipe.lm.text and b"\\data\\" not in head:
+            raise ConfigError(f"lm.arpa={name}: not an ARPA file, which begins with \\data\\")
 
 
 def digests(recipe: Recipe) -> dict[str, str | None]:
     """The files that the recipe's language models are made of, and the sha256 of each; None if unreadable."""
+    return {name: _sha256(Path(name).expanduser()) for name in _files(recipe)}
+
+
+def _files(recipe: Recipe) -> list[str]:
     named = list(recipe.lm.text)
     if not named and recipe.lm.arpa is not None and recipe.lm.arpa not in librispeech.LANGUAGE_MODELS:
         named = [recipe.lm.arpa]
-    return {name: _sha256(Path(name).expanduser()) for name in named if name != "-"}
+    return [name for name in named if name != "-"]
 
 
 def _sha256(path: Path) -> str | None:

@@ -23,6 +23,7 @@ from asr.augmentation import AugmentationConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
+from asr.files import expanded
 from asr.lm import RecurrentConfig
 from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
@@ -146,7 +147,7 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
 
 
 def _is_place(word: str) -> bool:
-    return word.startswith(("/", "./", "../", "~")) and os.path.exists(Path(word).expanduser())  # noqa: PTH110
+    return word.startswith(("/", "./", "../", "~")) and os.path.exists(os.path.expanduser(word))  # noqa: PTH110, PTH111
 
 
 def _quoted(word: str) -> str:
@@ -242,7 +243,7 @@ def from_hydra(config: Any) -> Recipe:
     """The typed recipe of a configuration that Hydra composed; in paths `~` is the home folder.
 
     Raises:
-        ConfigError: a value that is not among the choices of its key.
+        ConfigError: a value that is not among the choices of its key, or no home folder.
     """
     from omegaconf import OmegaConf
 
@@ -252,8 +253,8 @@ def from_hydra(config: Any) -> Recipe:
     for path in _PATHS:
         *sections, key = path.split(".")
         section = functools.reduce(dict.__getitem__, sections, fields)
-        section[key] = section[key] and str(Path(section[key]).expanduser())
-    fields["lm"]["text"] = [str(Path(name).expanduser()) for name in fields["lm"]["text"]]
+        section[key] = section[key] and expanded(section[key])
+    fields["lm"]["text"] = [expanded(name) for name in fields["lm"]["text"]]
     return typing.cast("Recipe", build(Recipe, fields))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-import typing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from rich import box
 from rich.table import Table
 
 from asr import recognizer, scoring
+from asr.errors import ConfigError
 from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
-from asr.jobs.recipe import Recipe, to_fields
+from asr.jobs.recipe import Recipe, build, to_fields
 from asr.jobs.train import CURVES, TUNED, development_split
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer
@@ -64,13 +65,15 @@ def _decoding(recipe: Recipe) -> dict[str, Any]:
 
 def _tuned_for(folder: Path) -> dict[str, Any] | None:
     """The decoding settings that the bundle was tuned for; None if it was not tuned, or they are unknown."""
-    file, defaults = folder / TUNED, to_fields(Recipe())
+    file = folder / TUNED
     asked = json.loads(file.read_text(encoding="utf-8")).get("asked") if file.is_file() else None
-    if asked is not None:  # settings that were added since had their defaults
-        for name in ("decoder", "lm"):
-            asked[name] = defaults[name] | asked[name]
-        asked["lm"]["recurrent"] = defaults["lm"]["recurrent"] | asked["lm"]["recurrent"]
-    return typing.cast("dict[str, Any] | None", asked)
+    if asked is None:
+        return None
+    parts = {name: asked[name] for name in ("decoder", "lm")}
+    with suppress(ConfigError):  # settings that no longer exist: tuned for others, then
+        filled = to_fields(build(Recipe, parts))  # settings that were added since had their defaults
+        parts = {name: filled[name] for name in parts}
+    return asked | parts
 
 
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import AsrError, ConfigError
+from asr.files import expanded
 from asr.jobs import recipe as recipes
 from asr.jobs.console import say, warn
 from asr.text import normalise
@@ -132,7 +133,7 @@ def _folder(overrides: Sequence[str]) -> str:
     """The parent of the folders of a sweep's jobs."""
     given = {key: value.strip("'\"") for key, _, value in (o.partition("=") for o in overrides)}
     name = given.get("name") or given["recipes"].removesuffix("/default")
-    return str(Path(given.get("exp") or f"exp/{name}").expanduser())
+    return expanded(given.get("exp") or f"exp/{name}")
 
 
 def _is_swept(override: str) -> bool:

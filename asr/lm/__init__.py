@@ -14,10 +14,11 @@ from asr.lm.learning import Report
 from asr.lm.learning import train as train_recurrent
 from asr.lm.ngram import NGramModel, Perplexity
 from asr.lm.recurrent import RecurrentConfig, RecurrentModel
-from asr.lm.texts import open_bytes, read_sentences
+from asr.lm.texts import UNREADABLE, open_bytes, read_sentences
 
 __all__ = [
     "MAX_ORDER",
+    "UNREADABLE",
     "NGramModel",
     "Perplexity",
     "RecurrentConfig",

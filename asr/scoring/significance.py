@@ -4,11 +4,11 @@ Three answers, all two-sided: the paired bootstrap interval of the difference in
 pairs sentence-segment word error test (MAPSSWE), which NIST uses; McNemar's exact test on whole utterances.
 
 MAPSSWE conventions, as in NIST's SCTK. Within an utterance, errors of either system belong to one segment if
-fewer than two words that both recognise lie between them; every segment has errors. With d the differences of
-the two systems' errors in the n segments, the statistic is z = mean(d) / (sd(d) / √n). NIST takes it for
-normal, which is right for many segments: equal systems differ "at 5 %" in 10 % of cases with 8 segments,
-in 31 % with 2. Here p is that of the t distribution with n − 1 degrees of freedom. Where all differences are
-equal and sd is 0, z = Σd / √Σd² = ±√n, and p is that of the sign test, 2 · 2⁻ⁿ.
+fewer than two words that both recognise lie between them; every segment has errors. With d the differences
+of the two systems' errors in the n segments, the statistic is z = mean(d) / (sd(d) / √n). NIST takes it for
+normal, which is right for many segments: with 8 of them equal systems differ "at 5 %" in 9 % of cases, with
+2 in 30 %, if d is normal. Here p is that of the t distribution with n − 1 degrees of freedom. Where all
+differences are equal and sd is 0, z = Σd / √Σd² = ±√n, and p is that of the sign test, 2 · 2⁻ⁿ.
 
 Source: Gillick & Cox 1989, "Some statistical issues in the comparison of speech recognition algorithms";
 Pallett, Fisher & Fiscus 1990, "Tools for the analysis of benchmark speech recognition tests"; Holm 1979.
