@@ -45,8 +45,7 @@ def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor |
         targets_S: labels 1 … V−1; none gives no spans.
 
     Raises:
-        CtcError: wrong shapes or labels, too few frames for the labels, a text of probability zero, or one
-            that is too long for the memory: frames times twice the labels is the number of bytes.
+        CtcError: wrong shapes or labels, too few frames for the labels, or a text of probability zero.
 
     >>> probs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.9, 0.1], [0.2, 0.8]])
     >>> [(span.token, span.start_frame, span.end_frame) for span in align(probs.log(), [1, 1])]
@@ -58,14 +57,7 @@ def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor |
     log_probs, labels = _check(log_probs_TV, targets_S)
     if not len(labels):
         return []
-    try:
-        best, path_T = best_path(log_probs, labels)
-    except MemoryError as error:
-        cells = len(log_probs) * (2 * len(labels) + 1)
-        raise CtcError(
-            f"{len(log_probs):,} frames and {len(labels):,} labels take {cells / 2**30:.1f} GiB to align: "
-            "cut the recording first"
-        ) from error
+    best, path_T = best_path(log_probs, labels)
     if not np.isfinite(best):
         raise CtcError(
             f"no path of {len(log_probs)} frames gives the {len(labels)} labels a probability above zero: "
