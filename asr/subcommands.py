@@ -84,7 +84,16 @@ def align(
     cut: Annotated[
         Path | None,
         typer.Option(
-            help="Write each word of a manifest as a recording of its own to this folder, with words.jsonl."
+            help="Write each word as a recording of its own to this folder, with words.jsonl, a manifest."
+        ),
+    ] = None,
+    longest_s: Annotated[
+        float | None,
+        typer.Option(
+            "--longest_s",
+            "--longest-s",
+            min=1,
+            help="Cut at the longest pauses instead, so that no recording lasts longer: utterances.jsonl.",
         ),
     ] = None,
     per_word: Annotated[
@@ -95,15 +104,15 @@ def align(
     """Find when each word of a known text is spoken."""
     from asr.jobs import align as jobs
 
+    if longest_s is not None and (cut is None or per_word):
+        raise ConfigError("--longest_s cuts utterances: name a folder with --cut, and leave out --per_word")
+    cutting = None if cut is None else jobs.Cutting(cut, per_word, longest_s)
     recognizer = load_model(model, device, None)
     if text is None:
-        failed = jobs.of_manifest(
-            recognizer, Path(audio), form=output_format, output=output, folder=cut, per_word=per_word
-        )
+        failed = jobs.of_manifest(recognizer, Path(audio), form=output_format, output=output, cutting=cutting)
         raise typer.Exit(1 if failed else 0)
-    if cut is not None:
-        raise ConfigError("--cut takes the words of a manifest, not of a single recording")
-    jobs.of_recording(recognizer, audio, jobs.read_text(text), form=output_format, output=output)
+    read = jobs.read_text(text)
+    jobs.of_recording(recognizer, audio, read, form=output_format, output=output, cutting=cutting)
 
 
 def export(

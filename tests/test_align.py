@@ -11,12 +11,14 @@ from tone_model import spoken
 from tones import RATE_HZ
 
 from asr import audio, load
-from asr.corpus.manifest import read_manifest
+from asr.corpus.manifest import Utterance, read_manifest
 from asr.features import FeaturesConfig
 from asr.jobs.align import align_words, read_text
+from asr.jobs.cutting import Aligned, between_pauses
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
+from asr.transcript import Word
 
 TEXTS = ("ab ca", "b", "dab ab ca")
 
@@ -100,6 +102,54 @@ def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, man
     assert one == two
 
 
+def test_a_long_recording_is_cut_at_its_longest_pauses(asr, trained, tmp_path):  # noqa: F811
+    texts = ["ab ca", "b", "dab ab ca", "da"]
+    sounds = [spoken(text, seed=i) for i, text in enumerate(texts)]
+    starts = np.cumsum([0] + [len(s) + RATE_HZ for s in sounds])
+    pause = np.zeros(RATE_HZ, np.float32)
+    audio.write(
+        tmp_path / "talk one.wav", np.concatenate([part for s in sounds for part in (s, pause)]), RATE_HZ
+    )
+    (tmp_path / "talk.txt").write_text(" ".join(texts))
+    longest_s = max(map(len, sounds)) / RATE_HZ + 0.6
+    line = [
+        "align",
+        tmp_path / "talk one.wav",
+        tmp_path / "talk.txt",
+        "-m",
+        trained,
+        "--cut",
+        tmp_path / "parts",
+    ]
+    status, out, err = asr(*line, "--longest_s", longest_s)
+    assert (status, out, "4 recordings of" in err) == (0, "", True)
+    parts = read_manifest(tmp_path / "parts" / "utterances.jsonl")
+    assert [part.text for part in parts] == texts
+    for part, sound, start in zip(parts, sounds, starts, strict=False):
+        assert len(sound) / RATE_HZ - 0.2 < part.duration_s <= longest_s
+        whole = audio.read(tmp_path / "talk one.wav", RATE_HZ)[start : start + len(sound)]
+        heard = audio.read(part.audio_filepath, RATE_HZ)
+        assert np.correlate(heard, whole[200:-200]).max() > 0.9 * (whole[200:-200] ** 2).sum()
+
+
+def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle():
+    def parts(*times: tuple[float, float], longest_s: float) -> list[list[int]]:
+        words = [Word(str(i), start_s, end_s, 1.0) for i, (start_s, end_s) in enumerate(times)]
+        utterance = Utterance("a", Path("a.wav"), times[-1][1], "")
+        return [list(part) for part in between_pauses(Aligned(utterance, words, times[-1][1]), longest_s)]
+
+    close = [(float(i), i + 1.0) for i in range(4)]
+    assert parts(*close, longest_s=4) == [[0, 1, 2, 3]]
+    assert parts(*close, longest_s=3) == [[0, 1], [2, 3]]
+    assert parts(*close, longest_s=1) == parts(*close, longest_s=0.5) == [[0], [1], [2], [3]]
+    assert parts((0, 1), (1.5, 2), (2.1, 3), longest_s=2.5) == [[0], [1, 2]]
+    assert parts((0, 1), (9, 10), longest_s=1.3) == [
+        [0],
+        [1],
+    ]  # margins of 0.25 s, none outside the recording
+    assert parts((0, 1), (9, 10), longest_s=10) == [[0, 1]]
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -108,7 +158,8 @@ def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, man
         (["0.wav"], "expected a manifest"),
         (["0.wav", ""], "the text of 0.wav is empty: expected the words that are said in it"),
         (["0.wav", "?!"], "the text of 0.wav is empty: expected the words that are said in it"),
-        (["0.wav", "ab", "--cut", "f"], "--cut takes the words of a manifest"),
+        (["0.wav", "ab", "--longest_s", "9"], "name a folder with --cut"),
+        (["m.jsonl", "--cut", "f", "--longest_s", "9", "--per_word", "1"], "leave out --per_word"),
         (["none.jsonl"], "expected a JSONL manifest"),
     ],
 )

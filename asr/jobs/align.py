@@ -1,13 +1,11 @@
 """`asr align`: recordings and their texts → word times as CTM, JSON or TextGrid, or a recording per word."""
 
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
@@ -15,22 +13,13 @@ from asr.ctc import align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
-from asr.jobs.console import counting, say, warn
+from asr.jobs.console import counting, warn
+from asr.jobs.cutting import Aligned, Cutting, cut
 from asr.recognizer import Recognizer
 from asr.text import normalise
 from asr.transcript import Clock, Transcript, Word
 
 MANIFESTS = (".jsonl", ".json")
-BEFORE_S, AFTER_S = 0.07, 0.1
-"""Margins around a word that is cut out, as CTC alignments are short; at most half way to the next word."""
-
-
-class Aligned(NamedTuple):
-    """An utterance, its words and its duration (s)."""
-
-    utterance: Utterance
-    words: list[Word]
-    duration_s: float
 
 
 def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[list[Word], float]:
@@ -56,29 +45,35 @@ def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[li
     return words, duration_s
 
 
-def of_recording(model: Recognizer, recording: str, text: str, *, form: str, output: Path | None) -> None:
-    """Align one recording; write its words to a file, or print them.
+def of_recording(
+    model: Recognizer, recording: str, text: str, *, form: str, output: Path | None, cutting: Cutting | None
+) -> None:
+    """Align one recording; write its words to a file or print them, or cut it, or both.
 
     Raises:
         AudioError, AlphabetError, CtcError: as for `align_words`.
         ConfigError: an unknown format, or an empty text.
-        CorpusError: the file cannot be written.
+        CorpusError: a file cannot be written.
     """
     _check(form)
     if not normalise(text, model.style).strip():
         raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
     words, duration_s = align_words(model, recording, text)
-    rendered = FORMATS[form](words, name=Path(recording).stem, duration_s=duration_s) + "\n"
-    if output is None:
-        print(rendered, end="")
-    else:
+    name = Path(recording).stem
+    if cutting is not None:
+        one = Aligned(Utterance(name, Path(recording), duration_s, text), words, duration_s)
+        cut([one], _names([name]), cutting, joint=model.alphabet.joint)
+    rendered = FORMATS[form](words, name=name, duration_s=duration_s) + "\n"
+    if output is not None:
         _write(output, rendered)
+    elif cutting is None:
+        print(rendered, end="")
 
 
 def of_manifest(
-    model: Recognizer, manifest: Path, *, form: str, output: Path | None, folder: Path | None, per_word: int
+    model: Recognizer, manifest: Path, *, form: str, output: Path | None, cutting: Cutting | None
 ) -> dict[str, str]:
-    """Align all utterances; write or print their words, or cut them into recordings in `folder`, or both.
+    """Align all utterances; write or print their words, or cut them, or both.
 
     Returns:
         By id, why utterances could not be aligned; a warning is printed for each.
@@ -94,18 +89,18 @@ def of_manifest(
         raise ConfigError(
             f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), or a text"
         )
-    if form != "ctm" and output is None and folder is None:
+    if form != "ctm" and output is None and cutting is None:
         raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
     utterances = read_manifest(manifest)
     _names([u.id for u in utterances])  # before all the work
     aligned, failed = align_all(model, utterances)
     names = _names([a.utterance.id for a in aligned])
-    if folder is not None:
-        cut(aligned, names, folder, per_word=per_word)
-    if output is None and folder is None:
-        print(_ctm(aligned, names), end="")
-    elif output is not None:
+    if cutting is not None:
+        cut(aligned, names, cutting, joint=model.alphabet.joint)
+    if output is not None:
         write(aligned, names, output, form=form)
+    elif cutting is None:
+        print(_ctm(aligned, names), end="")
     return failed
 
 
@@ -150,61 +145,6 @@ def _ctm(aligned: Sequence[Aligned], names: Sequence[str]) -> str:
         to_ctm(a.words, name=name, duration_s=a.duration_s) for name, a in zip(names, aligned, strict=True)
     ]
     return "".join(f"{text}\n" for text in texts if text)
-
-
-def cut(aligned: Sequence[Aligned], names: Sequence[str], folder: Path, *, per_word: int) -> None:
-    """Write every word as a recording of its own, at its recording's sample rate, and a manifest of all.
-
-    Args:
-        names: file names for the utterances.
-        folder: gets `words.jsonl` and, in `audio/`, a wav for each word.
-        per_word: at most this many recordings per word, chosen at random with a fixed seed; 0 takes all.
-
-    Raises:
-        AudioError, CorpusError: a file cannot be written.
-    """
-    places = [(i, k) for i, a in enumerate(aligned) for k in range(len(a.words))]
-    random.Random(0).shuffle(places)
-    counts: Counter[str] = Counter()
-    chosen: dict[int, list[int]] = {}
-    for i, k in places:
-        word = aligned[i].words[k].text
-        if not per_word or counts[word] < per_word:
-            counts[word] += 1
-            chosen.setdefault(i, []).append(k)
-    lines: list[str] = []
-    with counting("cutting", "utterances") as progress:
-        for i in sorted(chosen):
-            lines += _cut(aligned[i], sorted(chosen[i]), folder, name=names[i])
-            progress(i + 1, len(aligned))
-    _write(folder / "words.jsonl", "".join(f"{line}\n" for line in lines))
-    say(f"{len(lines):,} recordings of {len(counts):,} words: {folder / 'words.jsonl'}")
-
-
-def _cut(aligned: Aligned, chosen: Sequence[int], folder: Path, *, name: str) -> list[str]:
-    """Write the chosen words of an utterance; returns their manifest lines."""
-    utterance, words, duration_s = aligned
-    rate_hz = audio.info(utterance.audio_filepath).rate_hz
-    samples = audio.read(utterance.audio_filepath, rate_hz)
-    lines = []
-    for k in chosen:
-        word = words[k]
-        first_s = (words[k - 1].end_s + word.start_s) / 2 if k else 0.0
-        last_s = (word.end_s + words[k + 1].start_s) / 2 if k + 1 < len(words) else duration_s
-        start_s, end_s = max(first_s, word.start_s - BEFORE_S), min(last_s, word.end_s + AFTER_S)
-        file = f"audio/{name}_{k}.wav"
-        audio.write(folder / file, samples[round(start_s * rate_hz) : round(end_s * rate_hz)], rate_hz)
-        facts = {
-            "id": f"{name}_{k}",
-            "audio_filepath": file,
-            "duration": round(end_s - start_s, 4),
-            "text": word.text,
-            "confidence": word.confidence,
-        }
-        if utterance.speaker is not None:
-            facts["speaker"] = utterance.speaker
-        lines.append(json.dumps(facts, ensure_ascii=False))
-    return lines
 
 
 def _names(ids: Sequence[str]) -> list[str]:
