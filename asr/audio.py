@@ -40,6 +40,9 @@ LOWEST_RATE_HZ, HIGHEST_RATE_HZ = 1_000, 1_000_000
 FULL_SCALE_LIMIT = 2.0
 """Peaks up to this are decoder overshoot and are clipped; higher ones mean another scale, an error."""
 
+PART_SLACK_S = 0.05
+"""So much may be missing at the end of a part of a recording, as durations are often rounded."""
+
 Source = str | Path | bytes | BinaryIO
 
 _BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory depends on the actual data, not on the header
@@ -56,21 +59,27 @@ class AudioInfo:
     """Samples per channel."""
 
 
-def read(source: Source, rate_hz: int = RATE_HZ) -> np.ndarray:
+def read(
+    source: Source, rate_hz: int = RATE_HZ, *, start_s: float = 0.0, duration_s: float | None = None
+) -> np.ndarray:
     """The recording as mono float32 samples (n,) in [-1, 1] at `rate_hz`, with n ≥ 1.
 
     Args:
         source: a path, `"-"` for standard input, the bytes of a file, or an open binary file.
         rate_hz: wanted sample rate.
+        start_s, duration_s: read only so much of it (s), from there; without a duration all of it is read.
 
     Raises:
-        AudioError: a source that is missing, not audio, empty or cut short, or NaN, infinite or unscaled
-            samples.
+        AudioError: a source that is missing, not audio, empty or cut short, or ends before the wanted part;
+            or NaN, infinite or unscaled samples.
     """
     with _open(source) as (file, name):
         own_hz = file.samplerate
-        samples = np.concatenate([*_mono_blocks(file, name), np.zeros(0, np.float32)])
-        _check_length(file, name, len(samples))
+        if duration_s is not None:
+            samples = _part(file, name, start_s, duration_s)
+        else:
+            samples = np.concatenate([*_mono_blocks(file, name), np.zeros(0, np.float32)])
+            _check_length(file, name, len(samples))
     samples = resample(samples, own_hz, rate_hz)
     if not len(samples):
         raise AudioError(f"{name} is too short: nothing of it is left at {rate_hz} Hz")
@@ -318,6 +327,27 @@ def _mono_blocks(
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield _clip(block)
         at += len(block)
+
+
+def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:
+    start, wanted = round(start_s * file.samplerate), round(duration_s * file.samplerate)
+    before = min(start, file.samplerate)  # the first samples of an mp3 or an Opus file after a jump are wrong
+    try:
+        file.seek(start - before)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{name} has nothing at {start_s:.2f} s: {error}") from error
+    read, found = [], 0
+    for block in _mono_blocks(file, name, before + wanted):
+        read.append(block)
+        found += len(block)
+        if found >= before + wanted:
+            break
+    if found < before + wanted - PART_SLACK_S * file.samplerate:
+        end_s = (start - before + found) / file.samplerate
+        raise AudioError(
+            f"{name} ends at {end_s:.2f} s; {start_s:.2f} to {start_s + duration_s:.2f} s were wanted"
+        )
+    return np.concatenate([*read, np.zeros(0, np.float32)])[before : before + wanted]
 
 
 def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) -> None:

@@ -151,6 +151,30 @@ def test_blocks_of_a_compressed_file_have_no_seams(tmp_path, suffix):
     assert np.allclose(streamed, whole.clip(-1, 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("suffix", [*LOSSLESS, *LOSSY])
+def test_a_part_has_the_samples_that_the_whole_has_there(tmp_path, suffix):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * 16000).astype("f4")
+    how = LOSSY.get(suffix) or LOSSLESS.get(suffix, {})
+    path = write(tmp_path / f"a.{suffix}", wave, 16000, **how)
+    whole = audio.read(path)
+    for start_s, duration_s in ((0.0, 0.5), (0.3, 1.0), (2.345, 1.5), (4.0, 1.0)):
+        start, count = round(start_s * 16000), round(duration_s * 16000)
+        part = audio.read(path, start_s=start_s, duration_s=duration_s)
+        assert len(part) == count
+        assert np.abs(part - whole[start : start + count]).max() < 2e-3
+    resampled = audio.read(path, 8000, start_s=1.0, duration_s=2.0)
+    assert resampled == pytest.approx(audio.resample(whole[16000:48000], 16000, 8000), abs=2e-3)
+
+
+def test_a_part_that_is_not_there_is_an_error_but_a_rounded_duration_is_none(tmp_path):
+    path = write(tmp_path / "a.wav", sine(16000, 2.0), 16000)
+    assert len(audio.read(path, start_s=1.5, duration_s=0.54)) == 8000
+    with pytest.raises(AudioError, match=r"a\.wav ends at 2\.00 s; 1\.50 to 2\.10 s were wanted"):
+        audio.read(path, start_s=1.5, duration_s=0.6)
+    with pytest.raises(AudioError, match=r"a\.wav has nothing at 9\.00 s"):
+        audio.read(path, start_s=9.0, duration_s=0.6)
+
+
 def test_streaming_takes_the_memory_of_a_block_not_of_the_file(tmp_path):
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 48000, 2, "PCM_16") as file:

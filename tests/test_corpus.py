@@ -11,7 +11,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asr.corpus.manifest import Utterance, read_manifest, validate, write_manifest
+from asr import audio
+from asr.corpus.manifest import Utterance, join_named, read_manifest, validate, write_manifest
 from asr.corpus.split import hold_out
 from asr.corpus.tables import read_table
 from asr.errors import ConfigError, CorpusError, ManifestError
@@ -60,6 +61,39 @@ def test_names_of_files_become_ids_as_short_as_they_are_unique(tmp_path):
     assert [u.id for u in read_manifest(path)] == ["/a", "/a"]
 
 
+def test_parts_of_a_recording_are_read_alone_and_named_by_where_they_start(tmp_path):
+    samples = np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
+    for name in ("talk.wav", "other/talk.wav"):
+        audio.write(tmp_path / name, samples, 8000)
+    line = {"audio_filepath": "talk.wav", "text": "x", "duration": 0.25}
+    path = manifest(
+        tmp_path,
+        {**line, "offset": 0},
+        {**line, "offset": 0.5},
+        {**line, "offset": None},
+        {**line, "id": "b"},
+    )
+    parts = read_manifest(path)
+    assert [(u.id, u.start_s) for u in parts] == [
+        ("talk_0.00", 0.0),
+        ("talk_0.50", 0.5),
+        ("talk", None),
+        ("b", None),
+    ]
+    for u, truth in zip(parts, (samples[:2000], samples[4000:6000], samples, samples), strict=True):
+        assert u.read(8000) == pytest.approx(truth, abs=1e-4)
+    write_manifest(tmp_path / "again.jsonl", parts)
+    assert read_manifest(tmp_path / "again.jsonl") == parts
+    others = read_manifest(
+        manifest(
+            tmp_path, {**line, "offset": 0.5}, {**line, "offset": 0.5, "audio_filepath": "other/talk.wav"}
+        )
+    )
+    assert len({u.id for u in others}) == 2 and all(u.id.endswith("talk_0.50") for u in others)
+    moved = [replace(u, start_s=0.75) for u in parts[:2]]
+    assert [u.id for u in join_named([("a", parts[:2]), ("b", moved)])][2:] == ["b/talk_0.00", "b/talk_0.50"]
+
+
 def test_byte_order_marks_empty_lines_and_carriage_returns_are_no_lines(tmp_path):
     line = '{"audio_filepath": "a.wav", "text": "größe", "duration": 1, "id": 7, "speaker": 3}'
     path = tmp_path / "m.jsonl"
@@ -80,7 +114,10 @@ WRONG = {
     '{"audio_filepath": "a.wav", "text": "x", "duration": -1}': "impossible",
     '{"audio_filepath": "a.wav", "text": "x", "duration": NaN}': "impossible",
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1' + "0" * 400 + "}": "impossible",
-    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": 2.5}': "cut them",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": -2.5}': "offset -2.5 is impossible",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "offset": "2"}': "offset must be a number",
+    '{"audio_filepath": "a.wav", "text": "x", "offset": 2.5}': "offset without a duration",
+    '{"audio_filepath": "a.wav", "text": "x", "duration": 0, "offset": 0}': "offset without a duration",
     '{"audio_filepath": "a.wav", "text": "x", "duration": 1, "speaker": [1]}': "speaker must be",
     '{"audio_filepath": "a.wav", "text": "\\ud800", "duration": 1}': "UTF-8",
     '{"audio_filepath": "a.wav", "text": "\\uD83D", "duration": 1}': "UTF-8",
@@ -207,6 +244,14 @@ def test_tables_of_many_dialects_give_the_same_utterance(tmp_path, name):
     assert u.audio_filepath.is_file()
 
 
+def test_rows_of_a_table_may_be_parts_of_recordings(tmp_path):
+    (tmp_path / "a.csv").write_text("file,text,offset,duration\na.wav,x,1.5,2\na.wav,y,,3\n")
+    assert [(u.id, u.start_s, u.duration_s) for u in read_table(tmp_path / "a.csv")] == [
+        ("a_1.50", 1.5, 2.0),
+        ("a", None, 0.0),
+    ]
+
+
 def test_a_quote_in_a_tsv_is_a_quote_and_a_line_separator_is_text(tmp_path):
     (tmp_path / "a.tsv").write_text('path\tsentence\na.wav\t"Yes\u2028he said\n', encoding="utf-8")
     assert read_table(tmp_path / "a.tsv")[0].text == '"Yes\u2028he said'
@@ -219,6 +264,10 @@ WRONG_TABLES = {
     "path,text\nb.wav\n": r"line 2: 1 fields",
     'path,text\na.wav,"never closed\n': r"line 2: unexpected end of data",
     "": r"line 1: the columns are none",
+    "path,text,offset\na.wav,x,1\n": r"line 1: .*; one of duration was expected",
+    "path,text,offset,duration\na.wav,x,one,2\n": r"line 2: could not convert string to float: 'one'",
+    "path,text,offset,duration\na.wav,x,1,\n": r"line 2: could not convert",
+    "path,text,offset,duration\na.wav,x,1,0\n": r"line 2: offset 1\.0 and duration 0\.0 are impossible",
 }
 
 
@@ -241,6 +290,18 @@ def test_a_table_that_is_not_there_or_no_text_is_an_error(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"path,text\na.wav,gr\xf6\xdfe\n")
     with pytest.raises(ManifestError, match="not text in UTF-8"):
         read_table(tmp_path / "a.csv")
+
+
+def test_parts_of_one_recording_stay_together():
+    parts = [Utterance(f"{i}", Path(f"talk{i % 8}.wav"), 2.0, "x", start_s=2.0 * i) for i in range(80)]
+    splits = hold_out(parts, {"dev": 0.1, "test": 0.2})
+    talks = {split: {u.audio_filepath for u in us} for split, us in splits.items()}
+    assert {split: len(names) for split, names in talks.items()} == {"train": 5, "dev": 1, "test": 2}
+    assert len(set.union(*talks.values())) == 8
+    few = hold_out(
+        [replace(u, audio_filepath=Path(f"talk{i % 4}.wav")) for i, u in enumerate(parts)], {"dev": 0.1}
+    )
+    assert len(few["dev"]) == 8 and len({u.audio_filepath for u in few["dev"]}) > 1
 
 
 def utterances(count, speakers=0):

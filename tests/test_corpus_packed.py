@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,21 @@ def test_packed_samples_are_those_of_the_recordings(tmp_path):
         assert packed.lengths_samples[i] == len(truth)
         assert u == Utterance(us[i].id, us[i].audio_filepath, len(truth) / RATE_HZ, us[i].text, us[i].speaker)
     assert report.duration_s == pytest.approx(packed.offsets_samples[-1] / RATE_HZ)
+
+
+def test_parts_of_recordings_are_packed_alone_and_anew_when_they_move(tmp_path):
+    (u,) = corpus(tmp_path / "audio", 1, samples=lambda i: 8000)
+    truth, _ = soundfile.read(u.audio_filepath, dtype="int16")
+    parts = [replace(u, id=f"{start_s}", start_s=start_s, duration_s=0.25) for start_s in (0.0, 0.5, 0.9)]
+    stem = tmp_path / "out" / "train"
+    report = pack(parts, stem, rate_hz=RATE_HZ)
+    assert [problem.kind for problem in report.left_out] == ["unreadable"]
+    assert "ends at 1.00 s; 0.90 to 1.15 s were wanted" in report.left_out[0].detail
+    packed = PackedCorpus(stem)
+    assert packed.utterances == parts[:2]
+    assert [packed.samples(i).tolist() for i in (0, 1)] == [truth[:2000].tolist(), truth[4000:6000].tolist()]
+    pack([replace(part, start_s=part.start_s / 2) for part in parts[:2]], stem, rate_hz=RATE_HZ)
+    assert PackedCorpus(stem).samples(1).tolist() == truth[2000:4000].tolist()
 
 
 def test_other_rates_are_resampled(tmp_path):

@@ -74,6 +74,14 @@ def test_recordings_are_linked_where_they_are_and_left_out_where_they_are_not(tm
     assert links == ["../my%20audio/%C3%BC%20%231.wav", None, None, None]
 
 
+def test_of_a_part_of_a_recording_only_that_part_is_played(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(800, dtype=np.float32), 8000)
+    ids = [u.id for u in example().utterances]
+    page = tmp_path / "report.html"
+    write_report(example(), page, audio=dict.fromkeys(ids, tmp_path / "a.wav"), starts_s={ids[3]: 2.0})
+    assert [u["a"] for u in embedded(page)["utterances"]] == ["a.wav", "a.wav", "a.wav", "a.wav#t=2.00,2.50"]
+
+
 def test_a_score_without_anything_known_makes_a_page(tmp_path: Path) -> None:
     write_report(score("a", "a"), tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

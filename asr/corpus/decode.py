@@ -15,7 +15,7 @@ from multiprocessing.connection import wait
 
 import numpy as np
 
-from asr import audio
+from asr.corpus.manifest import Utterance
 from asr.errors import AudioError, CorpusError
 
 GROUP = 8
@@ -33,10 +33,10 @@ class Decoded:
     problem: str | None = None
 
 
-def decode(path: str, rate_hz: int) -> Decoded:
-    """The recording as int16 samples at `rate_hz`; if it cannot be read, `problem` says why."""
+def decode(utterance: Utterance, rate_hz: int) -> Decoded:
+    """The utterance as int16 samples at `rate_hz`; if it cannot be read, `problem` says why."""
     try:
-        samples = audio.read(path, rate_hz)
+        samples = utterance.read(rate_hz)
     except (AudioError, OSError) as error:
         return Decoded(b"", "", str(error))
     scaled = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767)
@@ -44,11 +44,11 @@ def decode(path: str, rate_hz: int) -> Decoded:
     return Decoded(pcm, hashlib.sha256(pcm).hexdigest())
 
 
-def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Iterator[Decoded]:
-    """`decode` of each path, in the order of the paths.
+def decode_all(utterances: Iterable[Utterance], *, rate_hz: int, workers: int = 1) -> Iterator[Decoded]:
+    """`decode` of each utterance, in their order.
 
     Args:
-        paths: of recordings.
+        utterances: to be read.
         rate_hz: wanted sample rate.
         workers: processes; with 1, decoding is done in this one.
 
@@ -56,14 +56,14 @@ def decode_all(paths: Iterable[str], *, rate_hz: int, workers: int = 1) -> Itera
         CorpusError: a worker process died.
     """
     if workers <= 1:
-        yield from (decode(path, rate_hz) for path in paths)
+        yield from (decode(utterance, rate_hz) for utterance in utterances)
         return
-    paths = iter(paths)
-    pending: deque[tuple[list[str], Future[list[Decoded]]]] = deque()
+    utterances = iter(utterances)
+    pending: deque[tuple[list[Utterance], Future[list[Decoded]]]] = deque()
     # Forking a process that has threads (torch) can hang; spawned workers start clean.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
-        while group := list(islice(paths, GROUP)):
+        while group := list(islice(utterances, GROUP)):
             pending.append((group, pool.submit(_decode_group, group, rate_hz)))
             if len(pending) > AHEAD * workers:
                 yield from pending.popleft()[1].result()
@@ -84,8 +84,8 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_group(paths: list[str], rate_hz: int) -> list[Decoded]:
-    return [decode(path, rate_hz) for path in paths]
+def _decode_group(utterances: list[Utterance], rate_hz: int) -> list[Decoded]:
+    return [decode(utterance, rate_hz) for utterance in utterances]
 
 
 def start_worker() -> None:

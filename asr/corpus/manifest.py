@@ -4,9 +4,10 @@
 
 Conventions. UTF-8, one JSON object per line; empty lines are skipped. `audio_filepath` and `text` are
 required; a relative path is relative to the manifest's folder. `duration` is in seconds and is read from the
-header of the recording if it is missing. `speaker` and `id` are optional: the id defaults to the file's name
-without suffix, with as much of its path as makes it unique. Other keys are ignored, except `offset`: a
-manifest of pieces of longer recordings is refused, as ignoring it would pair texts with the wrong audio.
+header of the recording if it is missing. `offset` makes the utterance a part of a longer recording: it starts
+so many seconds after the beginning of that, and lasts `duration`. `speaker` and `id` are optional: the id
+defaults to the file's name without suffix, with as much of its path as makes it unique, and the offset. Other
+keys are ignored.
 """
 
 import json
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asr import audio
 from asr.errors import AudioError, ManifestError
@@ -37,6 +40,14 @@ class Utterance:
     speaker: str | None = None
     flaw: tuple[str, str] | None = None
     """Kind and detail of a problem that its source found; such an utterance is left out and reported."""
+    start_s: float | None = None
+    """Where it starts in a longer recording, of which it lasts `duration_s`; None: it is all of it."""
+
+    def read(self, rate_hz: int) -> np.ndarray:
+        """Its samples (n,), mono, float32; raises AudioError as `audio.read` does."""
+        if self.start_s is None:
+            return audio.read(self.audio_filepath, rate_hz)
+        return audio.read(self.audio_filepath, rate_hz, start_s=self.start_s, duration_s=self.duration_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
                 "text": u.text,
                 "id": u.id,
             }
+            if u.start_s is not None:
+                fields["offset"] = u.start_s
             if u.speaker is not None:
                 fields["speaker"] = u.speaker
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
@@ -175,19 +188,23 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
 
 
 def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
-    """The utterances; an empty id becomes the file's name, with as much of its path as makes it unique."""
+    """The utterances; an empty id becomes the file's name, with as much of its path as makes it unique.
+
+    That of a part of a recording ends with where it starts.
+    """
     if all(u.id for u in utterances):
         return utterances
-    ids = [u.id or u.audio_filepath.stem for u in utterances]
+    starts = ["" if u.start_s is None else f"_{u.start_s:.2f}" for u in utterances]
+    ids = [u.id or u.audio_filepath.stem + start for u, start in zip(utterances, starts, strict=True)]
     for parts in range(2, 1 + max((len(u.audio_filepath.parts) for u in utterances), default=0)):
         repeated = {name for name, count in Counter(ids).items() if count > 1}
         if not repeated:
             break
         ids = [
-            Path(*u.audio_filepath.with_suffix("").parts[-parts:]).as_posix()
+            Path(*u.audio_filepath.with_suffix("").parts[-parts:]).as_posix() + start
             if not u.id and name in repeated
             else name
-            for u, name in zip(utterances, ids, strict=True)
+            for u, name, start in zip(utterances, ids, starts, strict=True)
         ]
     return [u if u.id else replace(u, id=name) for u, name in zip(utterances, ids, strict=True)]
 
@@ -201,14 +218,15 @@ def join_named(parts: Iterable[tuple[str, Sequence[Utterance]]]) -> list[Utteran
     >>> [u.id for u in join_named([("x", [a]), ("y", [b, a])])]
     ['1', 'y/1', '1']
     """
-    known: dict[str, Path] = {}
+    known: dict[str, tuple[Path, float | None]] = {}
     joined: list[Utterance] = []
     for name, utterances in parts:
+        places = [(u.audio_filepath, u.start_s) for u in utterances]
         joined += [
-            u if known.get(u.id, u.audio_filepath) == u.audio_filepath else replace(u, id=f"{name}/{u.id}")
-            for u in utterances
+            u if known.get(u.id, place) == place else replace(u, id=f"{name}/{u.id}")
+            for u, place in zip(utterances, places, strict=True)
         ]
-        known = {u.id: u.audio_filepath for u in utterances} | known
+        known = {u.id: place for u, place in zip(utterances, places, strict=True)} | known
     return joined
 
 
@@ -238,33 +256,35 @@ def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
             raise ManifestError(
                 f"{place}: {key} must be a text; the keys are {', '.join(fields) or 'none'}: {_shown(line)}"
             )
-    if fields.get("offset"):
-        raise ManifestError(
-            f"{place}: offset {fields['offset']!r}: pieces of longer recordings cannot be used; "
-            f"cut them into files of their own: {_shown(line)}"
-        )
     audio_filepath = find_file(os.path.join(folder, os.path.expanduser(fields["audio_filepath"])))  # noqa: PTH111, PTH118
+    start_s = _seconds(fields, "offset", place=place, line=line)
+    duration_s = _seconds(fields, "duration", place=place, line=line)
+    if start_s is not None and not duration_s:
+        raise ManifestError(f"{place}: offset without a duration: {_shown(line)}")
+    if duration_s is None:
+        try:
+            duration_s = audio.info(audio_filepath).duration_s
+        except AudioError:
+            duration_s = 0.0
     return Utterance(
         id=_name(fields, "id", place=place, line=line) or "",
         audio_filepath=audio_filepath,
-        duration_s=_duration_s(fields, audio_filepath, place=place, line=line),
+        duration_s=duration_s,
         text=fields["text"],
         speaker=_name(fields, "speaker", place=place, line=line),
+        start_s=start_s,
     )
 
 
-def _duration_s(fields: dict[str, Any], audio_filepath: Path, *, place: str, line: bytes) -> float:
-    duration_s = fields.get("duration")
-    if duration_s is None:
-        try:
-            return audio.info(audio_filepath).duration_s
-        except AudioError:
-            return 0.0
-    if isinstance(duration_s, bool) or not isinstance(duration_s, int | float):
-        raise ManifestError(f"{place}: duration must be a number of seconds: {_shown(line)}")
-    if not 0 <= duration_s <= sys.float_info.max:  # NaN is not, and a whole number may be beyond floats
-        raise ManifestError(f"{place}: duration {duration_s!s:.20} is impossible: {_shown(line)}")
-    return float(duration_s)
+def _seconds(fields: dict[str, Any], key: str, *, place: str, line: bytes) -> float | None:
+    value = fields.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ManifestError(f"{place}: {key} must be a number of seconds: {_shown(line)}")
+    if not 0 <= value <= sys.float_info.max:  # NaN is not, and a whole number may be beyond floats
+        raise ManifestError(f"{place}: {key} {value!s:.20} is impossible: {_shown(line)}")
+    return float(value)
 
 
 def _name(fields: dict[str, Any], key: str, *, place: str, line: bytes) -> str | None:

@@ -154,11 +154,7 @@ def _entries(
     """The journal entry and the samples of each utterance from `first` on."""
     seen: set[str] = set()
     problems = [find_problem(u, seen) for u in utterances]
-    wanted = (
-        os.fspath(u.audio_filepath)
-        for u, problem in zip(utterances[first:], problems[first:], strict=True)
-        if problem is None
-    )
+    wanted = (u for u, problem in zip(utterances[first:], problems[first:], strict=True) if problem is None)
     decoded = decode_all(wanted, rate_hz=rate_hz, workers=workers)
     for problem in problems[first:]:
         if problem is not None:
@@ -225,7 +221,8 @@ def _key(utterances: Sequence[Utterance], settings: list[Any]) -> str:
             state = [status.st_size, status.st_mtime_ns]
         except OSError:
             state = []
-        digest.update(json.dumps([u.id, path, u.text, u.speaker, *state, *(u.flaw or ())]).encode())
+        part = [] if u.start_s is None else [u.start_s, u.duration_s]
+        digest.update(json.dumps([u.id, path, u.text, u.speaker, *state, *part, *(u.flaw or ())]).encode())
     return digest.hexdigest()
 
 

@@ -28,7 +28,8 @@ def hold_out(
         utterances: to be split.
         fractions: share of the utterances for each held-out split; whole speakers may exceed it.
         by: hold out whole `speaker`s or single `utterance`s; `auto` takes speakers if all are known and there
-            are at least `FEWEST_SPEAKERS`, and enough without those that are passed over.
+            are at least `FEWEST_SPEAKERS`, and enough without those that are passed over. Of parts of longer
+            recordings it takes whole recordings, if there are as many.
         seed: selects another choice.
 
     Raises:
@@ -102,7 +103,9 @@ def _groups(utterances: Sequence[Utterance], by: By) -> list[str]:
     known = len(speakers) == len(utterances)
     if by == "speaker" or (by == "auto" and known and len(set(speakers)) >= FEWEST_SPEAKERS):
         return speakers
-    return [u.id for u in utterances]
+    recordings = [u.id if u.start_s is None else u.audio_filepath.stem for u in utterances]
+    is_enough = len(set(recordings)) >= FEWEST_SPEAKERS  # the parts of one are said by the same people
+    return recordings if by == "auto" and is_enough else [u.id for u in utterances]
 
 
 def as_names(value: Any, *, option: str) -> list[str]:

@@ -1,6 +1,7 @@
 """CSV and TSV files with a header → utterances.
 
-Columns are found by common names (`AUDIO`, `TEXT`, …), in any case and order, with blanks for underscores.
+Columns are found by common names (`COLUMNS`), in any case and order, with blanks for underscores.
+With an `offset` and a `duration` (s), a row is a part of a longer recording.
 White space around a field is not part of it. A path is relative to the table's folder, or to `clips` in it.
 TSV is taken literally, without quoting; in CSV a field may be quoted, and the separator is the one of , ; |
 and tab that is most frequent in the header.
@@ -8,6 +9,7 @@ and tab that is most frequent in the header.
 
 import csv
 import io
+import math
 import os
 import re
 from pathlib import Path
@@ -15,14 +17,19 @@ from pathlib import Path
 from asr.corpus.manifest import Utterance, find_file, flawed_line, name_by_path, refuse_if_all_flawed
 from asr.errors import ManifestError
 
-AUDIO = ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio")
-TEXT = ("text", "transcript", "transcription", "sentence")
-SPEAKER = ("speaker", "speaker_id", "client_id")
-ID = ("id", "utterance_id")
+COLUMNS = {
+    "audio": ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio"),
+    "text": ("text", "transcript", "transcription", "sentence"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "id": ("id", "utterance_id"),
+    "offset": ("offset",),
+    "duration": ("duration",),
+}
+"""Names of what a table may hold. Audio and text are needed, and a duration where there are offsets."""
 
 
 def read_table(path: Path) -> list[Utterance]:
-    """The utterances of a CSV or TSV file, in its order, with absolute paths and unknown durations.
+    """The utterances of a CSV or TSV file, in its order, with absolute paths; only parts have durations.
 
     Raises:
         ManifestError: no such file, missing columns, broken quotes, or no row has as many fields as the
@@ -45,46 +52,53 @@ def read_table(path: Path) -> list[Utterance]:
     utterances = []
     try:
         columns = [re.sub(r"[ -]", "_", name.strip().lower()) for name in next(rows, [])]
-        audio, text = _column(path, columns, AUDIO), _column(path, columns, TEXT)
-        speaker, name = _find(columns, SPEAKER), _find(columns, ID)
+        at = _find(path, columns)
         for fields in rows:
             row = [field.strip() for field in fields]
             if not any(row):
                 continue
-            if len(row) != len(columns):
-                why = (
-                    f"{path}, line {rows.line_num}: {len(row)} fields, expected {len(columns)} "
-                    f"({', '.join(columns)}): {separator.join(row)[:160]}"
-                )
+            try:
+                if len(row) != len(columns):
+                    raise ValueError(f"{len(row)} fields, expected {len(columns)} ({', '.join(columns)})")
+                utterances.append(_utterance({what: row[k] for what, k in at.items()}, path.parent))
+            except ValueError as error:
+                why = f"{path}, line {rows.line_num}: {error}: {separator.join(row)[:160]}"
                 utterances.append(flawed_line(path, rows.line_num, ManifestError(why)))
-                continue
-            utterances.append(
-                Utterance(
-                    id=row[name] if name is not None else "",
-                    audio_filepath=_located(path.parent, row[audio]),
-                    duration_s=0.0,
-                    text=row[text],
-                    speaker=(row[speaker] or None) if speaker is not None else None,
-                )
-            )
     except csv.Error as error:
         raise ManifestError(f"{path}, line {rows.line_num}: {error}") from error
     refuse_if_all_flawed(utterances)
     return name_by_path(utterances)
 
 
-def _column(path: Path, columns: list[str], names: tuple[str, ...]) -> int:
-    found = _find(columns, names)
-    if found is None:
-        raise ManifestError(
-            f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; "
-            f"one of {', '.join(names)} was expected"
-        )
-    return found
+def _utterance(row: dict[str, str], folder: Path) -> Utterance:
+    """Raises ValueError if offset or duration are no numbers of seconds."""
+    start_s, duration_s = None, 0.0
+    if row.get("offset"):
+        start_s, duration_s = float(row["offset"]), float(row["duration"])
+        if not (0 <= start_s < math.inf and 0 < duration_s < math.inf):
+            raise ValueError(f"offset {start_s} and duration {duration_s} are impossible")
+    return Utterance(
+        id=row.get("id", ""),
+        audio_filepath=_located(folder, row["audio"]),
+        duration_s=duration_s,
+        text=row["text"],
+        speaker=row.get("speaker") or None,
+        start_s=start_s,
+    )
 
 
-def _find(columns: list[str], names: tuple[str, ...]) -> int | None:
-    return next((columns.index(name) for name in names if name in columns), None)
+def _find(path: Path, columns: list[str]) -> dict[str, int]:
+    """Which column holds what."""
+    at = {}
+    for what, names in COLUMNS.items():
+        if found := [columns.index(name) for name in names if name in columns]:
+            at[what] = found[0]
+        elif what in ("audio", "text") or (what == "duration" and "offset" in at):
+            raise ManifestError(
+                f"{path}, line 1: the columns are {', '.join(columns) or 'none'}; "
+                f"one of {', '.join(names)} was expected"
+            )
+    return at
 
 
 def _located(folder: Path, name: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asr import audio, scoring
+from asr import scoring
 from asr.corpus.manifest import Utterance, check_ids, read_manifest
 from asr.errors import AudioError, ScoringError
 from asr.files import whole_file
@@ -94,7 +94,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
 def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
     """The utterance's samples, or why they cannot be read."""
     try:
-        return audio.read(utterance.audio_filepath, rate_hz)
+        return utterance.read(rate_hz)
     except AudioError as error:
         return str(error)
 
@@ -108,9 +108,19 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
         speed = evaluation.audio_s / evaluation.seconds
         say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({speed:,.0f} × real time)")
     if report is not None:
-        audio = {u.id: u.audio_filepath for u in evaluation.utterances}
-        scoring.write_report(evaluation.score, report, title=report.stem, audio=audio)
+        write_report(evaluation, report, title=report.stem)
         say(f"report  {report}")
+
+
+def write_report(evaluation: Evaluation, page: Path, **shown: Any) -> None:
+    """Write the page with every error, which plays the recordings; `shown`: as for `scoring.write_report`."""
+    scoring.write_report(
+        evaluation.score,
+        page,
+        audio={u.id: u.audio_filepath for u in evaluation.utterances},
+        starts_s={u.id: u.start_s for u in evaluation.utterances},
+        **shown,
+    )
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -127,6 +137,7 @@ def write_hypotheses(evaluation: Evaluation, path: Path) -> None:
                 "id": u.id,
                 "audio_filepath": str(u.audio_filepath),
                 "duration": t.duration_s,
+                **({} if u.start_s is None else {"offset": u.start_s}),
                 **({"speaker": u.speaker} if u.speaker else {}),
                 "text": u.text,
                 "pred_text": t.text,

@@ -10,11 +10,11 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from asr import recognizer, scoring
+from asr import recognizer
 from asr.errors import ConfigError
 from asr.files import whole_file
 from asr.jobs.console import output, say
-from asr.jobs.evaluate import evaluate, to_json, write_hypotheses
+from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
@@ -125,9 +125,8 @@ def _evaluate(prepared: Prepared, split: str, model: Recognizer, folder: Path) -
     done = evaluate(model, corpus.utterances)
     write_hypotheses(done, folder / f"{split}.hypotheses.jsonl")
     page = _report(folder, split)
-    audio = {u.id: u.audio_filepath for u in done.utterances}
     lines = history.read(folder / history.FILE)
-    scoring.write_report(done.score, page, title=f"{folder.name}: {split}", audio=audio, history=lines)
+    write_report(done, page, title=f"{folder.name}: {split}", history=lines)
     return to_json(done) | {"corpus": corpus.fingerprint}
 
 

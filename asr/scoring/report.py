@@ -42,6 +42,7 @@ def write_report(
     *,
     title: str | None = None,
     audio: Mapping[str, Path] | None = None,
+    starts_s: Mapping[str, float | None] | None = None,
     history: Sequence[dict[str, Any]] = (),
     recalls: Sequence[Recall] = (),
 ) -> None:
@@ -52,6 +53,7 @@ def write_report(
         path: of the page, HTML.
         title: of the page.
         audio: recordings by utterance id; those that exist can be played.
+        starts_s: by id, where in its recording the utterance starts; None for those that are all of it.
         history: the JSON lines of a training run, for its curves.
         recalls: of out-of-vocabulary words and of hotwords.
 
@@ -71,7 +73,7 @@ def write_report(
         signature=escape(score.signature),
         css=parts["css"],
         js=parts["js"],
-        data=_data(score, audio or {}, Path(path).parent),
+        data=_data(score, audio or {}, starts_s or {}, Path(path).parent),
     )
     with whole_file(Path(path), error=ScoringError) as file:
         file.write(text)
@@ -194,13 +196,16 @@ def _recalls(recalls: Sequence[Recall]) -> str:
     return f'<ul class="words">{rows}</ul>'
 
 
-def _data(score: Score, audio: Mapping[str, Path], folder: Path) -> str:
-    utterances = [_utterance(u, audio.get(u.id), folder) for u in score.utterances]
+def _data(score: Score, audio: Mapping[str, Path], starts_s: Mapping[str, float | None], folder: Path) -> str:
+    utterances = [_utterance(u, audio.get(u.id), starts_s.get(u.id), folder) for u in score.utterances]
     text = json.dumps({"utterances": utterances}, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")  # "</script>" in a transcript must not end the data
 
 
-def _utterance(u: AlignedUtterance, audio: Path | None, folder: Path) -> dict[str, Any]:
+def _utterance(
+    u: AlignedUtterance, audio: Path | None, start_s: float | None, folder: Path
+) -> dict[str, Any]:
+    part = "" if start_s is None else f"#t={start_s:.2f},{start_s + (u.duration_s or 0):.2f}"
     return {
         "id": u.id,
         "speaker": u.speaker,
@@ -211,7 +216,7 @@ def _utterance(u: AlignedUtterance, audio: Path | None, folder: Path) -> dict[st
         "I": u.insertions,
         "t": [said if said == heard else (said, heard) for said, heard in u.pairs()],
         "c": None if u.confidences is None else [round(c, 3) for c in u.confidences],
-        "a": None if audio is None or not audio.is_file() else _link(audio, folder),
+        "a": None if audio is None or not audio.is_file() else _link(audio, folder) + part,
     }
 
 
