@@ -263,6 +263,8 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
 def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, str | BinaryIO]:
     if isinstance(source, bytes | bytearray | memoryview):
         return "the given bytes", io.BytesIO(source)
+    if source == "":
+        raise AudioError("the name of the recording is empty")
     if isinstance(source, str | Path) and str(source) != "-":
         return str(source), os.fspath(Path(source).expanduser())
     stdin = isinstance(source, str | Path)
@@ -270,6 +272,8 @@ def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, 
         raise AudioError("standard input is closed; a recording was expected there")
     opened: BinaryIO = sys.stdin.buffer if stdin else source  # type: ignore[assignment]
     name = "standard input" if stdin else str(getattr(source, "name", "the given stream"))
+    if getattr(opened, "closed", False):
+        raise AudioError(f"{name} is closed; an open file was expected")
     if not hasattr(opened, "read") or isinstance(opened, io.TextIOBase):
         raise AudioError(
             f"a {type(source).__name__}: expected a path, bytes, a file opened in binary mode, or float "

@@ -109,6 +109,7 @@ def _check(
             f"log-probabilities of shape {tuple(log_probs.shape)} and {labels.dtype} targets of shape "
             f"{tuple(labels.shape)}; expected one utterance, (frames, outputs), and integers, (labels,)"
         )
+    labels = labels.long()
     frames, outputs = log_probs.shape
     check_labels(labels, outputs)
     if not bool((log_probs < INFINITY).all()):
@@ -120,4 +121,4 @@ def _check(
             f"there are only {frames}: the text is too long for this recording"
         )
     dtype = torch.float64 if log_probs.dtype == torch.float64 else torch.float32
-    return log_probs.to(dtype).contiguous().numpy(), labels.long().contiguous().numpy()
+    return log_probs.to(dtype).contiguous().numpy(), labels.contiguous().numpy()

@@ -185,13 +185,13 @@ def check_batch(
         raise CtcError(f"expected log-probabilities, targets and two lengths as tensors: {error}") from error
     if not targets_BS.numel():
         targets_BS = targets_BS.long()  # torch makes an empty list a float tensor
-    if log_probs_BTV.dim() != 3 or not log_probs_BTV.is_floating_point():
+    if log_probs_BTV.dim() != 3 or not log_probs_BTV.is_floating_point() or not log_probs_BTV.shape[2]:
         raise CtcError(
             f"log-probabilities have shape {tuple(log_probs_BTV.shape)} and type {log_probs_BTV.dtype}; "
             "expected floating point with the axes (batch, frames, outputs)"
         )
     batch, frames, outputs = log_probs_BTV.shape
-    if targets_BS.dim() != 2 or targets_BS.shape[0] != batch or targets_BS.is_floating_point():
+    if targets_BS.dim() != 2 or targets_BS.shape[0] != batch or not _are_integers(targets_BS):
         raise CtcError(
             f"targets have shape {tuple(targets_BS.shape)} and type {targets_BS.dtype}; "
             f"expected integers of shape ({batch}, labels), padded to the longest"
@@ -201,15 +201,20 @@ def check_batch(
         ("target", target_lengths_B, targets_BS.shape[1]),
     )
     for name, lengths_B, most in bounds:
-        if lengths_B.shape != (batch,) or lengths_B.is_floating_point():
+        if lengths_B.shape != (batch,) or not _are_integers(lengths_B):
             raise CtcError(
                 f"{name} lengths have shape {tuple(lengths_B.shape)} and type {lengths_B.dtype}; "
                 f"expected {batch} integers, one for each utterance"
             )
-        if batch and (int(lengths_B.min()) < 0 or int(lengths_B.max()) > most):
+        if batch and not 0 <= int(lengths_B.long().min()) <= int(lengths_B.long().max()) <= most:
             raise CtcError(f"{name} lengths {lengths_B.tolist()[:20]}: expected integers from 0 to {most}")
+    targets_BS = targets_BS.long()
     check_labels(targets_BS[~_padding(target_lengths_B.to(targets_BS.device), targets_BS.shape[1])], outputs)
     return log_probs_BTV, targets_BS, input_lengths_B.long(), target_lengths_B.long()
+
+
+def _are_integers(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def check_labels(labels: Tensor, outputs: int) -> None:

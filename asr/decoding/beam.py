@@ -17,7 +17,7 @@ from torch import Tensor
 from asr.corpus.decode import available_cores
 from asr.decoding import outcome
 from asr.decoding.committee import CANDIDATES, NARROWEST, ranked
-from asr.decoding.emissions import check, prior_scale, probabilities
+from asr.decoding.emissions import as_tensor, check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords
 from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.incremental import Search
@@ -100,22 +100,19 @@ class BeamDecoder:
         judge: bool = True,
         threads: int | None = None,
     ) -> None:
-        _check_pruning(beam_width, beam_threshold, token_threshold)
+        width = _check_pruning(beam_width, beam_threshold, token_threshold)
         check_model(lm)
         self.alphabet = alphabet
         self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords or ())
         phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)
         self._vocabulary = build_vocabulary(alphabet, lm=lm, lexicon=lexicon, hotwords=phrases)
-        self._weights = {
-            "alpha": alpha,
-            "beta": beta,
-            "unknown_penalty": unknown_penalty,
-            "hotword_weight": hotword_weight,
-        }
+        self._weights = _as_floats(
+            alpha=alpha, beta=beta, unknown_penalty=unknown_penalty, hotword_weight=hotword_weight
+        )
         self.tables = self._weigh()
         self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
         least_output = max(math.exp(token_threshold), sys.float_info.min)
-        self.settings = Settings(beam_width, math.exp(-beam_threshold), least_output)
+        self.settings = Settings(width, math.exp(-beam_threshold), least_output)
         self.threads = threads or available_cores()
         self.rescoring, self._judges = rescoring, judge
         self._scale_V = prior_scale(prior, prior_weight, alphabet.size)
@@ -147,20 +144,17 @@ class BeamDecoder:
         new = copy.copy(self)
         if strange := weights.keys() - self._weights.keys():
             raise DecodingError(f"weights {sorted(strange)}: expected some of {', '.join(self._weights)}")
-        new._weights = self._weights | weights
+        new._weights = self._weights | _as_floats(**weights)
         if new._weights != self._weights:
             new.tables = new._weigh()
         if beam_width is not None:
-            _check_pruning(beam_width)
-            new.settings = self.settings._replace(width=beam_width)
+            new.settings = self.settings._replace(width=_check_pruning(beam_width))
         new._scale_V = prior_scale(prior, prior_weight, self.alphabet.size)
         new.rescoring = rescoring
         return new
 
     def _weigh(self) -> Tables:
         """The tables for the current weights."""
-        if not all(map(math.isfinite, self._weights.values())):
-            raise DecodingError(f"weights {self._weights}: expected finite numbers")
         weights = dict(self._weights)
         phrases = check_hotwords(self._hotwords, weights.pop("hotword_weight"), self.alphabet)
         return build_tables(self._vocabulary, hotwords=phrases, **weights)
@@ -178,9 +172,9 @@ class BeamDecoder:
         Raises:
             DecodingError: wrong shapes or lengths, NaN, or values that are not normalised log-probabilities.
         """
-        if n_best < 1:
-            raise DecodingError(f"n_best={n_best}: expected at least 1")
-        given = torch.as_tensor(log_probs_BTV)
+        if not isinstance(n_best, int | np.integer) or n_best < 1:
+            raise DecodingError(f"n_best={n_best!r}: expected a whole number, at least 1")
+        given = as_tensor(log_probs_BTV)
         members = given.unbind(2) if given.dim() == 4 else ()
         log_probs_BTV, lengths = check(given, lengths_B, outputs=self.alphabet.size)
         emissions = [self.weighed(log_probs_BTV[i, :n], i) for i, n in enumerate(lengths)]
@@ -245,9 +239,23 @@ class BeamDecoder:
 
 def _check_pruning(
     beam_width: int, beam_threshold: float = math.inf, token_threshold: float = -math.inf
-) -> None:
-    if not 1 <= beam_width <= WIDEST or not beam_threshold > 0 or not token_threshold <= 0:
+) -> int:
+    """The width."""
+    is_whole = isinstance(beam_width, int | np.integer)
+    if not is_whole or not 1 <= beam_width <= WIDEST or not beam_threshold > 0 or not token_threshold <= 0:
         raise DecodingError(
-            f"beam_width={beam_width}, beam_threshold={beam_threshold}, token_threshold={token_threshold}: "
-            f"expected 1 to {WIDEST}, more than 0, at most 0"
+            f"beam_width={beam_width!r}, beam_threshold={beam_threshold}, token_threshold={token_threshold}: "
+            f"expected a whole number from 1 to {WIDEST}, more than 0, at most 0"
         )
+    return int(beam_width)
+
+
+def _as_floats(**weights: float) -> dict[str, float]:
+    """The weights, always of the one type that the search is compiled for."""
+    try:
+        floats = {name: float(weight) for name, weight in weights.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DecodingError(f"weights {weights}: expected numbers") from error
+    if not all(map(math.isfinite, floats.values())):
+        raise DecodingError(f"weights {weights}: expected finite numbers")
+    return floats

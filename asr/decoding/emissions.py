@@ -32,7 +32,7 @@ def check(
     Raises:
         DecodingError: wrong axes, size or lengths.
     """
-    log_probs = as_one(torch.as_tensor(log_probs_BTV).detach(), axes=3)
+    log_probs = as_one(as_tensor(log_probs_BTV).detach(), axes=3)
     frames = _integers(lengths_B)
     shape = tuple(log_probs.shape)
     if log_probs.dim() != 3 or not log_probs.is_floating_point():
@@ -58,6 +58,18 @@ def check(
                 f"{shape[1]} frames"
             )
     return (log_probs.float() if log_probs.dtype in (torch.float16, torch.bfloat16) else log_probs), frames
+
+
+def as_tensor(log_probs: Tensor) -> Tensor:
+    """A tensor or an array as a tensor.
+
+    Raises:
+        DecodingError: it cannot be one.
+    """
+    try:
+        return torch.as_tensor(log_probs)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DecodingError(f"expected log-probabilities as a tensor or an array: {error}") from error
 
 
 def _integers(lengths_B: Tensor | Sequence[int]) -> list[int] | None:

@@ -1,5 +1,6 @@
 """Hotwords as an automaton over words: how far any has matched, and the bonus for that."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -104,14 +105,16 @@ def check_hotwords(
     In a script without spaces every symbol of the alphabet is a word.
 
     Raises:
-        DecodingError: a single string, or a weight that is not finite.
+        DecodingError: a single string, a word that is none, or a weight that is not finite.
     """
     if isinstance(hotwords, str):
         raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")
     weights = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
     for word, value in weights.items():
-        if not np.isfinite(value):
-            raise DecodingError(f"hotword {word!r} has weight {value}; expected a finite number")
+        if not isinstance(word, str):
+            raise DecodingError(f"hotword {word!r}: expected a text")
+        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            raise DecodingError(f"hotword {word!r} has weight {value!r}; expected a finite number")
     return {
         tuple(alphabet.separate(normalise(word, "none")).split()): float(value)
         for word, value in weights.items()

@@ -28,8 +28,8 @@ class PyctcDecoder:
         beam_width, alpha, beta, hotwords, hotword_weight: as in pyctcdecode; its LM scores are natural logs.
 
     Raises:
-        DecodingError: pyctcdecode is missing, kenlm is missing for a language model, or a subword alphabet;
-            a beam without width, or hotwords with weights of their own.
+        DecodingError: pyctcdecode is missing, or kenlm for a language model, or that has single words only; a
+            subword alphabet, a beam without width, or hotwords with weights of their own.
         LanguageModelError: a language model other than word n-grams.
     """
 
@@ -54,6 +54,8 @@ class PyctcDecoder:
         if beam_width < 1:
             raise DecodingError(f"beam_width={beam_width}: expected at least 1")
         check_model(lm)
+        if lm is not None and lm.order < 2:
+            raise DecodingError("kenlm, which pyctcdecode uses, reads no unigram models; use decoder=beam")
         try:
             import pyctcdecode
         except ImportError as error:
@@ -91,7 +93,7 @@ class PyctcDecoder:
             settings |= {"hotwords": self.hotwords, "hotword_weight": self.hotword_weight}
         text, _, _, acoustic, score = self._decoder.decode_beams(log_probs_TV.numpy(), **settings)[0]
         tokens = self.alphabet.encode(text)
-        spans = align(log_probs_TV, tokens)
+        spans = align(log_probs_TV.clamp(min=-1e4), tokens)  # pyctcdecode strips spaces, even if certain
         peaks = [math.exp(float(log_probs_TV[s.start_frame : s.end_frame, s.token].max())) for s in spans]
         frames = tuple((s.start_frame, s.end_frame) for s in spans)
         return Hypothesis(tuple(tokens), frames, tuple(min(p, 1.0) for p in peaks), acoustic, score)

@@ -48,7 +48,7 @@ def rank(
     known: set[tuple[int, ...]] = set()
     scored: Counter[object] = Counter()
 
-    def add(tokens: np.ndarray) -> None:
+    def add(tokens: np.ndarray, *, even_if_impossible: bool = False) -> None:
         labelling = tuple(tokens.tolist())
         if labelling in known or labelling[: len(begin)] != begin:
             return
@@ -65,7 +65,8 @@ def rank(
             return
         rest = {"lm_log_prob": log10_p * LN_10, "bonus": other, "orthography": orthography}
         new = _scored(y_TV, tokens, weight, **rest)
-        if text not in found or new.score > found[text].score:
+        is_better = text not in found or new.score > found[text].score
+        if is_better and (new.log_prob > -math.inf or even_if_impossible):
             found[text] = new
 
     for tokens in _candidates(beam, tree, tables, n_best):
@@ -75,7 +76,8 @@ def rank(
     scored.clear()  # the best path is scored whatever its text
     add(occurrence.best_path(y_TV))
     if not found:
-        add(max(_whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables), key=len))
+        words_known = _whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables)
+        add(max(words_known, key=len), even_if_impossible=True)
     return sorted(found.values(), key=lambda h: -h.score)[:n_best]
 
 
@@ -124,16 +126,17 @@ def _scored(y_TV: np.ndarray, tokens: np.ndarray, weight: float, **rest: Any) ->
 def locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """(ln p(tokens), frames of each token, its highest probability there).
 
-    In log-space where plain probabilities do not suffice.
+    In log-space where plain probabilities do not suffice. If no path fits, −∞ and the frames of one that
+    nearly does.
     """
     spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
     ln = occurrence.locate(y_TV, tokens, spans, peaks)
     if ln > -math.inf:
         return ln, spans, peaks
-    log_probs_TV = torch.from_numpy(np.log(np.maximum(y_TV, np.finfo(float).tiny)))
+    log_probs_TV, least = torch.from_numpy(y_TV).log(), math.log(np.finfo(float).tiny)
     lengths = torch.tensor([len(y_TV)]), torch.tensor([len(tokens)])
     ln = -float(ctc_loss(log_probs_TV[None], torch.from_numpy(tokens)[None], *lengths)[0])
-    for i, span in enumerate(align(log_probs_TV, tokens)):
+    for i, span in enumerate(align(log_probs_TV.clamp(min=least), tokens)):
         spans[i] = span.start_frame, span.end_frame
         peaks[i] = min(y_TV[span.start_frame : span.end_frame, span.token].max(), 1.0)
     return ln, spans, peaks

@@ -10,6 +10,7 @@ import numpy as np
 from asr.decoding.hotwords import bonuses, build_automaton
 from asr.decoding.lexicon import Pronunciations, check_spellable, known_words, word_ids
 from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
+from asr.errors import DecodingError
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from asr.lm.ngram import NGramArrays
 
 LN_10 = math.log(10.0)
+LARGEST = 80.0
+"""Nats that weights may add to a word: single precision holds factors up to exp(88)."""
 ROOT, OUTSIDE = 0, -1  # trie nodes: before the first character of a word; not a word of the trie
 
 TRIE = np.dtype(
@@ -147,6 +150,9 @@ def build_tables(
 
     Args:
         hotwords: from the words of each, all in the vocabulary, to its weight.
+
+    Raises:
+        DecodingError: weights too large for probabilities to hold.
     """
     lm, spelling, words = vocabulary.lm, vocabulary.spelling, vocabulary.words
     beta, penalty = (beta, alpha * unknown_penalty) if lm else (0.0, 0.0)
@@ -157,7 +163,14 @@ def build_tables(
     numbers = np.zeros(len(words), np.int32)
     for entry, word in enumerate(words) if hotwords else ():
         rewards[entry], numbers[entry] = max(shares.get(word, 0.0), 0.0), hot.numbers.get(word, 0)
-    records = _trie_records(vocabulary.trie, foresee(vocabulary.trie, values, rewards), outside, step)
+    foreseen = foresee(vocabulary.trie, values, rewards)
+    most = max(outside, float(foreseen.max(initial=0.0)), float(hot.reward.max()))
+    if most > LARGEST:
+        raise DecodingError(
+            f"the weights raise a word by {most:.0f} nats; expected at most {LARGEST:.0f}, which is "
+            "more than any sound can outweigh"
+        )
+    records = _trie_records(vocabulary.trie, foreseen, outside, step)
     return Tables(
         **_written(spelling),
         trie=records,

@@ -26,7 +26,7 @@ from asr.lm.texts import UNREADABLE, open_bytes
 
 _log = logging.getLogger(__name__)
 _LINES_AT_ONCE = 1 << 16
-_IMPOSSIBLE = -100.0  # log10 probability of <unk> in a model that has none, as KenLM takes it
+_IMPOSSIBLE = -100.0  # log10 probability for −∞, and of <unk> in a model that has none, as KenLM takes it
 _UNKNOWN_SPELLINGS = (UNKNOWN.encode(), b"<UNK>")
 
 
@@ -175,6 +175,8 @@ class _Trie:
         for i, row in enumerate(rows):
             if len(row) == n + 1 < width:
                 row.append(b"0")
+            elif len(row) == n + 2 > width and _float_or_nan(row[-1]) == 0:  # some write it for all orders
+                row.pop()
             if len(row) != width:
                 self._blame_row(lines[i], begin + i, n, count)
         return list(chain.from_iterable(rows))
@@ -193,11 +195,13 @@ class _Trie:
     def _numbers(
         self, column: list[bytes], lines: list[bytes], begin: int, *, highest: float = np.inf
     ) -> np.ndarray:
-        """The column as float32, finite and not above `highest`."""
+        """The column as float32, finite and not above `highest`; a probability of zero is next to nothing."""
         try:
             values = np.fromiter(map(float, column), dtype=np.float64, count=len(column))
         except ValueError:
             values = np.array([_float_or_nan(text) for text in column])
+        if highest == 0:
+            values[np.isneginf(values)] = _IMPOSSIBLE
         if len(at := np.flatnonzero(~(np.isfinite(values) & (values <= highest)))):
             what = "log10 probability, at most 0" if highest == 0 else "back-off weight"
             text = column[at[0]].decode(errors="replace")

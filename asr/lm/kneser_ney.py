@@ -36,7 +36,7 @@ from itertools import pairwise
 import numpy as np
 
 from asr.errors import LanguageModelError
-from asr.lm.ngram import END, START, UNKNOWN, NGramModel
+from asr.lm.ngram import END, START, UNKNOWN, NGramModel, check_sentences
 
 MAX_ORDER = 6
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where none can be estimated; those of `lmplz --discount_fallback`
@@ -81,12 +81,9 @@ def train(sentences: Iterable[str], order: int = 4, *, cutoffs: Sequence[int] = 
 
 def _check_settings(sentences: Iterable[str], order: int, cutoffs: Sequence[int]) -> list[int]:
     """One cut-off for each order."""
-    if isinstance(sentences, str | bytes):
-        raise LanguageModelError(
-            f"sentences is one {type(sentences).__name__}; expected strings, one a sentence"
-        )
-    if not 1 <= order <= MAX_ORDER:
-        raise LanguageModelError(f"order {order}: expected 1 to {MAX_ORDER}")
+    check_sentences(sentences)
+    if not isinstance(order, int | np.integer) or not 1 <= order <= MAX_ORDER:
+        raise LanguageModelError(f"order {order!r}: expected a whole number from 1 to {MAX_ORDER}")
     limits = [*cutoffs, *[cutoffs[-1]] * order][:order] if len(cutoffs) else [0] * order
     if limits[0] != 0 or limits != sorted(limits):
         raise LanguageModelError(

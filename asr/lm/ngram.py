@@ -117,15 +117,21 @@ class NGramModel:
         """log10 probability of the words and </s> after <s>.
 
         Words are separated by white space; the first call in a process loads the compiled automaton.
+
+        Raises:
+            LanguageModelError: no text.
         """
+        if not isinstance(sentence, str):
+            raise LanguageModelError(f"a {type(sentence).__name__} to score; expected a sentence as a text")
         return float(self._token_scores([sentence])[1].sum())
 
     def perplexity(self, sentences: Iterable[str]) -> Perplexity:
         """The perplexity of a text of one sentence per item; the text may be larger than memory.
 
         Raises:
-            LanguageModelError: no sentences.
+            LanguageModelError: no sentences, or one text instead of several.
         """
+        check_sentences(sentences)
         log10_prob = known_log10_prob = 0.0
         tokens = oov = count = 0
         for batch in grouped(sentences, 10_000):
@@ -291,6 +297,14 @@ def grouped(items: Iterable[str], size: int) -> Iterable[list[str]]:
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
+
+
+def check_sentences(sentences: Iterable[str]) -> None:
+    """Raises LanguageModelError if it is one text: its characters would be taken for sentences."""
+    if isinstance(sentences, str | bytes):
+        raise LanguageModelError(
+            f"sentences is one {type(sentences).__name__}; expected strings, one a sentence"
+        )
 
 
 def _check(model: NGramModel) -> None:
