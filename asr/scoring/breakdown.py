@@ -1,5 +1,6 @@
 """Breakdowns of the errors: by speaker, length and duration, by word, and in which utterances."""
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -30,18 +31,16 @@ def by_speaker(score: Score) -> list[Group]:
 
 def by_length(score: Score) -> list[Group]:
     """Groups of utterances with similar numbers of reference words, the shortest first."""
-    order = ["0 words", *(_range(_LENGTHS_WORDS, n, "words", whole=True) for n in _LENGTHS_WORDS)]
     groups = _group(score, lambda u: _range(_LENGTHS_WORDS, len(u.reference), "words", whole=True))
-    return sorted(groups, key=lambda group: order.index(group.name))
+    return sorted(groups, key=lambda group: len(group.score.utterances[0].reference))
 
 
 def by_duration(score: Score) -> list[Group]:
     """Groups of utterances of similar duration, the shortest first; none if durations are unknown."""
-    order = [_range(_DURATIONS_S, s, "s") for s in _DURATIONS_S]
     groups = _group(
         score, lambda u: None if u.duration_s is None else _range(_DURATIONS_S, u.duration_s, "s")
     )
-    return sorted(groups, key=lambda group: order.index(group.name))
+    return sorted(groups, key=lambda group: group.score.utterances[0].duration_s or 0.0)
 
 
 @dataclass(frozen=True)
@@ -165,9 +164,9 @@ def _group(score: Score, key: Callable[[AlignedUtterance], str | None]) -> list[
 
 def _range(bounds: Sequence[int], value: float, unit: str, *, whole: bool = False) -> str:
     """The name of the range that the value is in: `6–10 words`, `5–10 s`, `41 words or more`."""
-    if value < bounds[0]:
+    n = bisect_right(bounds, value) - 1
+    if n < 0:
         return f"0 {unit}"
-    n = max(n for n, bound in enumerate(bounds) if value >= bound)
     if n == len(bounds) - 1:
         return f"{bounds[n]} {unit} or more"
     last = bounds[n + 1] - whole
