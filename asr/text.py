@@ -10,6 +10,7 @@ Conventions. Text is Unicode NFC. The CTC blank is index 0 and not a symbol of t
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -58,13 +59,10 @@ class Alphabet:
             raise AlphabetError(
                 f"symbol {self.symbols.index('')} is empty; the blank belongs to every alphabet, leave it out"
             )
-        seen: set[str] = set()
-        for symbol in self.symbols:
-            if symbol in seen:
-                raise AlphabetError(f"symbol {symbol!r} stands twice in the alphabet")
-            seen.add(symbol)
+        if twice := [symbol for symbol, times in Counter(self.symbols).items() if times > 1]:
+            raise AlphabetError(f"symbol {twice[0]!r} stands twice in the alphabet")
         self._index = {symbol: i + 1 for i, symbol in enumerate(self.symbols)}
-        if lexicon is not None and (strange := set(lexicon.phones()) - seen | {" "} - seen):
+        if lexicon is not None and (strange := {" ", *lexicon.phones()} - self._index.keys()):
             raise AlphabetError(f"the lexicon has phones that are no symbols: {sorted(strange)}")
 
     @property
