@@ -49,12 +49,12 @@ def normalise(text: str, style: Style = "basic") -> str:
     """
     if style not in ("none", "basic", "upper"):
         raise TextError(f"text style {style!r}: expected one of none, basic, upper")
-    text = unicodedata.normalize("NFC", text if style == "none" else _INVISIBLE.sub("", text))
-    if style != "none":
-        text = _JOINERS.sub(_spelled, text).lower()
-        text = unicodedata.normalize("NFC", text.upper() if style == "upper" else text).translate(_PLAIN)
-        text = _LOOSE.sub(" ", text)
-    return " ".join(text.split())
+    if style == "none":
+        return " ".join(unicodedata.normalize("NFC", text).split())
+    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+    text = _JOINERS.sub(_spelled, text).lower()
+    text = unicodedata.normalize("NFC", text.upper() if style == "upper" else text).translate(_PLAIN)
+    return " ".join(_LOOSE.sub(" ", text).split())
 
 
 def _spelled(joiners: re.Match[str]) -> str:
