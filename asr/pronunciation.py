@@ -185,15 +185,13 @@ def _by_cmudict(words: Iterable[str]) -> Lexicon:
     dictionary = Lexicon.from_text(known, name=cmudict.NAME).words if known else {}
     others = pronounce((word for word in words if word.lower() not in dictionary), cmudict.VOICE).words
     found = {
-        word: dictionary.get(word.lower())
-        or [[part for p in ps for part in _arpabet(p)] for ps in others.get(word, ())]
-        for word in words
+        word: dictionary.get(word.lower()) or [_in_arpabet(p) for p in others.get(word, ())] for word in words
     }
     return Lexicon(found, language=cmudict.NAME)
 
 
-def _arpabet(phone: str) -> list[str]:
-    return cmudict.to_arpabet(spell(phone, cmudict.ARPABET))
+def _in_arpabet(phones: Pronunciation) -> list[str]:
+    return cmudict.to_arpabet(part for phone in phones for part in spell(phone, cmudict.ARPABET))
 
 
 def spell(phone: str, common: Collection[str]) -> list[str]:
