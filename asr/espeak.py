@@ -10,7 +10,6 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -60,7 +59,6 @@ class Espeak:
         self._data = Path(espeakng_loader.get_data_path())
         self._near: tempfile.TemporaryDirectory[str] | None = None
         self._parts: list[np.ndarray] = []
-        self._language = ""
         self._callback = _Callback(self._collect)
         self.rate_hz = 0
 
@@ -87,9 +85,7 @@ class Espeak:
             raise CorpusError(f"espeak-ng does not start with the data in {self._data}; reinstall asr[synth]")
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
         if self._near is not None:
             self._near.cleanup()
