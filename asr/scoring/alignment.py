@@ -4,7 +4,6 @@ Source: Levenshtein 1966; https://github.com/usnistgov/SCTK/blob/master/doc/scli
 """
 
 import math
-import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -173,6 +172,8 @@ def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:
     HYP:  *** cat sat DOWN
     Eval: D           I
     """
+    from rich.cells import cell_len
+
     u = utterance
     correct = len(u.reference) - u.substitutions - u.deletions
     head = f"id: ({u.id})\nScores: (#C #S #D #I) {correct} {u.substitutions} {u.deletions} {u.insertions}"
@@ -185,13 +186,13 @@ def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:
         mark = "D" if heard is None else "I" if said is None else "S" if said != heard else ""
         if mark and capitals:
             said, heard = said and said.upper(), heard and heard.upper()
-        columns = max(_columns(said or ""), _columns(heard or ""), 1)
+        columns = max(cell_len(said or ""), cell_len(heard or ""), 1)
         if used and used + columns + 1 > width - 6:
             lines += _lines(rows, folded=bool(lines))
             rows, used = [[], [], []], 0
         for row, cell in zip(rows, (said, heard, mark), strict=True):
             shown = "*" * columns if cell is None else cell
-            row.append(shown + " " * (columns - _columns(shown)))
+            row.append(shown + " " * (columns - cell_len(shown)))
         used += columns + 1
     return "\n".join([head, *lines, *_lines(rows, folded=bool(lines))])
 
@@ -199,10 +200,3 @@ def print_alignment(utterance: AlignedUtterance, *, width: int = 100) -> str:
 def _lines(rows: list[list[str]], *, folded: bool) -> list[str]:
     names = (">> REF:", ">> HYP:", ">> Eval:") if folded else ("REF: ", "HYP: ", "Eval:")
     return [f"{name} {' '.join(row)}".rstrip() for name, row in zip(names, rows, strict=True)]
-
-
-def _columns(text: str) -> int:
-    """Terminal columns that the text takes."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text
-    )
