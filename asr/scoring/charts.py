@@ -213,8 +213,4 @@ def _log_ticks(low: float, high: float) -> list[float]:
     first = max(n for n, v in enumerate(every) if v <= low)
     last = min(n for n, v in enumerate(every) if v >= high)
     chosen = every[first : max(last, first + 1) + 1]
-    return (
-        chosen
-        if len(chosen) <= 7
-        else [v for v in chosen if f"{v:e}"[0] == "1"] or chosen[:: len(chosen) // 6]
-    )
+    return chosen if len(chosen) <= 7 else [v for v in chosen if f"{v:e}"[0] == "1"]
