@@ -104,7 +104,7 @@ def out_of_vocabulary(score: Score, vocabulary: Collection[str]) -> Recall:
         vocabulary: words that the model could know (from the training transcripts, or from a language
             model), in the normalisation of the score.
     """
-    known = vocabulary if isinstance(vocabulary, set | frozenset | dict) else frozenset(vocabulary)
+    known = frozenset(vocabulary)
     spoken = recognised = 0
     for u in score.utterances:
         strange = {i for i, word in enumerate(u.reference) if word not in known}
