@@ -68,10 +68,10 @@ def read(
     paths = (reference, *hypotheses)
     lines = [transcripts.read_lines(path) for path in paths]
     guessed = [transcripts.guess_format(path, text) for path, text in zip(paths, lines, strict=True)]
-    files: list[list[Entry]] = [[] for _ in paths]
-    for n, kind in enumerate(guessed):
-        if kind is not None:
-            files[n] = transcripts.parse(paths[n], lines[n], kind, is_hypothesis=n > 0)
+    files = [
+        transcripts.parse(paths[n], lines[n], kind, is_hypothesis=n > 0) if kind else []
+        for n, kind in enumerate(guessed)
+    ]
     kinds = [kind or "plain" for kind in guessed] if plain else _formats(paths, lines, guessed, files)
     for n, kind in enumerate(kinds):
         if guessed[n] is None:
@@ -86,7 +86,7 @@ def read(
         else words
         for path, words, kind in zip(hypotheses, files[1:], kinds[1:], strict=True)
     ]
-    counted = [n for n, entry in enumerate(said) if entry.text.strip().lower() != IGNORED]
+    counted = [n for n, entry in enumerate(said) if not entry.is_ignored]
     if len(counted) < len(said):
         notes.append(f"left out, as {IGNORED}: segments of {reference}: {len(said) - len(counted)}")
     heard = [_match(said, entries, reference, path) for path, entries in zip(hypotheses, heard, strict=True)]
@@ -192,8 +192,8 @@ def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: P
     only = [[name for name in one if name not in other] for one, other in (named, named[::-1])]
     if only[0] or only[1]:
         raise ScoringError(
-            f"ids do not match. Only in {reference}: {some(only[0]) if only[0] else 'none'}. "
-            f"Only in {hypothesis}: {some(only[1]) if only[1] else 'none'}. "
+            f"ids do not match. Only in {reference}: {some(only[0]) or 'none'}. "
+            f"Only in {hypothesis}: {some(only[1]) or 'none'}. "
             "If lines begin with their text and not with ids, say --plain"
         )
     return [named[1][name] for name in named[0]]
@@ -245,8 +245,7 @@ def _cut(segments: list[Entry], words: list[Entry], path: Path, notes: list[str]
         for word in spoken:
             first = bisect_right(latest_s, word.start_s + (word.duration_s or 0) / 2)
             found[places[min(first, len(places) - 1)]].append(word)
-    ignored = sum(len(f) for f, s in zip(found, segments, strict=True) if s.text.strip().lower() == IGNORED)
-    if ignored:
+    if ignored := sum(len(spoken) for spoken, s in zip(found, segments, strict=True) if s.is_ignored):
         notes.append(f"left out, in such segments: words of {path}: {ignored}")
     return [
         transcripts.join_words(spoken, place=spoken[0].place if spoken else str(path), id=segment.id)

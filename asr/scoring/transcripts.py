@@ -50,6 +50,11 @@ class Entry:
     """STM and CTM: file and channel."""
     start_s: float = 0.0
 
+    @property
+    def is_ignored(self) -> bool:
+        """Whether it is a segment that does not count."""
+        return self.text.strip().lower() == IGNORED
+
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file.
