@@ -27,6 +27,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from asr.errors import CtcError
 
@@ -77,7 +78,7 @@ def forward_backward(
         log_probs_BTV = log_probs_BTV.double()  # α + β + nll is a small difference of large numbers
         frames_B, labels_B = input_lengths_B.to(device), target_lengths_B.to(device)
         states_BL = interleave_blanks(targets_BS.to(device), labels_B)
-        barrier_BL = _barriers(states_BL).to(log_probs_BTV.dtype)
+        barrier_BL = _barriers(states_BL)
         index_BTL = states_BL[:, None].expand(-1, log_probs_BTV.shape[1], -1)
         padding_BT1 = _padding(frames_B, log_probs_BTV.shape[1])[:, :, None]
         emission_BTL = log_probs_BTV.gather(2, index_BTL).masked_fill(padding_BT1, 0.0)
@@ -137,20 +138,15 @@ def interleave_blanks(targets_BS: Tensor, target_lengths_B: Tensor) -> Tensor:
 
 def _barriers(states_BL: Tensor) -> Tensor:
     """ln skip(s): 0 where state s may directly follow s − 2, −∞ at blanks and between equal labels."""
-    differs_BL = states_BL != torch.nn.functional.pad(states_BL, (2, 0))[:, : states_BL.shape[1]]
-    return torch.zeros(states_BL.shape, device=states_BL.device).masked_fill(
-        (states_BL == 0) | ~differs_BL, -INFINITY
-    )
+    before_BL = functional.pad(states_BL, (2, 0))[:, :-2]
+    return torch.where((states_BL == 0) | (states_BL == before_BL), -INFINITY, 0.0).double()
 
 
 def _shift(row_BL: Tensor, by: int) -> Tensor:
     """The row shifted `by` states up (down if negative), filled with −∞."""
-    moved = torch.full_like(row_BL, -INFINITY)
     if by > 0:
-        moved[:, by:] = row_BL[:, :-by]
-    else:
-        moved[:, :by] = row_BL[:, -by:]
-    return moved
+        return functional.pad(row_BL, (by, 0), value=-INFINITY)[:, :-by]
+    return functional.pad(row_BL, (0, -by), value=-INFINITY)[:, -by:]
 
 
 def _final(row_BL: Tensor, labels_B: Tensor) -> Tensor:
