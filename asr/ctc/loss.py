@@ -57,9 +57,17 @@ class _Compiled(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_B: Tensor) -> tuple[Tensor | None, ...]:
+        from asr.ctc.kernels import spread
+
         gamma_BTD, columns_BD, frames_B = ctx.saved_tensors
         grad_BTV = gamma_BTD.new_zeros(ctx.shape)
-        _spread(grad_BTV, -grad_B, gamma_BTD, columns_BD, frames_B)
+        grad, gamma, columns = grad_BTV.numpy(), gamma_BTD.numpy(), columns_BD.numpy()
+        weights, frames = (-grad_B).tolist(), frames_B.tolist()
+
+        def one(i: int) -> None:
+            spread(grad[i, : frames[i]], gamma[i, : frames[i]], columns[i], weights[i])
+
+        in_threads(one, len(weights))
         return grad_BTV, None, None, None
 
 
@@ -138,18 +146,3 @@ def _run(
 
     nll_B = log_probs_BTV.new_tensor(in_threads(one, batch))
     return nll_B, gamma_BTD, columns_BD, input_lengths_B.cpu().long()
-
-
-def _spread(
-    grad_BTV: Tensor, weight_B: Tensor, gamma_BTD: Tensor, columns_BD: Tensor, frames_B: Tensor
-) -> None:
-    """Add weight · γ to the gradient, each column of γ at its output."""
-    from asr.ctc.kernels import spread
-
-    grad, gamma, columns = grad_BTV.numpy(), gamma_BTD.numpy(), columns_BD.numpy()
-    weights, frames = weight_B.tolist(), frames_B.tolist()
-
-    def one(i: int) -> None:
-        spread(grad[i, : frames[i]], gamma[i, : frames[i]], columns[i], weights[i])
-
-    in_threads(one, len(weights))
