@@ -76,7 +76,7 @@ class Search:
 
     def agreed(self) -> tuple[int, ...]:
         """The tokens that all prefixes of the beam begin with."""
-        return self._tokens(outcome.shared_node(self._beam, self._tree))
+        return tuple(outcome.trace(self._tree, outcome.shared_node(self._beam, self._tree)).tolist())
 
     def settled(self) -> tuple[int, ...]:
         """The tokens that will be written as they are now, whatever follows.
@@ -86,12 +86,11 @@ class Search:
         they stop before the first word that may still turn into a homophone.
         """
         tables, alphabet = self._decoder.tables, self._decoder.alphabet
-        is_closed = math.isinf(tables.outside)
-        if is_closed and self._decoder.words is None:
+        if not math.isinf(tables.outside):  # any word may be written
+            return self.agreed()
+        if self._decoder.words is None:
             return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
         agreed = self.agreed()
-        if not is_closed:
-            return agreed
         agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
         starts = [start for start, _ in alphabet.word_slices(agreed)]
@@ -144,6 +143,3 @@ class Search:
         """Hypotheses of `finish` with word confidences that take competing labellings into account."""
         decoder, by = self._decoder, self._wider or self
         return judged(by._beam, by._tree, decoder.tables, decoder.alphabet, hypotheses)
-
-    def _tokens(self, node: int) -> tuple[int, ...]:
-        return tuple(outcome.trace(self._tree, node).tolist())
