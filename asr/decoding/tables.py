@@ -184,7 +184,9 @@ def build_tables(
         hot_promise=hot.promise,
         hot_reward=hot.reward,
         hot_numbers=numbers,
-        **_word_model(lm, alpha, beta),
+        **_word_model(lm),
+        alpha=alpha * LN_10,
+        beta=beta,
         bound=_bound(vocabulary, records, rewards, outside),
     )
 
@@ -211,25 +213,16 @@ def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -
     return (values, -np.inf) if vocabulary.closed else (np.maximum(values, outside), outside)
 
 
-def _word_model(lm: "NGramModel | None", alpha: float, beta: float) -> dict[str, Any]:
-    return {
-        "ngrams": _ngrams(lm),
-        "start_state": lm.start_state if lm else -1,
-        "unknown": lm.unknown_id if lm else -1,
-        "end": lm.end_id if lm else -1,
-        "alpha": alpha * LN_10,
-        "beta": beta,
-    }
-
-
-def _ngrams(lm: "NGramModel | None") -> "NGramArrays":
-    """The automaton of the model; without one, arrays of the same types that are never read."""
+def _word_model(lm: "NGramModel | None") -> dict[str, Any]:
+    """The word n-grams; without a model, arrays of the same types that are never read."""
     if lm is not None:
-        return lm.arrays()
+        states = {"start_state": lm.start_state, "unknown": lm.unknown_id, "end": lm.end_id}
+        return {"ngrams": lm.arrays(), **states}
     from asr.lm.automaton import CONTEXT, SLOT, WORD
     from asr.lm.ngram import NGramArrays
 
-    return NGramArrays(np.zeros(1, SLOT), np.zeros(1, CONTEXT), np.zeros(1, WORD))
+    unread = NGramArrays(np.zeros(1, SLOT), np.zeros(1, CONTEXT), np.zeros(1, WORD))
+    return {"ngrams": unread, "start_state": -1, "unknown": -1, "end": -1}
 
 
 def _trie_records(trie: Trie, foreseen: np.ndarray, outside: float, step: float) -> np.ndarray:
