@@ -181,33 +181,30 @@ class BeamDecoder:
 
         rescoring = self.rescoring
         wanted = max(n_best, CANDIDATES if members else 1, rescoring.count if rescoring else 1)
-
         wide = self.reweighed(beam_width=max(NARROWEST, self.settings.width)) if members else self
 
-        def search_one(i: int) -> Search:
+        def search_one(i: int) -> tuple[Search, list[Hypothesis]]:
             search = wide.begin(wanted)
             search.take(emissions[i])
-            return search
+            hypotheses = search.finish(judge=False)
+            if members:
+                y_MTV = [self.weighed(member[i, : lengths[i]], i) for member in members]
+                hypotheses = ranked(hypotheses, y_MTV)
+            return search, hypotheses
 
-        def judge_one(i: int) -> list[Hypothesis]:
-            return ranked(found[i], [self.weighed(member[i, : lengths[i]], i) for member in members])
+        def judge_one(search: Search, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
+            return search.judged(hypotheses[:n_best]) if self._judges else hypotheses[:n_best]
 
         # the longest first, so that no thread starts a long one at the end
         order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
-        if rescoring is None and not members:
-            found = self._each(lambda i: search_one(i).finish(judge=self._judges), order)
+        if rescoring is None:
+            found = self._each(lambda i: judge_one(*search_one(i)), order)
         else:
-            searches = self._each(search_one, order)
-            found = self._each(lambda i: searches[i].finish(judge=False), order)
-            if members:
-                found = self._each(judge_one, order)
-            if rescoring is not None:
-                alpha = self._weights["alpha"]
-                anew = rescoring.ranked([found[i] for i in order], self.alphabet, alpha=alpha)
-                found = dict(zip(order, anew, strict=True))
-            found = {i: hypotheses[:n_best] for i, hypotheses in found.items()}
-            if self._judges:
-                found = self._each(lambda i: searches[i].judged(found[i]), order)
+            searched = self._each(search_one, order)
+            lists = [searched[i][1] for i in order]
+            anew = rescoring.ranked(lists, self.alphabet, alpha=self._weights["alpha"])
+            rescored = dict(zip(order, anew, strict=True))
+            found = self._each(lambda i: judge_one(searched[i][0], rescored[i]), order)
         return [found[i] if n_best > 1 else found[i][0] for i in range(len(lengths))]
 
     def _each(self, job: Callable[[int], Result], order: Sequence[int]) -> dict[int, Result]:
