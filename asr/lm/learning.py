@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import LanguageModelError
-from asr.lm.ngram import per_word
+from asr.lm.ngram import grouped, per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
 from asr.machine import devices, states
 from asr.text import Alphabet
@@ -136,15 +136,14 @@ class _Lesson:
         self.model.eval()
         size = self.model.config.sentences_per_batch
         order = sorted(self.held_out, key=lambda i: len(self.rows[i]))
-        batches = [order[at : at + size] for at in range(0, len(order), size)]
-        return sum(float(self._loss([self.rows[i] for i in batch])[0]) for batch in batches)
+        return sum(float(self._loss([self.rows[i] for i in batch])[0]) for batch in grouped(order, size))
 
-    def _plan(self) -> list[np.ndarray]:
+    def _plan(self) -> list[list[int]]:
         """The sentences of each batch of the coming epoch: of similar lengths, in random order."""
         random, size = np.random.default_rng([self.seed, self.epoch]), self.model.config.sentences_per_batch
         lengths = np.array([len(self.rows[i]) for i in self.studied])
         order = self.studied[np.argsort(lengths + _JITTER * random.random(len(lengths)), kind="stable")]
-        batches = [order[at : at + size] for at in range(0, len(order), size)]
+        batches = list(grouped(order.tolist(), size))
         return [batches[i] for i in random.permutation(len(batches))]
 
     def _loss(self, rows: Rows) -> tuple[Tensor, int]:

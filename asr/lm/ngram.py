@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from asr.errors import LanguageModelError
+
+T = TypeVar("T")
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"
 
@@ -293,7 +295,8 @@ def per_word(nats: float, words: int) -> float:
         return math.inf
 
 
-def grouped(items: Iterable[str], size: int) -> Iterable[list[str]]:
+def grouped(items: Iterable[T], size: int) -> Iterable[list[T]]:
+    """The items in lists of `size`, the last of what is left."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch
