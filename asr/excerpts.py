@@ -27,10 +27,9 @@ class Excerpts(NamedTuple):
     def of(cls, pieces: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None) -> "Excerpts":
         """The pieces, mono float32, each between its surroundings."""
         around = around or [NOTHING] * len(pieces)
-        wholes = [np.concatenate([b, p, a]) for p, (b, a) in zip(pieces, around, strict=True)]
-        samples_BT = torch.zeros(len(wholes), max(map(len, wholes)))
-        for row, whole in zip(samples_BT, wholes, strict=True):
-            row[: len(whole)] = torch.from_numpy(whole)
+        parts = ([b, piece, a] for piece, (b, a) in zip(pieces, around, strict=True))
+        wholes = [torch.from_numpy(np.concatenate(part, dtype=np.float32)) for part in parts]
+        samples_BT = pad_sequence(wholes, batch_first=True)
         sizes = [[len(w) for w in wholes], [len(b) for b, _ in around], [len(p) for p in pieces]]
         return cls(samples_BT, *torch.tensor(sizes))
 
