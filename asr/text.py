@@ -157,8 +157,8 @@ class Alphabet:
                 "normalise the text or train with it"
             )
         if self.lexicon is not None:
-            said = [[self._index[phone] for phone in self.lexicon.first(word)] for word in text.split()]
-            return [i for k, word in enumerate(said) for i in ([self._index[" "]] if k else []) + word]
+            phones = [phone for word in text.split() for phone in (" ", *self.lexicon.first(word))]
+            return [self._index[phone] for phone in phones[1:]]
         if self.is_subword:
             pieces: list[str] = self._subwords.encode(text, add_special_tokens=False).tokens
             return [self._index[piece] for piece in pieces]
