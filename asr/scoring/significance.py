@@ -134,9 +134,9 @@ def compare(a: Score, b: Score) -> Comparison:
     """
     if (a.style, a.alignment) != (b.style, b.alignment):
         raise ScoringError(f"scores made in different ways: {a.signature} and {b.signature}")
-    ids = [u.id for u in a.utterances], [u.id for u in b.utterances]
-    if ids[0] != ids[1]:
-        only = [[name for name in one if name not in set(other)] for one, other in (ids, ids[::-1])]
+    ids = [dict.fromkeys(u.id for u in score.utterances) for score in (a, b)]
+    if list(ids[0]) != list(ids[1]):
+        only = [[name for name in one if name not in other] for one, other in (ids, ids[::-1])]
         raise ScoringError(
             "systems can only be compared on the same utterances in the same order; "
             f"only in A: {some(only[0]) or 'none'}; only in B: {some(only[1]) or 'none'}"
