@@ -59,8 +59,8 @@ def known_words(
     else:
         _check_characters(hotwords, alphabet)
         known = vocabulary(lm) if lexicon is None else map(composed, lexicon)
-        words = dict.fromkeys((*known, *hotwords))
-        entries = Entries(list(words), spell_words(list(words), spelling.digits_of))
+        words = list(dict.fromkeys((*known, *hotwords)))
+        entries = Entries(words, spell_words(words, spelling))
     if lexicon is not None and not entries.words:
         raise DecodingError("a lexicon without words: nothing could be written; None allows any word")
     return entries

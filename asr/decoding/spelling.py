@@ -7,7 +7,7 @@ a word is found whatever its split into subwords. With pronunciations, digits sp
 alphabet instead of characters.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,11 +73,11 @@ def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
     )
 
 
-def spell_words(words: Sequence[str], digits_of: Mapping[str, tuple[int, ...]]) -> list[np.ndarray]:
+def spell_words(words: Sequence[str], spelling: Spelling) -> list[np.ndarray]:
     """The digits of each word by its characters; those of a character that cannot be spelled are 0."""
-    places = len(next(iter(digits_of.values()), (0,)))
-    table = np.zeros((max([0, *map(ord, digits_of)]) + 2, places), np.int32)
-    for c, digits in digits_of.items():
+    places = spelling.per_character
+    table = np.zeros((max([0, *map(ord, spelling.digits_of)]) + 2, places), np.int32)
+    for c, digits in spelling.digits_of.items():
         table[ord(c)] = digits
     codes = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
     flat = table[np.minimum(codes, len(table) - 1)].reshape(-1)
