@@ -54,8 +54,8 @@ def known_words(
             f"lexicon {str(lexicon)[:40]!r}: expected a list of words, or their pronunciations"
         )
     if isinstance(lexicon, Mapping):
-        entries = _pronounced_words(alphabet, spelling, lexicon, hotwords)
-        _warn_of_unpronounced(vocabulary(lm), lexicon)
+        entries = _pronounced_words(alphabet, spelling, lexicon)
+        _check_pronounced(set(map(composed, lexicon)), hotwords, vocabulary(lm))
     else:
         _check_characters(hotwords, alphabet)
         known = vocabulary(lm) if lexicon is None else map(composed, lexicon)
@@ -66,9 +66,7 @@ def known_words(
     return entries
 
 
-def _pronounced_words(
-    alphabet: Alphabet, spelling: Spelling, lexicon: Pronunciations, hotwords: Iterable[str]
-) -> Entries:
+def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronunciations) -> Entries:
     """One entry for each pronunciation of each word."""
     if alphabet.space is None:
         raise DecodingError(f"pronunciations need an alphabet with ' ' between words; {alphabet!r} has none")
@@ -84,21 +82,19 @@ def _pronounced_words(
             digits = [spelling.digits_of.get(composed(s), absent) for s in symbols]
             words.append(composed(word))
             spelled.append(np.array([d for each in digits for d in each], np.int32))
-    spoken = set(map(composed, lexicon))
-    if strange := [word for word in hotwords if word not in spoken]:
-        raise DecodingError(f"hotwords without a pronunciation: {', '.join(map(repr, strange))}; add one")
     return Entries(words, spelled)
 
 
-def _warn_of_unpronounced(vocabulary: Sequence[str], lexicon: Pronunciations) -> None:
-    spoken = set(map(composed, lexicon))
-    if silent := [word for word in vocabulary if word not in spoken]:
-        examples = ", ".join(map(repr, silent[:5]))
+def _check_pronounced(spoken: set[str], hotwords: Iterable[str], known: Sequence[str]) -> None:
+    """Hotwords must have a pronunciation; words that the language model knows should."""
+    if strange := [word for word in hotwords if word not in spoken]:
+        raise DecodingError(f"hotwords without a pronunciation: {', '.join(map(repr, strange))}; add one")
+    if silent := [word for word in known if word not in spoken]:
         _log.warning(
             "%d of %d words of the language model have no pronunciation, e.g. %s; they are never recognised",
             len(silent),
-            len(vocabulary),
-            examples,
+            len(known),
+            ", ".join(map(repr, silent[:5])),
         )
 
 
@@ -129,8 +125,7 @@ def word_ids(words: Sequence[str], lm: "NGramModel | None") -> np.ndarray:
 
 
 def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:
-    foreign = {word: sorted(alphabet.missing(word)) for word in hotwords if alphabet.missing(word)}
-    if foreign:
+    if foreign := {word: odd for word in hotwords if (odd := sorted(alphabet.missing(word)))}:
         listed = "; ".join(f"{word!r} has {', '.join(map(repr, odd))}" for word, odd in foreign.items())
         raise DecodingError(f"hotwords that the alphabet cannot spell: {listed}; normalise or leave them out")
 
