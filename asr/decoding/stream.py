@@ -77,8 +77,7 @@ class GreedyStream:
 
     def __init__(self) -> None:
         self._frames = 0
-        self._closed: list[tuple[int, tuple[int, int], float]] = []
-        self._open: tuple[int, tuple[int, int], float] | None = None
+        self._found: list[tuple[int, tuple[int, int], float]] = []  # token, frames, confidence
         self._log_prob = 0.0
 
     def feed(self, log_probs_TV: Tensor) -> Progress:
@@ -91,28 +90,19 @@ class GreedyStream:
         [new] = greedy(log_probs_TV[None], [len(log_probs_TV)])
         for token, (start, end), confidence in zip(new.tokens, new.frames, new.confidences, strict=True):
             span = start + self._frames, end + self._frames
-            before = self._open
-            if before is not None and before[0] == token and before[1][1] == span[0]:
-                self._open = token, (before[1][0], span[1]), max(before[2], confidence)
-            else:
-                self._close()
-                self._open = token, span, confidence
+            if self._found and self._found[-1][0] == token and self._found[-1][1][1] == span[0]:
+                _, (first, _), before = self._found.pop()
+                span, confidence = (first, span[1]), max(before, confidence)
+            self._found.append((token, span, confidence))
         self._frames += len(log_probs_TV)
         self._log_prob += new.log_prob
-        if self._open is not None and self._open[1][1] < self._frames:
-            self._close()
-        return Progress(self.finish(), len(self._closed))
+        is_open = bool(self._found) and self._found[-1][1][1] == self._frames
+        return Progress(self.finish(), len(self._found) - is_open)
 
     def finish(self) -> Hypothesis:
         """The hypothesis of all frames."""
-        found = [*self._closed, self._open] if self._open is not None else self._closed
-        tokens, frames, confidences = zip(*found, strict=True) if found else ((), (), ())
+        tokens, frames, confidences = zip(*self._found, strict=True) if self._found else ((), (), ())
         return Hypothesis(tokens, frames, confidences, self._log_prob, self._log_prob)
-
-    def _close(self) -> None:
-        if self._open is not None:
-            self._closed.append(self._open)
-            self._open = None
 
 
 class BeamStream:
