@@ -107,8 +107,9 @@ def probabilities(log_probs_TV: Tensor, utterance: int = 0) -> np.ndarray:
     """
     probs_TV = np.exp(log_probs_TV.cpu().double().numpy())  # in float32, all below −104 would become 0
     total_T = np.einsum("tv->t", probs_TV)  # a matrix product would keep another core busy for a while
-    if not (np.abs(total_T - 1) <= TOLERANCE).all():
-        t = int(np.argmin(np.abs(total_T - 1) <= TOLERANCE))
+    right_T = np.abs(total_T - 1) <= TOLERANCE
+    if not right_T.all():
+        t = int(np.argmin(right_T))
         _complain(log_probs_TV[t], utterance, t)
     return np.asarray(probs_TV)
 
