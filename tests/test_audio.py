@@ -298,6 +298,16 @@ def test_damaged_bytes_are_an_error_too(tmp_path, name):
         audio.read(damaged(tmp_path, name).read_bytes())
 
 
+def test_a_closed_file_and_an_empty_name_are_called_that(tmp_path):
+    path = write(tmp_path / "a.wav", sine(8000, 0.1), 8000)
+    with path.open("rb") as file:
+        pass
+    with pytest.raises(AudioError, match=r"a\.wav is closed"):
+        audio.read(file)
+    with pytest.raises(AudioError, match="the name of the recording is empty"):
+        audio.read("")
+
+
 def test_places_without_a_recording_are_errors_that_say_which(tmp_path):
     with pytest.raises(AudioError, match=r"nowhere\.wav does not exist"):
         audio.read(tmp_path / "nowhere.wav")

@@ -75,6 +75,24 @@ def test_long_utterances_with_many_outputs_agree_in_single_and_double_precision(
     torch.testing.assert_close(ours[1].double(), truth[1], atol=1e-3, rtol=0)
 
 
+def test_where_no_labelling_is_possible_there_is_no_gradient_and_neighbours_have_theirs():
+    log_probs = torch.randn(2, 4, 4).log_softmax(2)
+    log_probs[0, 2] = -math.inf
+    log_probs.requires_grad_()
+    lengths, table = torch.tensor([4, 3]), trigram(4)
+    only = torch.zeros(4, 4, 4)
+    only[0, 0, 1] = only[0, 1, 2] = only[1, 2, 0] = 1.0  # two labels, so that one frame is too few
+    for way in WAYS.values():
+        values = _Sum.apply(log_probs, lengths, table, way)
+        (gradient,) = torch.autograd.grad(values.sum(), log_probs)
+        alone = log_denominator(log_probs[1:], lengths[1:], table)
+        assert values.tolist() == [-math.inf, pytest.approx(alone.item(), abs=1e-5)]
+        assert not gradient[0].any() and gradient[1, :3].sum(1).tolist() == pytest.approx([1.0] * 3, abs=1e-5)
+        short = _Sum.apply(log_probs[1:], torch.tensor([1]), only, way)
+        (gradient,) = torch.autograd.grad(short.sum(), log_probs)
+        assert short.item() == -math.inf and not gradient.any()
+
+
 def test_frames_behind_the_end_count_for_nothing():
     log_probs = torch.randn(1, 6, 4).log_softmax(2)
     padded = torch.cat([log_probs, torch.full((1, 3, 4), math.nan)], 1).requires_grad_()

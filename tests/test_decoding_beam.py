@@ -407,15 +407,74 @@ def test_pyctcdecode_refuses_settings_that_it_would_ignore_or_fail_with(wrong):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beam_width": 0}, "expected 1 to"),
+        ({"beam_width": 0}, "whole number from 1 to"),
+        ({"beam_width": 2.5}, "whole number from 1 to"),
+        ({"beam_width": "8"}, "whole number from 1 to"),
         ({"beam_threshold": 0.0}, "more than 0"),
         ({"alpha": math.nan}, "finite"),
+        ({"alpha": "much"}, "expected numbers"),
+        ({"beta": None}, "expected numbers"),
         ({"hotwords": ["xyz"]}, "x"),
+        ({"hotwords": [1]}, "hotword 1: expected a text"),
+        ({"hotwords": {"ab": "x"}}, "finite number"),
+        ({"hotwords": {"ab": 200.0}}, "raise a word by 200 nats; expected at most 80"),
+        ({"lm": asr.lm.train(["ab a"], order=2), "beta": 200.0}, "raise a word by 19. nats"),
     ],
 )
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS, **settings)
+
+
+def test_whole_numbers_as_weights_do_not_compile_the_search_anew():
+    lm, log_probs = asr.lm.train(["ab a", "b ab"], order=2), torch.randn(1, 9, 4).log_softmax(-1)
+    as_floats = BeamDecoder(WORDS, lm, alpha=1.0, beta=2.0, unknown_penalty=10.0)
+    as_integers = BeamDecoder(
+        WORDS, lm, alpha=1, beta=2, unknown_penalty=np.int64(10), beam_width=np.int64(64)
+    )
+    changed = as_floats.reweighed(alpha=1, beta=2, beam_width=np.int32(64))
+    for decoder in (as_integers, changed):
+        assert [type(value) for value in decoder.tables] == [type(value) for value in as_floats.tables]
+        assert type(decoder.settings.width) is int
+        assert decoder.decode(log_probs, [9]) == as_floats.decode(log_probs, [9])
+
+
+@pytest.mark.parametrize("n_best", [0, 1.5, "3"])
+def test_a_number_of_hypotheses_that_is_none_is_refused(n_best):
+    with pytest.raises(DecodingError, match=r"n_best.*whole number"):
+        BeamDecoder(WORDS).decode(torch.zeros(1, 1, 4).log_softmax(-1), [1], n_best=n_best)
+
+
+def test_what_no_path_spells_is_no_hypothesis_and_all_others_are_exact():
+    """A third of the outputs are impossible, in every frame others."""
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(60):
+        logits = torch.randn(6, 4, generator=generator, dtype=torch.float64)
+        logits[torch.rand(6, 4, generator=generator) < 0.33] = -math.inf
+        logits[logits.isneginf().all(1), 0] = 0.0
+        log_probs_TV = logits.log_softmax(-1)
+        [found] = BeamDecoder(WORDS).decode(log_probs_TV[None], [6], n_best=20)
+        assert found
+        for h in found:
+            targets = torch.tensor([h.tokens]).reshape(1, -1)
+            lengths = torch.tensor([6]), torch.tensor([len(h.tokens)])
+            truth = -forward_backward(log_probs_TV[None], targets, *lengths).nll_B.item()
+            assert math.isfinite(truth) and h.log_prob == pytest.approx(truth, abs=1e-9)
+
+
+def test_an_array_that_torch_cannot_take_is_an_error_of_ours():
+    log_probs = np.log(np.full((1, 3, 4), 0.25))[:, ::-1]
+    for decode in (BeamDecoder(WORDS).decode, greedy):
+        with pytest.raises(DecodingError, match=r"as a tensor or an array.*stride"):
+            decode(log_probs, [3])
+
+
+def test_pyctcdecode_takes_what_is_certain_and_refuses_unigrams():
+    pytest.importorskip("pyctcdecode")
+    certain = torch.tensor([[0, 1.0, 0, 0], [0, 0, 0.9, 0.1], [0.9, 0, 0, 0.1]]).log()
+    assert PyctcDecoder(WORDS).decode(certain[None], [3])[0].text(WORDS) == "a"
+    with pytest.raises(DecodingError, match="unigram"):
+        PyctcDecoder(WORDS, asr.lm.train(["ab a"], order=1))
 
 
 ACUTE = Alphabet([" ", "é", "a"])

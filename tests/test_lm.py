@@ -239,6 +239,8 @@ def test_histories_that_share_a_state_share_their_future() -> None:
         (["<unk>"], {}, "sentence 1 has <unk>"),
         (["a"], {"order": 0}, "order 0"),
         (["a"], {"order": 7}, "order 7"),
+        (["a"], {"order": "2"}, "order '2': expected a whole number"),
+        (["a"], {"order": 2.0}, "order 2.0: expected a whole number"),
         (["a"], {"cutoffs": (1,)}, "expected 0 for the words"),
         (["a"], {"cutoffs": (0, 2, 1)}, "do not fall"),
     ],
@@ -258,6 +260,15 @@ def test_perplexity_is_what_its_definition_says() -> None:
     assert found.log10_prob == pytest.approx(sum(scores), abs=1e-9)
     assert found.perplexity == pytest.approx(10 ** (-sum(scores) / 8))
     assert found.perplexity_without_oov == pytest.approx(10 ** (-(sum(scores) - unknown) / 7))
+
+
+def test_one_text_in_place_of_several_sentences_is_refused() -> None:
+    model = asr.lm.train(["one two", "two"], order=2)
+    with pytest.raises(LanguageModelError, match="sentences is one str"):
+        model.perplexity("one two")
+    for wrong in (["one two"], b"one", None):
+        with pytest.raises(LanguageModelError, match=f"a {type(wrong).__name__} to score"):
+            model.score(wrong)
 
 
 def test_perplexity_of_nothing_is_refused() -> None:

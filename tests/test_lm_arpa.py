@@ -16,13 +16,13 @@ from asr.errors import LanguageModelError, TextError
 
 OPENERS: dict[str, Callable] = {"": open, ".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
-# As others write it: notes on top, spaces or tabs, <UNK>, no back-off where none is needed, a trigram whose
-# suffix "b c" is no bigram, a back-off weight without followers, CRLF.
+# As others write it: notes on top, spaces or tabs, <UNK>, no back-off where none is needed, or one of 0, a
+# trigram whose suffix "b c" is no bigram, a back-off weight without followers, CRLF, −∞ for what is not said.
 FOREIGN = (
     "made elsewhere\n\n\\data\\\nngram 1=6\nngram  2 = 4\nngram 3=2\n\n"
-    "\\1-grams:\n-1.5 <UNK>\n-99\t<s>\t-0.4\r\n-0.9 </s>\n-0.7\ta -0.3\n-0.6 b\t-0.25\n-1.1\tc\n\n"
+    "\\1-grams:\n-1.5 <UNK>\n-inf\t<s>\t-0.4\r\n-0.9 </s>\n-0.7\ta -0.3\n-0.6 b\t-0.25\n-1.1\tc\n\n"
     "\\2-grams:\n-0.2 <s> a -0.15\n-0.3\ta b\t0.05\n-0.5 b a -0.6\n-0.45 b </s>\n\n"
-    "\\3-grams:\n-0.11 a b c\n-0.12 <s> a b\n\n\\end\\\n"
+    "\\3-grams:\n-0.11 a b c 0.0\n-0.12 <s> a b\n\n\\end\\\n"
 )
 FOREIGN_SCORES = {  # log10 probabilities by hand, from the file: words and </s> after <s>
     "a b c": -0.2 - 0.12 - 0.11 - 0.9,
@@ -145,7 +145,7 @@ def test_words_of_all_scripts_pass_through(tmp_path: Path) -> None:
         ("\\3-grams:", "\\4-grams:", 22, "expected \\3-grams:"),
         ("-0.7\ta -0.3", "nan\ta -0.3", 12, "nan is no log10 probability"),
         ("-0.7\ta -0.3", "0.7\ta -0.3", 12, "0.7 is no log10 probability"),
-        ("-0.7\ta -0.3", "-inf\ta -0.3", 12, "-inf is no log10 probability"),
+        ("-0.7\ta -0.3", "nan\ta -0.3", 12, "nan is no log10 probability"),
         ("-0.7\ta -0.3", "a\ta -0.3", 12, "a is no log10 probability"),
         ("-0.7\ta -0.3", "-0.7\ta b", 12, "b is no back-off weight"),
         ("-0.7\ta -0.3", "-0.7", 12, "expected log10 probability, 1 word "),
