@@ -5,23 +5,28 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain, islice
 from multiprocessing.connection import wait
+from typing import TypeVar
 
 import numpy as np
 
 from asr.corpus.manifest import Utterance
 from asr.errors import AudioError, CorpusError
+from asr.machine.pools import in_order
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 GROUP = 8
 """Recordings per task of a worker process."""
 AHEAD = 3
-"""Groups in flight per process; bounds memory when one long recording holds up the others."""
+"""Tasks in flight per process; bounds memory when one long recording holds up the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +60,39 @@ def decode_all(utterances: Iterable[Utterance], *, rate_hz: int, workers: int = 
     Raises:
         CorpusError: a worker process died.
     """
+    remaining, size = iter(utterances), GROUP if workers > 1 else 1
+    groups = iter(lambda: list(islice(remaining, size)), [])
+    work = partial(_decode_group, rate_hz=rate_hz)
+    yield from chain.from_iterable(in_processes(work, groups, workers=workers, doing="decodes recordings"))
+
+
+def in_processes(
+    work: Callable[[T], R], tasks: Iterable[T], *, workers: int, doing: str
+) -> Generator[R, None, None]:
+    """work(task) of each task, in the order of the tasks, by worker processes.
+
+    Args:
+        work: a function that can be pickled.
+        tasks: its arguments.
+        workers: processes; with 1, the work is done in this one.
+        doing: what they do, for the error's message.
+
+    Raises:
+        CorpusError: a worker process died.
+    """
     if workers <= 1:
-        yield from (decode(utterance, rate_hz) for utterance in utterances)
+        yield from map(work, tasks)
         return
-    utterances = iter(utterances)
-    pending: deque[tuple[list[Utterance], Future[list[Decoded]]]] = deque()
     # Forking a process that has threads (torch) can hang; spawned workers start clean.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=start_worker)
     try:
-        while group := list(islice(utterances, GROUP)):
-            pending.append((group, pool.submit(_decode_group, group, rate_hz)))
-            if len(pending) > AHEAD * workers:
-                yield from pending.popleft()[1].result()
-        while pending:
-            yield from pending.popleft()[1].result()
+        yield from in_order(pool, work, tasks, ahead=AHEAD * workers)
     except BrokenProcessPool as error:
         raise CorpusError(
-            f"a process that decodes recordings died ({error}); out of memory, perhaps, or the program that "
-            'called this has no `if __name__ == "__main__":`. Run again, it goes on where it stopped; '
-            "with workers=1 nothing is started, and a recording that crashes the decoder shows itself"
+            f"a process that {doing} died ({error}); out of memory, perhaps, or the program that called this "
+            'has no `if __name__ == "__main__":`. Run again, it goes on where it stopped; with workers=1 '
+            "nothing is started, and what crashes shows itself"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def available_cores() -> int:

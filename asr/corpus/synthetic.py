@@ -10,21 +10,18 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
 from asr import audio, cmudict
-from asr.corpus.decode import available_cores, start_worker
+from asr.corpus.decode import available_cores, in_processes
 from asr.corpus.manifest import Utterance
-from asr.errors import ConfigError, CorpusError
+from asr.errors import ConfigError
 from asr.espeak import Espeak, Manner
 from asr.files import whole_file
 
@@ -129,7 +126,8 @@ def prepare(
     missing = [request for request in wanted if not request.path.is_file()]
     chunks = [(missing[i : i + _CHUNK], rate_hz) for i in range(0, len(missing), _CHUNK)]
     done = len(wanted) - len(missing)
-    for made in _in_processes(chunks, workers or available_cores()):
+    workers = min(workers or available_cores(), len(chunks))
+    for made in in_processes(_make, chunks, workers=workers, doing="synthesises speech"):
         done += made
         if progress:
             progress(done, len(wanted))
@@ -215,21 +213,6 @@ def _request(
 def _utterance(request: _Request) -> Utterance:
     duration_s = audio.info(request.path).duration_s
     return Utterance(request.path.stem, request.path, duration_s, request.text, request.manner.voice)
-
-
-def _in_processes(chunks: list[tuple[list[_Request], int]], workers: int) -> Iterator[int]:
-    if workers == 1 or len(chunks) < 2:
-        yield from map(_make, chunks)
-        return
-    try:
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker) as pool:
-            yield from pool.map(_make, chunks)
-    except BrokenProcessPool as error:
-        raise CorpusError(
-            f"a process that synthesises speech died ({error}); out of memory, perhaps, or the program that "
-            'called this has no `if __name__ == "__main__":`. Run again, it goes on where it stopped; '
-            "with workers=1 nothing is started"
-        ) from error
 
 
 def _make(chunk: tuple[list[_Request], int]) -> int:

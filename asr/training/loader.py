@@ -1,9 +1,8 @@
 """Packed corpus → batches: gather and join samples and targets; nothing here is random."""
 
 import dataclasses
-import queue
-import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,10 +13,14 @@ from torch import Tensor
 from asr.augmentation import Draws
 from asr.corpus.packed import PackedCorpus
 from asr.machine.devices import sent
+from asr.machine.pools import in_order
 from asr.training.samples import Pieces, Samples, mapped
 
 Item = tuple[int, ...]
 T = TypeVar("T")
+
+AHEAD = 3
+"""Batches that are prefetched."""
 
 
 @dataclass
@@ -111,41 +114,9 @@ def collate(
     return Batch(samples_BT, torch.tensor(lengths), targets_BS, target_lengths_B, names)
 
 
-def prefetch(
-    make: Callable[[T], Batch], plan: Iterable[T], *, ahead: int = 3
-) -> Generator[Batch, None, None]:
-    """The batches of the plan in order, prefetched by one thread, up to `ahead` of them.
+def prefetch(make: Callable[[T], Batch], plan: Iterable[T]) -> Generator[Batch, None, None]:
+    """The batches of the plan in order, made by a thread while the loop works on earlier ones.
 
     An exception in the thread is raised here; closing the generator early ends the thread.
     """
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
-    leaving = threading.Event()
-
-    def offer(thing: "Batch | BaseException | None") -> bool:
-        while not leaving.is_set():
-            try:
-                ready.put(thing, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for items in plan:
-                if not offer(make(items)):
-                    return
-            offer(None)
-        except BaseException as error:  # passed to the consumer, which raises it
-            offer(error)
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while (thing := ready.get()) is not None:
-            if isinstance(thing, BaseException):
-                raise thing
-            yield thing
-    finally:
-        leaving.set()
-        thread.join()
+    return in_order(ThreadPoolExecutor(1, "prefetch"), make, plan, ahead=AHEAD)
