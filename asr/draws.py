@@ -5,12 +5,10 @@ nor another option changes what happens to an utterance. Global random state is 
 `asr.augmentation` applies the draws.
 """
 
-import dataclasses
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -111,10 +109,14 @@ class Draws:
         )
         other = draw(config, seed=seed, epoch=0, utterance_ids=utterance_ids)
         masks = {"time_masks_BM2": other.time_masks_BM2, "frequency_masks_BM2": other.frequency_masks_BM2}
-        both: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name, row_B in both.items():
-            both[name] = None if row_B is None else torch.cat([row_B, masks.get(name, row_B)])
-        return Draws(**both)
+        return self._with(lambda name, row_B: torch.cat([row_B, masks.get(name, row_B)]))
+
+    def rows(self, start: int, stop: int) -> "Draws":
+        """The draws of the utterances `start` to `stop`."""
+        return self._with(lambda _, row_B: row_B[start:stop])
+
+    def _with(self, change: Callable[[str, Tensor], Tensor]) -> "Draws":
+        return replace(self, **{k: change(k, t) for k, t in vars(self).items() if t is not None})
 
 
 def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Sequence[str]) -> Draws:

@@ -46,18 +46,13 @@ class Batch:
     def rows(self, start: int, stop: int) -> "Batch":
         """The utterances `start` to `stop`, with padding cut to the longest of them."""
         lengths_B, target_lengths_B = self.lengths_B[start:stop], self.target_lengths_B[start:stop]
-        draws = self.draws
-        if draws is not None:
-            tensors = {f.name: getattr(draws, f.name) for f in dataclasses.fields(draws)}
-            kept = {name: t[start:stop] for name, t in tensors.items() if t is not None}
-            draws = dataclasses.replace(draws, **kept)
         return Batch(
             self.samples_BT[start:stop, : int(lengths_B.max())],
             lengths_B,
             self.targets_BS[start:stop, : max(int(target_lengths_B.max()), 1)],
             target_lengths_B,
             self.ids[start:stop],
-            draws,
+            self.draws and self.draws.rows(start, stop),
         )
 
 
