@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.voice import PauseFinder, find_pause
+from asr.voice import PauseFinder, find_pause, runs_of
 
 LONGEST_S = 40.0
 """A recording up to this long is one piece, as are utterances of the usual corpora; no piece is longer."""
@@ -188,9 +188,8 @@ def quietest_output(log_probs_TV: Tensor, silent: tuple[int, ...] = (0,)) -> int
     best_T = log_probs_TV.argmax(-1).numpy()
     is_silent_T = np.isin(best_T, silent)
     is_silent_T[: len(is_silent_T) // 2] = False
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_silent_T, [False]]).astype(np.int8)))
-    runs = [(a, b) for a, b in edges.reshape(-1, 2).tolist() if silent[-1] in best_T[a:b]]
+    runs = [(first, end) for first, end in runs_of(is_silent_T) if silent[-1] in best_T[first:end]]
     if not runs:
         return None
     first, end = max(runs, key=lambda run: run[1] - run[0])
-    return int(first + end) // 2
+    return (first + end) // 2

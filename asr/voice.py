@@ -75,12 +75,8 @@ def find_pause(samples: np.ndarray, rate_hz: int, *, after_samples: int = 0) -> 
     quiet, loud = np.percentile(level_N, [10, 95])
     if loud - quiet < _SMALLEST_RANGE_DB:
         return None
-    middle = _longest_run(
-        level_N < quiet + _THRESHOLD * (loud - quiet),
-        after=after_samples // frame,
-        shortest=SHORTEST_PAUSE_S * rate_hz / frame,
-    )
-    return None if middle is None else int(middle * frame)
+    is_quiet_N = level_N < quiet + _THRESHOLD * (loud - quiet)
+    return _longest_pause(is_quiet_N, frame_samples=frame, rate_hz=rate_hz, after_samples=after_samples)
 
 
 def levels_db(samples: np.ndarray, frame_samples: int) -> np.ndarray:
@@ -121,12 +117,9 @@ class Silero:
     def __call__(self, samples: np.ndarray, rate_hz: int, /, *, after_samples: int = 0) -> int | None:
         """The sample in the middle of the longest stretch without speech after `after_samples`, or None."""
         frame = rate_hz * SILERO_FRAME_SAMPLES / audio.RATE_HZ
-        middle = _longest_run(
-            self.speech(samples, rate_hz) < 0.5,
-            after=int(after_samples / frame),
-            shortest=SHORTEST_PAUSE_S * rate_hz / frame,
-        )
-        return None if middle is None else min(len(samples) - 1, int(middle * frame))
+        is_quiet_N = self.speech(samples, rate_hz) < 0.5
+        middle = _longest_pause(is_quiet_N, frame_samples=frame, rate_hz=rate_hz, after_samples=after_samples)
+        return None if middle is None else min(len(samples) - 1, middle)
 
     def is_speech(self, samples: np.ndarray, rate_hz: int, step_samples: int) -> np.ndarray:
         """Whether somebody speaks within half a second of the time of each output; bool (N,).
@@ -151,18 +144,29 @@ class Silero:
         return probabilities_N
 
 
-def _longest_run(is_quiet_N: np.ndarray, *, after: int, shortest: float) -> float | None:
-    """The middle of the longest run of true frames from `after` on; None if none has `shortest` frames.
+def _longest_pause(
+    is_quiet_N: np.ndarray, *, frame_samples: float, rate_hz: int, after_samples: int
+) -> int | None:
+    """The sample in the middle of the longest run of quiet frames; None if it is too short for a pause.
 
-    >>> _longest_run(np.array([1, 1, 1, 0, 1, 1, 0], bool), after=0, shortest=2)
-    1.5
-    >>> _longest_run(np.array([1, 1, 1, 0, 1, 1, 0], bool), after=2, shortest=2)
-    5.0
+    >>> is_quiet_N = np.array([1, 1, 1, 0, 1, 1, 0], bool)
+    >>> [_longest_pause(is_quiet_N, frame_samples=10, rate_hz=80, after_samples=n) for n in (0, 20, 50)]
+    [15, 50, None]
     """
-    bounded_N = np.concatenate([[False], is_quiet_N, [False]])
-    bounded_N[: after + 1] = False
-    edges = np.flatnonzero(np.diff(bounded_N.astype(np.int8))).reshape(-1, 2)
-    if not len(edges):
+    first = int(after_samples / frame_samples)
+    runs = runs_of(is_quiet_N[first:])
+    if not runs:
         return None
-    first, end = edges[np.argmax(edges[:, 1] - edges[:, 0])].tolist()
-    return (first + end) / 2 if end - first >= shortest else None
+    begin, end = max(runs, key=lambda run: run[1] - run[0])
+    is_pause = (end - begin) * frame_samples >= SHORTEST_PAUSE_S * rate_hz
+    return int((first + (begin + end) / 2) * frame_samples) if is_pause else None
+
+
+def runs_of(is_true_N: np.ndarray) -> list[tuple[int, int]]:
+    """First and end of each run of true values, in their order.
+
+    >>> runs_of(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+    """
+    edges = np.flatnonzero(np.diff(is_true_N, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
