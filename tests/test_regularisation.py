@@ -36,7 +36,9 @@ def test_the_compiled_normalisation_and_its_gradients_are_those_of_torchs_operat
 
     y_BTF, *moments = regularisation._plain(x_BTF, inside_BT1, inside_BT1.sum(), weight_F, bias_F)
     true = torch.autograd.grad((y_BTF * goal_BTF).sum(), inputs)
-    found_BTF, *found_moments = regularisation._compiled(given[0], inside_BT1, inside_BT1.sum(), *given[1:])
+    found_BTF, *found_moments = regularisation._Normalised.apply(
+        given[0], inside_BT1, inside_BT1.sum(), *given[1:]
+    )
     found = torch.autograd.grad((found_BTF * goal_BTF.float()).sum(), given)
 
     for mine, theirs in zip([found_BTF, *found_moments, *found], [y_BTF, *moments, *true], strict=True):
@@ -46,7 +48,7 @@ def test_the_compiled_normalisation_and_its_gradients_are_those_of_torchs_operat
 def test_statistics_of_many_frames_far_from_zero_are_exact():
     x_BTF = (1000 + torch.randn(40, 500, 2, dtype=torch.float64)).float()
     everywhere = inside(*[500] * 40, size=500)
-    _, mean_F, var_F = regularisation._compiled(
+    _, mean_F, var_F = regularisation._Normalised.apply(
         x_BTF, everywhere, everywhere.sum(), torch.ones(2), torch.zeros(2)
     )
     torch.testing.assert_close(mean_F.double(), x_BTF.double().mean((0, 1)), rtol=1e-7, atol=0)

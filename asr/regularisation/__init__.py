@@ -40,9 +40,8 @@ class MaskedBatchNorm(nn.Module):
         if inside_BT1 is None:
             inside_BT1 = torch.ones_like(x_BTF[..., :1], dtype=torch.bool)
         count = inside_BT1.sum()
-        y_BTF, mean_F, var_F = (_compiled if x_BTF.device.type == "cpu" else _plain)(
-            x_BTF, inside_BT1, count, self.weight, self.bias
-        )
+        normalise = _Normalised.apply if x_BTF.device.type == "cpu" else _plain
+        y_BTF, mean_F, var_F = normalise(x_BTF, inside_BT1, count, self.weight, self.bias)
         self._follow(self.running_mean, mean_F)
         self._follow(self.running_var, var_F * count / (count - 1).clamp(min=1))
         return y_BTF
@@ -80,30 +79,23 @@ def _plain(
     return (x_BTF - mean_F) * (var_F + _EPSILON).rsqrt() * weight_F + bias_F, mean_F, var_F
 
 
-def _compiled(
-    x_BTF: Tensor, inside_BT1: Tensor, count: Tensor, weight_F: Tensor, bias_F: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    y_BTF, mean_F, var_F = _Normalised.apply(x_BTF.contiguous(), inside_BT1, float(count), weight_F, bias_F)
-    return y_BTF, mean_F, var_F
-
-
 class _Normalised(Function):
     """`_plain` compiled for a CPU; mean and variance are not differentiable."""
 
     @staticmethod
     def forward(
-        ctx: Any, x_BTF: Tensor, inside_BT1: Tensor, count: float, weight_F: Tensor, bias_F: Tensor
+        ctx: Any, x_BTF: Tensor, inside_BT1: Tensor, count: Tensor, weight_F: Tensor, bias_F: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         from asr.regularisation.kernels import moments, scale_rows
 
+        x_BTF, ctx.count = x_BTF.contiguous(), float(count)
         inside_N, x_NF = inside_BT1.flatten().numpy(), x_BTF.detach().flatten(0, 1).numpy()
-        mean_F, var_F = map(torch.from_numpy, moments(x_NF, inside_N, count))
+        mean_F, var_F = map(torch.from_numpy, moments(x_NF, inside_N, ctx.count))
         rate_F = (var_F + _EPSILON).rsqrt()
         y_BTF = torch.empty_like(x_BTF)
         factor_F = rate_F * weight_F.detach()
         offset_F = bias_F.detach() - mean_F * factor_F
         scale_rows(x_NF, factor_F.numpy(), offset_F.numpy(), y_BTF.flatten(0, 1).numpy())
-        ctx.count = count
         ctx.save_for_backward(x_BTF, inside_BT1, mean_F, rate_F, weight_F)
         ctx.mark_non_differentiable(mean_F, var_F)
         return y_BTF, mean_F, var_F
