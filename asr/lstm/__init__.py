@@ -50,27 +50,17 @@ def set_forget_bias(run: nn.LSTM, value: float) -> None:
 
 def is_faster(run: nn.RNNBase, x_BTF: Tensor) -> bool:
     """True where `run_in_bfloat16` beats torch: an LSTM trained in bfloat16 on a CPU made for it."""
-    return (
-        run.mode == "LSTM"
-        and x_BTF.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and _wants_bfloat16()
-        and _processor_is_made_for_it()
-    )
+    return torch.is_grad_enabled() and _is_in_bfloat16(run, x_BTF) and _processor_is_made_for_it()
 
 
 def is_missing(run: nn.RNNBase, x_BTF: Tensor) -> bool:
     """True where torch cannot run it: oneDNN's bfloat16 LSTM needs AVX-512 and fails on other CPUs."""
-    return (
-        run.mode == "LSTM"
-        and x_BTF.device.type == "cpu"
-        and _wants_bfloat16()
-        and not torch.cpu._is_avx512_supported()
-    )
+    return _is_in_bfloat16(run, x_BTF) and not torch.cpu._is_avx512_supported()
 
 
-def _wants_bfloat16() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+def _is_in_bfloat16(run: nn.RNNBase, x_BTF: Tensor) -> bool:
+    is_wanted = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return run.mode == "LSTM" and x_BTF.device.type == "cpu" and is_wanted
 
 
 def _processor_is_made_for_it() -> bool:
