@@ -58,10 +58,8 @@ class Ranks:
         flat = torch.cat([t.reshape(-1).to(torch.float32) for t in tensors])
         with self._explained("another rank is gone"):
             dist.all_reduce(flat)
-        at = 0
-        for t in tensors:
-            t.copy_(flat[at : at + t.numel()].view_as(t))
-            at += t.numel()
+        for t, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+            t.copy_(summed.view_as(t))
 
     def mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over all ranks, in place; precision as for `sum_`.
