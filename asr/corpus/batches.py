@@ -59,7 +59,8 @@ def plan(
     [[(1,), (2,)], [(0,)], [(3,)]]
     """
     lengths = np.asarray(lengths_samples, np.int64)
-    budget = _checked_budget(lengths, seconds_per_batch * rate_hz, rank, world_size, join, groups)
+    budget = seconds_per_batch * rate_hz
+    _check(lengths, budget, rank, world_size, join, groups)
     rng = np.random.default_rng([seed & (2**64 - 1), epoch])
     items: list[Item] = [(i,) for i in range(len(lengths))]
     if join > 1 and groups is not None:
@@ -89,14 +90,14 @@ def _sums(lengths: np.ndarray, items: Sequence[Item]) -> np.ndarray:
     return np.array([sum(int(lengths[i]) for i in item) for item in items], np.int64)
 
 
-def _checked_budget(
+def _check(
     lengths: np.ndarray,
     budget: float,
     rank: int,
     world_size: int,
     join: int,
     groups: Sequence[Hashable | None] | None,
-) -> float:
+) -> None:
     if not budget > 0:
         raise CorpusError("seconds_per_batch and rate_hz must be positive")
     if not 0 <= rank < world_size:
@@ -107,7 +108,6 @@ def _checked_budget(
         raise CorpusError(f"join={join}: expected at least 1, and the group of each utterance to join within")
     if groups is not None and len(groups) != len(lengths):
         raise CorpusError(f"{len(groups)} groups for {len(lengths)} utterances")
-    return budget
 
 
 def _join(
