@@ -5,17 +5,15 @@ split with absolute paths and the published transcripts. It uses what is below `
 missing, if the corpus can be downloaded. Adding a source takes one file and one line here.
 """
 
-import difflib
 import inspect
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from asr.corpus.manifest import Utterance
+from asr.corpus.split import check_known, nearest
 from asr.errors import ConfigError
-
-if TYPE_CHECKING:
-    from asr.corpus.manifest import Utterance
 
 SOURCES: dict[str, str] = {
     "an4": "asr.corpus.an4",
@@ -31,7 +29,7 @@ SOURCES: dict[str, str] = {
 
 def prepare(
     source: str, root: Path, *, progress: Callable[[int, int], None] | None = None, **options: Any
-) -> "dict[str, list[Utterance]]":
+) -> dict[str, list[Utterance]]:
     """The utterances of each split of a corpus; whatever is missing is downloaded into `root`.
 
     Args:
@@ -44,19 +42,13 @@ def prepare(
         ConfigError: no such source, or no such option of it.
         CorpusError: the corpus is missing or damaged and cannot be fetched.
     """
-    if source not in SOURCES:
-        raise ConfigError(f"there is no corpus {source!r}; {_nearest(source, list(SOURCES))}")
+    check_known([source], SOURCES, what="corpus")
     module = import_module(SOURCES[source])
     known = [
         name for name in inspect.signature(module.prepare).parameters if name not in ("root", "progress")
     ]
     for name in options:
         if name not in known:
-            raise ConfigError(f"{source} has no option {name!r}; {_nearest(name, known)}")
+            raise ConfigError(f"{source} has no option {name!r}; {nearest(name, known)}")
     found: dict[str, list[Utterance]] = module.prepare(Path(root).expanduser(), progress=progress, **options)
     return found
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"

@@ -142,6 +142,10 @@ def check_known(names: Iterable[str], known: Iterable[str], *, what: str) -> Non
     known = sorted(set(known))
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
-            raise ConfigError(f"there is no {what} {name!r}; {hint}")
+            raise ConfigError(f"there is no {what} {name!r}; {nearest(name, known)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A hint for whoever gave an unknown name: the closest known one, or all of them."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
