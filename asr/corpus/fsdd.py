@@ -49,9 +49,8 @@ def prepare(
         ConfigError: an unknown speaker.
         CorpusError: nothing is left for training, or the download failed.
     """
-    folder = _find(root)
-    if folder is None:
-        folder = provide(ARCHIVE, root / "recordings", progress=progress)
+    folders = [f for f in (root / "recordings", root) if f.is_dir() and any(map(_match, f.iterdir()))]
+    folder = (folders[0] if folders else provide(ARCHIVE, root / "recordings", progress=progress)).absolute()
     utterances = [_utterance(p) for p in sorted(folder.iterdir()) if p.suffix.lower() in AUDIO_SUFFIXES]
     test = as_names(test_speakers, option="test_speakers")
     dev = as_names(dev_speakers, option="dev_speakers")
@@ -65,16 +64,13 @@ def prepare(
     return splits
 
 
-def _find(root: Path) -> Path | None:
-    for folder in (root / "recordings", root):
-        if folder.is_dir() and any(_NAME.fullmatch(p.stem) for p in folder.iterdir()):
-            return folder.absolute()
-    return None
+def _match(path: Path) -> re.Match[str] | None:
+    return _NAME.fullmatch(path.stem)
 
 
 def _utterance(path: Path) -> Utterance:
     """The utterance of a recording; an unexpected file name gives it no text, so that packing reports it."""
-    match = _NAME.fullmatch(path.stem)
+    match = _match(path)
     if not match:
         return Utterance(path.stem, path, 0.0, "")
     return Utterance(path.stem, path, 0.0, WORDS[int(match[1])], match[2])
