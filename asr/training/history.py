@@ -2,12 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from asr.errors import TrainingError
+from asr.files import explained, whole_file
 from asr.scoring.charts import FEWEST_STEPS
 
 FILE = "history.jsonl"
@@ -23,20 +22,16 @@ class History:
     """
 
     def __init__(self, folder: Path, *, updates: int = 0, epoch: int = 0) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
-        kept = [
+        self.lines = [
             line
             for line in read(self.path)
             if line["updates"] <= updates and (line["kind"] != "epoch" or line["epoch"] <= epoch)
         ]
-        self.lines = kept
         """All lines, including those from before the run was resumed."""
-        partial = self.path.with_name(f".{FILE}.partial")
-        with self._explained():
-            partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            partial.replace(self.path)
-            self._file = self.path.open("a", encoding="utf-8")
+        with whole_file(self.path, error=TrainingError) as file:
+            file.writelines(json.dumps(line) + "\n" for line in self.lines)
+        self._file = self.path.open("a", encoding="utf-8")
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, so not at the top
 
         self._events: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=updates + 1)
@@ -49,7 +44,7 @@ class History:
         """
         line = {"kind": kind, "updates": updates, **values}
         self.lines.append(line)
-        with self._explained():
+        with explained(self.path.parent, TrainingError):
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
             for key, value in values.items():
@@ -60,20 +55,10 @@ class History:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._explained():
+        with explained(self.path.parent, TrainingError):
             os.fsync(self._file.fileno())
             self._file.close()
             self._events.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise TrainingError(
-                f"{self.path} or the events beside it cannot be written ({error.strerror or error}); free "
-                "some space and run again, training goes on from the last checkpoint"
-            ) from error
 
 
 def read(path: Path) -> list[dict[str, Any]]:
