@@ -75,11 +75,10 @@ def read(
     """
     with _open(source) as (file, name):
         own_hz = file.samplerate
-        if duration_s is not None:
-            samples = _part(file, name, start_s, duration_s)
+        if duration_s is None:
+            samples = np.concatenate(list(_mono_blocks(file, name)))
         else:
-            samples = np.concatenate([*_mono_blocks(file, name), np.zeros(0, np.float32)])
-            _check_length(file, name, len(samples))
+            samples = _part(file, name, start_s, duration_s)
     samples = resample(samples, own_hz, rate_hz)
     if not len(samples):
         raise AudioError(f"{name} is too short: nothing of it is left at {rate_hz} Hz")
@@ -110,17 +109,8 @@ def stream(source: Source, rate_hz: int = RATE_HZ, block_s: float = 10.0) -> Ite
     wanted = max(1, round(block_s * rate_hz))
     with _open(source, spool=True) as (file, name):
         own = max(1, round(block_s * file.samplerate))
-        count = 0
-
-        def counted() -> Iterator[np.ndarray]:
-            nonlocal count
-            for block in _mono_blocks(file, name, own):
-                count += len(block)
-                yield block
-            _check_length(file, name, count)
-
         held = np.zeros(0, np.float32)
-        for block in resample_blocks(counted(), file.samplerate, rate_hz):
+        for block in resample_blocks(_mono_blocks(file, name, own), file.samplerate, rate_hz):
             held = np.concatenate([held, block])
             while len(held) > wanted:
                 yield held[:wanted]
@@ -175,9 +165,9 @@ class Resampler:
     def finish(self) -> np.ndarray:
         """The remaining output; `feed` must not be called afterwards."""
         nothing = np.zeros(0, np.float32)
-        return (
-            nothing if self._converter is None else _clip(self._converter.resample_chunk(nothing, last=True))
-        )
+        if self._converter is None:
+            return nothing
+        return _clip(self._converter.resample_chunk(nothing, last=True))
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
@@ -307,30 +297,39 @@ def _why_unreadable(name: str, opened: str | BinaryIO, error: Exception) -> str:
         return f"{name}: {suffix} cannot be read; convert it first: ffmpeg -i IN{suffix} OUT.flac"
     if isinstance(error, TypeError):
         return f"{name}: {suffix} files have no header, so rate and format are unknown; convert it to wav"
-    reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
-    return f"{name} is not a recording that libsndfile can read, or its beginning is damaged ({reason})"
+    return f"{name} is not a recording that libsndfile can read, or its beginning is damaged ({_why(error)})"
+
+
+def _why(error: Exception) -> str:
+    """What libsndfile says."""
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")
 
 
 def _mono_blocks(
-    file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES
+    file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES, *, at: int = 0
 ) -> Iterator[np.ndarray]:
-    """The mean of all channels in blocks, with their values checked."""
-    at = 0
+    """The mean of all channels in blocks, with their values checked and, at the end, their number.
+
+    Args:
+        at: the samples per channel before the first block.
+    """
     block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
     while True:
         try:
             block_TC = file.read(block_samples, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError) as error:
-            reason = getattr(error, "error_string", str(error)).strip().rstrip(".")
             raise AudioError(
-                f"{name} is damaged or cut short after {at / file.samplerate:.2f} s ({reason})"
+                f"{name} is damaged or cut short after {at / file.samplerate:.2f} s ({_why(error)})"
             ) from error
         if not len(block_TC):
-            return
+            break
         block = block_TC[:, 0] if file.channels == 1 else block_TC.mean(axis=1, dtype=np.float32)
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield _clip(block)
         at += len(block)
+    if fault := containers.fault(file, at):
+        advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if at else ""
+        raise AudioError(f"{name} {fault}{advice}")
 
 
 def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:
@@ -341,7 +340,7 @@ def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: floa
     except soundfile.SoundFileError as error:
         raise AudioError(f"{name} has nothing at {start_s:.2f} s: {error}") from error
     read, found = [], 0
-    for block in _mono_blocks(file, name, before + wanted):
+    for block in _mono_blocks(file, name, before + wanted, at=start - before):
         read.append(block)
         found += len(block)
         if found >= before + wanted:
@@ -364,12 +363,6 @@ def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) ->
             f"{name} has a peak of {peak:.4g} after {start_s:.0f} s; samples within ±1 were expected: "
             "scale it, or store it as integers"
         )
-
-
-def _check_length(file: soundfile.SoundFile, name: str, samples: int) -> None:
-    if fault := containers.fault(file, samples):
-        advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if samples else ""
-        raise AudioError(f"{name} {fault}{advice}")
 
 
 def _check_rates(from_hz: int, to_hz: int) -> None:
