@@ -145,11 +145,9 @@ class Features(nn.Module):
             AudioError: an empty batch or utterance, or shapes that do not belong together.
             ConfigError: global normalisation before `fit` or loading.
         """
-        self._check_fitted()
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
-            mask_BT1 = inside(frames_B, raw_BTF.shape[1])
-            return self._normalised(raw_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
+            return self._normalised(raw_BTF, frames_B), frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The frames of a block of each stream, one for every whole window in it, and how many it has.
@@ -172,18 +170,12 @@ class Features(nn.Module):
                 "normalise=utterance needs the whole utterance before its first frame: for block by block "
                 "recognition train with features.normalise=global"
             )
-        self._check_fitted()
         with torch.autocast(samples_BT.device.type, enabled=False):
             log_BTF = self._log(self._energies(self._emphasised(samples_BT.float(), lengths_B), self.bank))
             frames_B = ((lengths_B - self.fft_samples // 2) // self.hop_samples + 1).clamp(
                 0, log_BTF.shape[1]
             )
-            mask_BT1 = inside(frames_B, log_BTF.shape[1])
-            return self._normalised(log_BTF, mask_BT1, frames_B) * mask_BT1, frames_B
-
-    def _check_fitted(self) -> None:
-        if self.config.normalise == "global" and not self.fitted:
-            raise ConfigError("normalise=global needs the corpus' mean and variance: call fit(batches) first")
+            return self._normalised(log_BTF, frames_B), frames_B
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -261,13 +253,19 @@ class Features(nn.Module):
         parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
         return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
 
-    def _normalised(self, raw_BTF: Tensor, mask_BT1: Tensor, frames_B: Tensor) -> Tensor:
-        if self.config.normalise == "none":
-            return raw_BTF
-        if self.config.normalise == "global":
-            return (raw_BTF - self.mean) / self.std
-        mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
-        return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
+    def _normalised(self, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
+        """The features, zero beyond the end of each utterance."""
+        mask_BT1 = inside(frames_B, raw_BTF.shape[1])
+        if self.config.normalise == "utterance":
+            mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
+            raw_BTF = (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
+        elif self.config.normalise == "global":
+            if not self.fitted:
+                raise ConfigError(
+                    "normalise=global needs the corpus' mean and variance: call fit(batches) first"
+                )
+            raw_BTF = (raw_BTF - self.mean) / self.std
+        return raw_BTF * mask_BT1
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
         """A filterbank (B, bins, bands) for every factor: a bin at f counts as being at the warped frequency.
