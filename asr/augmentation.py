@@ -28,6 +28,7 @@ from asr.draws import (
     draw,
 )
 from asr.machine.devices import sent
+from asr.spans import inside
 
 __all__ = ["Augmentation", "AugmentationConfig", "Draws", "draw"]
 
@@ -269,5 +270,5 @@ def _level_B1(samples_BT: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _masked(samples_BT: Tensor, lengths: Tensor) -> Tensor:
-    place_T = torch.arange(samples_BT.shape[1], device=samples_BT.device)
-    return torch.where(place_T < sent(lengths, samples_BT.device)[:, None], samples_BT, 0.0)
+    is_heard_BT1 = inside(sent(lengths, samples_BT.device), samples_BT.shape[1])
+    return torch.where(is_heard_BT1[..., 0], samples_BT, 0.0)

@@ -14,6 +14,7 @@ from asr.ctc import ctc_loss, log_denominator, log_prior
 from asr.errors import ConfigError, TrainingError
 from asr.machine import devices
 from asr.recognizer import Recognizer
+from asr.spans import inside
 from asr.training.feed import mix
 from asr.training.loader import Batch
 
@@ -200,8 +201,7 @@ def _cross_entropy(log_probs_BTV: Tensor, lengths_B: Tensor) -> Tensor:
     """Cross-entropy between the two passes of each utterance, nats (B,): KL(other ‖ one) up to a constant."""
     one_BTV, other_BTV = log_probs_BTV.detach().exp().chunk(2)
     nats_BT = -(torch.cat([other_BTV, one_BTV]) * log_probs_BTV).sum(2)
-    place_T = torch.arange(nats_BT.shape[1], device=nats_BT.device)
-    return torch.where(place_T < lengths_B[:, None], nats_BT, 0.0).sum(1)
+    return torch.where(inside(lengths_B, nats_BT.shape[1])[..., 0], nats_BT, 0.0).sum(1)
 
 
 def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

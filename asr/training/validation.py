@@ -14,6 +14,7 @@ from asr.ctc import required_frames
 from asr.decoding import greedy
 from asr.errors import CorpusError
 from asr.recognizer import Recognizer
+from asr.spans import inside
 from asr.text import normalise
 from asr.training.distributed import Ranks
 from asr.training.loader import collate
@@ -97,7 +98,7 @@ def measure(
         counted_B = np.isfinite(nll_B) & np.array([item[0] not in split.unspellable for item in items])
         log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
         blank_BT = log_probs_BTV.argmax(-1) == 0
-        inside_BT = torch.arange(blank_BT.shape[1])[None] < out_B[:, None]
+        inside_BT = inside(out_B, blank_BT.shape[1])[..., 0]
         labels_B = batch.target_lengths_B.cpu().numpy()
         sums += (
             nll_B[counted_B].sum(),
