@@ -175,7 +175,7 @@ class Trainer:
                 [self.identity.digest(), p.epoch, p.step], what=f"{self.last} on a shared disk"
             )
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
-            self.ledger = Ledger(p, self.config, lambda kind, facts: self.observe(kind, facts))
+            self.ledger = Ledger(p, self.config, self.observe)
             self.watch = Watch(record.lines if record else [])
             keep_freed()
             with record or nullcontext() as self.history:
@@ -318,20 +318,20 @@ class Trainer:
 
     def _finish(self) -> None:
         """Save the final bundle: the mean of the best epochs, or the best if the mean is worse on dev."""
-        p, encoder = self.progress, self.recognizer.encoder
+        p, order, takes_mean = self.progress, self.best.order, False
         kept = self.best.read() if self.ranks.is_first else []
-        wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
         if len(p.best) > 1:
             self._set_weights(checkpoint.average([state for _, state in kept]) if kept else {})
-            averaged = self.validate()
-            order = self.best.order
-            if order([averaged["wer"], averaged["dev_loss"], math.inf])[0] <= order(p.best[0])[0]:
-                wer = averaged["wer"]
-                source = "mean of epochs " + ", ".join(str(int(e)) for e in sorted(e for *_, e in p.best))
-        if not source.startswith("mean"):
+            mean = self.validate()
+            takes_mean = order([mean["wer"], mean["dev_loss"], math.inf])[0] <= order(p.best[0])[0]
+        if takes_mean:
+            epochs = sorted(int(epoch) for *_, epoch in p.best)
+            wer, source = mean["wer"], f"mean of epochs {', '.join(map(str, epochs))}"
+        else:
             self._set_weights(kept[0][1] if kept else {})
+            wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
         p.finished = True
-        encoder.eval()
+        self.recognizer.encoder.eval()
         self._save_bundle(wer, source)
         self._save()
 
