@@ -96,11 +96,12 @@ def read_manifest(path: str | Path, *, keep_flawed: bool = False) -> list[Uttera
         if not line.strip():
             continue
         try:
-            utterances.append(_parse(line, folder, place=f"{path}, line {number}"))
+            utterances.append(_parse(line, folder))
         except ManifestError as error:
+            placed = ManifestError(f"{path}, line {number}: {error}: {_shown(line)}")
             if not keep_flawed:
-                raise
-            utterances.append(flawed_line(path, number, error))
+                raise placed from error
+            utterances.append(flawed_line(path, number, placed))
     refuse_if_all_flawed(utterances)
     return name_by_path(utterances)
 
@@ -240,7 +241,12 @@ def find_file(name: str) -> Path:
     return next((other for other in others if os.path.exists(other)), path)  # noqa: PTH110
 
 
-def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
+def _parse(line: bytes, folder: str) -> Utterance:
+    """The utterance of a line.
+
+    Raises:
+        ManifestError: what is wrong with the line; the caller says where it stands.
+    """
     try:
         fields = json.loads(line)
         if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is not text
@@ -248,52 +254,49 @@ def _parse(line: bytes, folder: str, *, place: str) -> Utterance:
             for key in ("audio_filepath", "id", "speaker"):  # a file's name may be no UTF-8
                 str(fields.get(key)).encode(errors="surrogateescape")
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"{place}: not JSON in UTF-8 ({error}): {_shown(line)}") from error
+        raise ManifestError(f"not JSON in UTF-8 ({error})") from error
     if not isinstance(fields, dict):
-        raise ManifestError(f"{place}: expected a JSON object with audio_filepath and text: {_shown(line)}")
+        raise ManifestError("expected a JSON object with audio_filepath and text")
     for key in ("audio_filepath", "text"):
         if not isinstance(fields.get(key), str):
-            raise ManifestError(
-                f"{place}: {key} must be a text; the keys are {', '.join(fields) or 'none'}: {_shown(line)}"
-            )
+            raise ManifestError(f"{key} must be a text; the keys are {', '.join(fields) or 'none'}")
     audio_filepath = find_file(os.path.join(folder, os.path.expanduser(fields["audio_filepath"])))  # noqa: PTH111, PTH118
-    start_s = _seconds(fields, "offset", place=place, line=line)
-    duration_s = _seconds(fields, "duration", place=place, line=line)
+    start_s, duration_s = _seconds(fields, "offset"), _seconds(fields, "duration")
     if start_s is not None and not duration_s:
-        raise ManifestError(f"{place}: offset without a duration: {_shown(line)}")
+        raise ManifestError("offset without a duration")
     if duration_s is None:
         try:
             duration_s = audio.info(audio_filepath).duration_s
         except AudioError:
             duration_s = 0.0
     return Utterance(
-        id=_name(fields, "id", place=place, line=line) or "",
+        id=_name(fields, "id") or "",
         audio_filepath=audio_filepath,
         duration_s=duration_s,
         text=fields["text"],
-        speaker=_name(fields, "speaker", place=place, line=line),
+        speaker=_name(fields, "speaker"),
         start_s=start_s,
     )
 
 
-def _seconds(fields: dict[str, Any], key: str, *, place: str, line: bytes) -> float | None:
+def _seconds(fields: dict[str, Any], key: str) -> float | None:
     value = fields.get(key)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ManifestError(f"{place}: {key} must be a number of seconds: {_shown(line)}")
+        raise ManifestError(f"{key} must be a number of seconds")
     if not 0 <= value <= sys.float_info.max:  # NaN is not, and a whole number may be beyond floats
-        raise ManifestError(f"{place}: {key} {value!s:.20} is impossible: {_shown(line)}")
+        raise ManifestError(f"{key} {value!s:.20} is impossible")
     return float(value)
 
 
-def _name(fields: dict[str, Any], key: str, *, place: str, line: bytes) -> str | None:
+def _name(fields: dict[str, Any], key: str) -> str | None:
     value = fields.get(key)
     if value is None or isinstance(value, str):
         return value or None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    raise ManifestError(f"{place}: {key} must be a text or a whole number: {_shown(line)}")
+    raise ManifestError(f"{key} must be a text or a whole number")
 
 
 def _shown(line: bytes) -> str:
