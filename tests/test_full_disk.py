@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from test_cli import QUICK as WORDS
 from test_cli import write_manifest
 from test_training import corpus, trainer, weights  # noqa: F401 (corpus is a fixture)
 
+from asr.corpus.archive import unpack
 from asr.corpus.manifest import read_manifest
 from asr.corpus.packed import PackedCorpus, pack
 from asr.errors import BundleError, CorpusError, TrainingError
@@ -47,6 +49,14 @@ def test_packing_goes_on_where_the_disk_was_full(tone_manifest, tmp_path):
         PackedCorpus(stem)
     assert pack(utterances, stem, rate_hz=8000, workers=1).resumed >= 64
     assert stem.with_suffix(".pcm").read_bytes() == whole
+
+
+def test_an_archive_is_not_called_damaged_where_the_disk_was_full(tmp_path):
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "small").write_bytes(bytes(3000))  # less than a buffer, written on closing
+    archive = shutil.make_archive(str(tmp_path / "a"), "gztar", tmp_path, "recordings")
+    with largest_file(1000), pytest.raises(CorpusError, match=r"cannot be written: .* free some space"):
+        unpack(Path(archive), tmp_path / "out")
 
 
 @pytest.mark.parametrize("room", [0, 4096])

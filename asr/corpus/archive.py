@@ -89,10 +89,15 @@ def _checked(path: Path, name: str) -> Path:
 def _write(path: Path, content: IO[bytes] | None) -> None:
     with explained(path):
         (path if content is None else path.parent).mkdir(parents=True, exist_ok=True)
-        file = None if content is None else path.open("wb")
-    if content is None or file is None:
-        return
-    with file:
-        while chunk := content.read(1 << 20):
-            with explained(path):
-                file.write(chunk)
+        if content is not None:
+            with path.open("wb") as file:
+                while chunk := _read(content):
+                    file.write(chunk)
+
+
+def _read(content: IO[bytes]) -> bytes:
+    """The next bytes; of a damaged archive an EOFError, since an OSError would blame the disk."""
+    try:
+        return content.read(1 << 20)
+    except OSError as error:
+        raise EOFError(str(error)) from error
