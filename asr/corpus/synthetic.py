@@ -105,12 +105,12 @@ def prepare(
         CorpusError: espeak-ng is not installed, a sentence that cannot be spoken, or a full disk.
     """
     counts = {"train": train, "dev": dev, "test": test}
-    least = {**dict.fromkeys(counts, 0), "longest": 1, "words": 0, "seed": 0, "rate_hz": 1, "workers": 1}
-    given = {**counts, "longest": longest, "words": words, "seed": seed, "rate_hz": rate_hz}
-    given["workers"] = workers or 1
-    for name, value in given.items():
-        if not isinstance(value, int) or value < least[name]:
-            raise ConfigError(f"synthetic: {name}={value!r}: expected a whole number from {least[name]}")
+    at_least_0 = {**counts, "words": words, "seed": seed}
+    at_least_1 = {"longest": longest, "rate_hz": rate_hz, "workers": workers or 1}
+    for least, given in ((0, at_least_0), (1, at_least_1)):
+        for name, value in given.items():
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(f"synthetic: {name}={value!r}: expected a whole number from {least}")
     if words and sentences is not None:
         raise ConfigError("synthetic: words and sentences: expected one of them")
     texts, others = _read(sentences), _drawn_words(words, seed)
