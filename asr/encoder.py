@@ -8,7 +8,7 @@ n frames has ceil(n / factor) outputs, whatever the subsampling: at least one if
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,9 @@ from asr.subsampling import Convolution, Stack, State
 
 _CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 _GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-_FRAME: dict[str, Callable[..., Any]] = {
-    "RNN_TANH": torch.rnn_tanh_cell,
-    "GRU": torch.gru_cell,
+_FRAME: dict[str, Callable[..., State]] = {  # (x_BF, state, weights) → the state after it
+    "RNN_TANH": lambda x_BF, state, *weights: (torch.rnn_tanh_cell(x_BF, *state, *weights),),
+    "GRU": lambda x_BF, state, *weights: (torch.gru_cell(x_BF, *state, *weights),),
     "LSTM": torch.lstm_cell,
 }
 _FEW_FRAMES = 16  # on a CPU torch repacks the weights in each call, which takes as long as this many frames
@@ -200,15 +200,14 @@ class Layer(nn.Module):
 
     def step(self, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
         """The outputs of the next block and the state of the cell after it."""
-        hidden = None if state is None else state if len(state) == 2 else state[0]
         run = cast(nn.RNNBase, self.runs[0])
         are_few = x_BTF.device.type == "cpu" and x_BTF.shape[1] <= _FEW_FRAMES
         is_plain = isinstance(run, nn.RNNBase)  # not the int8 one of `asr.precision`
         if are_few and is_plain and not torch.onnx.is_in_onnx_export():
-            y_BTH, hidden = _frame_by_frame(run, x_BTF, hidden)
+            y_BTH, state = _frame_by_frame(run, x_BTF, state)
         else:
-            y_BTH, hidden = lstm.by_torch(run, x_BTF, hidden)
-        return self._finish(x_BTF, y_BTH, None), hidden if isinstance(hidden, tuple) else (hidden,)
+            y_BTH, state = lstm.by_torch(run, x_BTF, state)
+        return self._finish(x_BTF, y_BTH, None), state
 
     def _finish(self, x_BTF: Tensor, y_BTH: Tensor, inside_BT1: Tensor | None) -> Tensor:
         if self.projection is not None:
@@ -231,18 +230,16 @@ def _run(config: EncoderConfig, inputs: int) -> nn.RNNBase:
     return run
 
 
-def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
+def _frame_by_frame(run: nn.RNNBase, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
     """The outputs and the state after them, computed frame by frame."""
     weights = [run.get_parameter(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-    if hidden is None:
-        zero_1BH = x_BTF.new_zeros(1, len(x_BTF), run.hidden_size)
-        hidden = (zero_1BH, zero_1BH) if run.mode == "LSTM" else zero_1BH
-    now: Any = tuple(part[0] for part in hidden) if run.mode == "LSTM" else hidden[0]
+    zero_BH = x_BTF.new_zeros(len(x_BTF), run.hidden_size)
+    now = tuple(part[0] for part in state) if state else (zero_BH,) * (2 if run.mode == "LSTM" else 1)
     outputs = []
     for x_BF in x_BTF.unbind(1):
         now = _FRAME[run.mode](x_BF, now, *weights)
-        outputs.append(now[0] if run.mode == "LSTM" else now)
-    return torch.stack(outputs, 1), tuple(part[None] for part in now) if run.mode == "LSTM" else now[None]
+        outputs.append(now[0])
+    return torch.stack(outputs, 1), tuple(part[None] for part in now)
 
 
 def _parts_per_layer(config: EncoderConfig) -> int:

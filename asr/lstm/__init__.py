@@ -14,7 +14,7 @@ input, forget, cell, output. `asr.lab.recurrence` has the same equations to read
 """
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch.autograd.function import Function, once_differentiable
 from torch.nn import functional
 
 from asr.machine.threads import in_threads
+from asr.subsampling import State
 
 
 def outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
@@ -31,14 +32,18 @@ def outputs(run: nn.Module, x_BTF: Tensor) -> Tensor:
     return by_torch(run, x_BTF, None)[0]
 
 
-def by_torch(run: nn.Module, x_BTF: Tensor, hidden: Any) -> tuple[Tensor, Any]:
-    """The outputs and the state after them; in float32 where torch lacks a bfloat16 LSTM."""
-    if not (isinstance(run, nn.RNNBase) and is_missing(run, x_BTF)):
-        return cast(tuple[Tensor, Any], run(x_BTF, hidden))
-    with torch.autocast("cpu", enabled=False):
-        given = None if hidden is None else tuple(part.float() for part in hidden)
-        y_BTH, hidden = run(x_BTF.float(), given)
-    return y_BTH.bfloat16(), tuple(part.bfloat16() for part in hidden)
+def by_torch(run: nn.Module, x_BTF: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """The outputs and the state after them; in float32 where torch lacks a bfloat16 LSTM.
+
+    A state is (outputs, cells) of an LSTM, or (outputs,) of another cell, each (1, B, H).
+    """
+    if isinstance(run, nn.RNNBase) and is_missing(run, x_BTF):
+        with torch.autocast("cpu", enabled=False):
+            y_BTH, state = by_torch(run, x_BTF.float(), state and tuple(part.float() for part in state))
+        return y_BTH.bfloat16(), tuple(part.bfloat16() for part in state)
+    hidden: Any = state[0] if state and len(state) == 1 else state
+    y_BTH, hidden = run(x_BTF, hidden)
+    return y_BTH, hidden if isinstance(hidden, tuple) else (hidden,)
 
 
 @torch.no_grad()
