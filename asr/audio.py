@@ -256,7 +256,7 @@ def _rewindable(source: Source, stack: ExitStack, *, spool: bool) -> tuple[str, 
     if source == "":
         raise AudioError("the name of the recording is empty")
     if isinstance(source, str | Path) and str(source) != "-":
-        return str(source), os.fspath(Path(source).expanduser())
+        return str(source), os.path.expanduser(source)  # noqa: PTH111 (a Path's knows no `~name.wav`)
     stdin = isinstance(source, str | Path)
     if stdin and sys.stdin is None:
         raise AudioError("standard input is closed; a recording was expected there")

@@ -221,6 +221,12 @@ def test_overshoot_is_clipped_to_full_scale(tmp_path):
     assert audio.read(path).tolist() == [0.5, 1.0, -1.0]
 
 
+def test_a_name_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "~ab.wav", sine(16000), 16000)
+    assert len(audio.read("~ab.wav")) == 16000
+
+
 def pipe_header(content):
     """A wav as a program writes it that does not know the length beforehand."""
     at = content.index(b"data")
