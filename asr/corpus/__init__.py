@@ -14,6 +14,7 @@ from typing import Any
 from asr.corpus.manifest import Utterance
 from asr.corpus.split import check_known, nearest
 from asr.errors import ConfigError
+from asr.files import expanded
 
 SOURCES: dict[str, str] = {
     "an4": "asr.corpus.an4",
@@ -50,5 +51,6 @@ def prepare(
     for name in options:
         if name not in known:
             raise ConfigError(f"{source} has no option {name!r}; {nearest(name, known)}")
-    found: dict[str, list[Utterance]] = module.prepare(Path(root).expanduser(), progress=progress, **options)
+    root = Path(expanded(str(root)))
+    found: dict[str, list[Utterance]] = module.prepare(root, progress=progress, **options)
     return found

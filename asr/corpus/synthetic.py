@@ -23,7 +23,7 @@ from asr.corpus.decode import available_cores, in_processes
 from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError
 from asr.espeak import Espeak, Manner
-from asr.files import whole_file
+from asr.files import expanded, whole_file
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ACCENTS = tuple("en en-us en-us-nyc en-029 en-gb-scotland en-gb-x-gbclan en-gb-x-gbcwmd en-gb-x-rp".split())  # noqa: SIM905
@@ -158,7 +158,7 @@ def _read(sentences: Sequence[str] | str | None) -> list[str] | None:
         return None
     if isinstance(sentences, str | Path):
         try:
-            sentences = Path(sentences).expanduser().read_text(encoding="utf-8").splitlines()
+            sentences = Path(expanded(str(sentences))).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"sentences={sentences}: expected a text file, one sentence a line: {error}"
