@@ -61,11 +61,10 @@ def prepare(
     Raises:
         CorpusError: a part is missing and cannot be fetched, or has no transcripts.
     """
-    inside = (root / "LibriSpeech").is_dir() or root.name != "LibriSpeech"
     parts = as_splits(splits, DEFAULT_SPLITS)
-    if inside and any((root / part).is_dir() for names in parts.values() for part in names):
-        inside = False
-    base = (root / "LibriSpeech" if inside else root).absolute()
+    has_parts = any((root / part).is_dir() for names in parts.values() for part in names)
+    is_base = has_parts or (root.name == "LibriSpeech" and not (root / "LibriSpeech").is_dir())
+    base = (root if is_base else root / "LibriSpeech").absolute()
     return {
         split: [u for part in names for u in _read_part(_provide_part(base, part, download, progress))]
         for split, names in parts.items()
