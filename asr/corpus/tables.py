@@ -43,12 +43,13 @@ def read_table(path: Path) -> list[Utterance]:
         raise ManifestError(f"{path} is not text in UTF-8: {error}") from error
     tsv = path.suffix.lower() == ".tsv"
     separator = "\t" if tsv else max(",;|\t", key=content.partition("\n")[0].count)
-    dialect = (
-        {"quoting": csv.QUOTE_NONE}
-        if tsv
-        else {"quoting": csv.QUOTE_MINIMAL, "strict": True, "skipinitialspace": True}
+    rows = csv.reader(
+        io.StringIO(content, newline=""),
+        delimiter=separator,
+        quoting=csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL,
+        strict=not tsv,
+        skipinitialspace=not tsv,
     )
-    rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator, **dialect)  # type: ignore[arg-type]
     utterances = []
     try:
         columns = [re.sub(r"[ -]", "_", name.strip().lower()) for name in next(rows, [])]
