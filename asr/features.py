@@ -85,7 +85,8 @@ class Features(nn.Module):
         before = (self.fft_samples - self.window_samples) // 2
         window = functional.pad(window, (before, self.fft_samples - self.window_samples - before))
         self.register_buffer("window", (window / (window.sum() / 2)).float(), persistent=False)
-        self.register_buffer("bin_hz", self._bin_hz(), persistent=False)
+        bin_hz = torch.linspace(0, config.rate_hz / 2, self.fft_samples // 2 + 1, dtype=torch.float64)
+        self.register_buffer("bin_hz", bin_hz, persistent=False)
         self.register_buffer("edge_hz", self._edge_hz(), persistent=False)
         self.register_buffer("bank", triangles(self.bin_hz, self.edge_hz).float(), persistent=False)
         if (self.bank.sum(0) == 0).any():
@@ -279,9 +280,6 @@ class Features(nn.Module):
         above_BK = top_hz - (top_hz - self.bin_hz) * (top_hz - warp_B1 * bend_B1) / (top_hz - bend_B1)
         warped_BK = torch.where(self.bin_hz <= bend_B1, warp_B1 * self.bin_hz, above_BK)
         return triangles(warped_BK, self.edge_hz).float()
-
-    def _bin_hz(self) -> Tensor:
-        return torch.linspace(0, self.config.rate_hz / 2, self.fft_samples // 2 + 1, dtype=torch.float64)
 
     def _edge_hz(self) -> Tensor:
         high_hz = self.config.high_hz or self.config.rate_hz / 2
