@@ -20,10 +20,6 @@ class Identity:
     dev: str
     seed: int
 
-    def fields(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
-        return asdict(self)
-
     def digest(self) -> str:
         """What checkpoints held before they held the fields."""
         values = [self.settings, self.train, self.dev, self.seed]
@@ -41,7 +37,7 @@ class Identity:
         """
         if isinstance(begun, str):
             return "" if begun == self.digest() else "other settings or other data"
-        old, new = ({"seed": f["seed"], **dict(_flat(f["settings"]))} for f in (begun, self.fields()))
+        old, new = ({"seed": f["seed"], **dict(_flat(f["settings"]))} for f in (begun, asdict(self)))
         old = {key: value for key, value in _flat(defaults) if key in new} | old
         names = [
             f"{key} was {old.get(key, 'absent')}, is {new.get(key, 'absent')}"

@@ -150,7 +150,7 @@ class Trainer:
             checkpoint.write(
                 self.last,
                 {
-                    "identity": self.identity.fields(),
+                    "identity": dataclasses.asdict(self.identity),
                     "encoder": self.recognizer.encoder.state_dict(),
                     "features": self.recognizer.features.state_dict(),
                     "optimizer": self.updater.optimizer.state_dict(),
