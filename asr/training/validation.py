@@ -27,15 +27,16 @@ class Split:
         self.corpus = corpus
         self.texts = [normalise(u.text, recognizer.style) for u in corpus.utterances]
         alphabet = recognizer.alphabet.with_words(word for text in self.texts for word in text.split())
-        missing = {i: alphabet.missing(text) for i, text in enumerate(self.texts)}
-        self.unspellable = {i: strange for i, strange in missing.items() if strange}
+        self.unspellable = {
+            i: strange for i, text in enumerate(self.texts) if (strange := alphabet.missing(text))
+        }
         """Index → what the alphabet cannot spell; excluded from the loss, but included in the WER."""
         self.targets = [
             [] if i in self.unspellable else alphabet.encode(text) for i, text in enumerate(self.texts)
         ]
-        lengths = torch.from_numpy(np.asarray(corpus.lengths_samples))
+        lengths = torch.from_numpy(corpus.lengths_samples)
         frames = recognizer.encoder.output_lengths(recognizer.features.output_lengths(lengths)).tolist()
-        seconds = (np.asarray(corpus.lengths_samples) / corpus.rate_hz).tolist()
+        seconds = (corpus.lengths_samples / corpus.rate_hz).tolist()
         self.left_out: dict[str, list[str]] = {
             reason: []
             for reason in ("cannot be spelled", "nothing said", "too short", "too long", "infeasible")
