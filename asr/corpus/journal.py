@@ -27,25 +27,24 @@ class Entry:
 
 
 class Journal:
-    """The samples written so far, and an entry for each utterance."""
+    """The samples written so far, and an entry for each utterance: an interrupted run's, or a new one.
 
-    def __init__(self, stem: Path, entries: list[Entry], pcm: IO[bytes], notes: IO[bytes], key: str) -> None:
-        self.stem, self.entries, self.key = stem, entries, key
-        self._pcm, self._notes = pcm, notes
+    Args:
+        stem: of the packed corpus.
+        key: of its utterances; a journal of others is begun anew.
+    """
 
-    @classmethod
-    def open(cls, stem: Path, key: str) -> "Journal":
-        """The journal of an interrupted run over the same utterances, or a new one."""
+    def __init__(self, stem: Path, key: str) -> None:
+        self.stem, self.key = stem, key
         part, whole, notes = (beside(stem, s) for s in (".pcm.part", ".pcm", ".journal"))
         if notes.is_file() and not part.exists() and whole.exists() and not beside(stem, ".json").exists():
             whole.replace(part)  # interrupted between the last two steps
-        pcm_file, notes_file = part.open("a+b"), notes.open("a+b")
-        entries, pcm_end, notes_end = _agreed(pcm_file, notes_file, key)
-        pcm_file.truncate(pcm_end)
-        notes_file.truncate(notes_end)
+        self._pcm, self._notes = part.open("a+b"), notes.open("a+b")
+        self.entries, pcm_end, notes_end = _agreed(self._pcm, self._notes, key)
+        self._pcm.truncate(pcm_end)
+        self._notes.truncate(notes_end)
         if not notes_end:
-            notes_file.write(json.dumps({"key": key}).encode() + b"\n")
-        return cls(stem, entries, pcm_file, notes_file, key)
+            self._notes.write(json.dumps({"key": key}).encode() + b"\n")
 
     def add(self, entry: Entry, pcm: bytes) -> None:
         """Append an utterance."""

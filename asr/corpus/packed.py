@@ -86,7 +86,7 @@ def pack(
         key = _key(utterances, [FORMAT, rate_hz, min_s, max_s])
         if (done := _read_report(stem, key)) is not None:
             return done
-        with explained(stem), Journal.open(stem, key) as journal:
+        with explained(stem), Journal(stem, key) as journal:
             resumed = len(journal.entries)
             if workers is None:
                 workers = 1 if len(utterances) - resumed <= SMALL else available_cores()
