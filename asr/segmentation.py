@@ -1,11 +1,10 @@
 """A recording of any length → pieces short enough to recognise at once, and its outputs → segments to decode.
 
-Conventions. Energies are those of frames of 10 ms, in dB relative to full scale. A pause is a quarter of a
-second or more below a threshold between the noise and the speech around it, so it needs no absolute level.
-Pieces start on multiples of the encoder's step, so that the outputs of overlapping pieces fall onto one grid
-and can be joined frame by frame. Nothing is left out: every sample is in a piece. Each comes with the samples
-around it by which its features are normalised, so that they are those of the whole recording. Pauses that the
-model itself recognises are found in its outputs; cutting there splits no word.
+Conventions. Pieces end in a pause, as `asr.voice` finds it, wherever there is one in time. They start on
+multiples of the encoder's step, so that the outputs of overlapping pieces fall onto one grid and can be
+joined frame by frame. Nothing is left out: every sample is in a piece. Each comes with the samples around it
+by which its features are normalised, so that they are those of the whole recording. Pauses that the model
+itself recognises are found in its outputs; cutting there splits no word.
 """
 
 import math
