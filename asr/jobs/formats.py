@@ -7,10 +7,10 @@ sclite reads it; the keys of JSON and the columns of TSV are those of whisper.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from html import escape
 from typing import Any
 
-from asr.transcript import Partial, Transcript, Word
+from asr.transcript import Partial, Segment, Transcript, Word
 
 LONGEST_CUE_S = 7.0
 """Longest time that two lines of subtitles may be shown, by the usual guidelines."""
@@ -20,19 +20,9 @@ PAUSE_S = 0.8
 """A new cue begins after a longer pause."""
 
 
-@dataclass(frozen=True)
-class Cue:
-    """Words that are shown together."""
-
-    start_s: float
-    end_s: float
-    text: str
-    words: tuple[Word, ...]
-
-
-def cues(transcript: Transcript) -> list[Cue]:
-    """The words of each segment in cues of readable length, in order and without overlap."""
-    found: list[Cue] = []
+def cues(transcript: Transcript) -> list[Segment]:
+    """The segments, cut into cues of readable length, in order and without overlap."""
+    found: list[Segment] = []
     for segment in transcript.segments:
         spaced = segment.text == " ".join(w.text for w in segment.words)
         joint = " " if spaced else ""
@@ -56,8 +46,9 @@ def _is_full(held: Sequence[Word], word: Word, joint: str) -> bool:
     )
 
 
-def _cue(words: Sequence[Word], joint: str) -> Cue:
-    return Cue(words[0].start_s, words[-1].end_s, joint.join(w.text for w in words), tuple(words))
+def _cue(words: Sequence[Word], joint: str) -> Segment:
+    text = joint.join(w.text for w in words)
+    return Segment(text, words[0].start_s, words[-1].end_s, tuple(words))
 
 
 def clock(seconds: float, point: str = ",") -> str:
@@ -88,8 +79,7 @@ def to_vtt(transcript: Transcript, *, name: str, words: bool = False) -> str:
     """WebVTT cues; with `words`, one for each word."""
     blocks = ["WEBVTT\n"]
     for start_s, end_s, text in _lines(transcript, words):
-        safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        blocks.append(f"{clock(start_s, '.')} --> {clock(end_s, '.')}\n{safe}\n")
+        blocks.append(f"{clock(start_s, '.')} --> {clock(end_s, '.')}\n{escape(text, quote=False)}\n")
     return "\n".join(blocks)
 
 
@@ -167,9 +157,8 @@ def news(before: Partial | None, now: Partial) -> dict[str, Any] | None:
 
 def _lines(transcript: Transcript, words: bool) -> list[tuple[float, float, str]]:
     """Times and text of what is shown, at least a millisecond each, as players drop empty intervals."""
-    shown = [(w.start_s, w.end_s, w.text) for w in transcript.words] if words else cues(transcript)
-    plain = [s if isinstance(s, tuple) else (s.start_s, s.end_s, s.text) for s in shown]
-    return [(start_s, max(end_s, start_s + 0.001), text) for start_s, end_s, text in plain]
+    shown: Sequence[Word | Segment] = transcript.words if words else cues(transcript)
+    return [(s.start_s, max(s.end_s, s.start_s + 0.001), s.text) for s in shown]
 
 
 FORMATS: dict[str, Callable[..., str]] = {

@@ -7,8 +7,8 @@ from typing import Any
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from asr.errors import ServingError
-from asr.jobs.formats import FORMATS, Cue, cues
-from asr.transcript import Transcript
+from asr.jobs.formats import FORMATS, cues, word_dict
+from asr.transcript import Segment, Transcript
 
 RESPONSE_FORMATS = ("json", "text", "srt", "vtt", "verbose_json")
 _TYPES = {"srt": "application/x-subrip", "vtt": "text/vtt"}
@@ -60,14 +60,11 @@ def verbose(transcript: Transcript, granularities: set[str]) -> dict[str, Any]:
     if "segment" in granularities:
         said["segments"] = [_segment(i, cue) for i, cue in enumerate(cues(transcript))]
     if "word" in granularities:
-        said["words"] = [
-            {"word": w.text, "start": w.start_s, "end": w.end_s, "probability": w.confidence}
-            for w in transcript.words
-        ]
+        said["words"] = [word_dict(w) for w in transcript.words]
     return said
 
 
-def _segment(number: int, cue: Cue) -> dict[str, Any]:
+def _segment(number: int, cue: Segment) -> dict[str, Any]:
     """A segment with all fields of OpenAI's, which typed clients require.
 
     `avg_logprob` is the mean logarithm of the words' confidences. `seek`, `tokens`, `temperature` and
