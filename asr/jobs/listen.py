@@ -12,7 +12,7 @@ import numpy as np
 from asr import audio
 from asr.errors import AudioError, ConfigError, how_to_install
 from asr.jobs.console import say, warn
-from asr.jobs.formats import as_dict, news
+from asr.jobs.formats import news, to_jsonl
 from asr.recognizer import Recognizer
 from asr.transcript import Partial
 
@@ -84,25 +84,19 @@ def listen(
     end = stream.finish()
     _show(before, end, output_format)
     if output_format == "txt":
-        _print("\n")
+        print(flush=True)
     elif end.transcript is not None:
         name = "microphone" if place is None else "stdin" if place == "-" else Path(place).stem
-        _print(json.dumps(as_dict(end.transcript, name=name, words=True), ensure_ascii=False) + "\n")
+        print(to_jsonl(end.transcript, name=name, words=True), end="", flush=True)
     if fault is not None:
         raise fault
 
 
 def _show(before: Partial | None, now: Partial, output_format: str) -> None:
     if output_format == "txt":
-        _print(now.stable[len(before.stable) if before else 0 :])
+        print(now.stable[len(before.stable) if before else 0 :], end="", flush=True)
     elif (message := news(before, now)) is not None:
-        _print(json.dumps(message, ensure_ascii=False) + "\n")
-
-
-def _print(text: str) -> None:
-    if text:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        print(json.dumps(message, ensure_ascii=False), flush=True)
 
 
 def pcm(file: BinaryIO, rate_hz: int) -> tuple[int, Iterator[np.ndarray]]:

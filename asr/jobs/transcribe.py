@@ -192,7 +192,7 @@ class Printer:
             self._early.setdefault(number, []).append(segment)
             return
         for one in [*self._early.pop(number, []), segment]:
-            _print((self._joint if self._printed else "") + one.text)
+            print((self._joint if self._printed else "") + one.text, end="", flush=True)
             self._printed += 1
 
     def done(self, name: str, transcript: Transcript) -> None:
@@ -200,15 +200,16 @@ class Printer:
         if self._printed:
             for segment in transcript.segments[self._printed :]:
                 self.segment(self._number, segment)
-            _print("\n")
+            print(flush=True)
         else:
-            _print(FORMATS[self._form](transcript, name=self._shown[name], words=self._words))
+            text = FORMATS[self._form](transcript, name=self._shown[name], words=self._words)
+            print(text, end="", flush=True)
         self._next()
 
     def failed(self, name: str) -> None:
         """End the current line if it was begun, and move on to the next recording."""
         if self._printed:
-            _print("\n")
+            print(flush=True)
         self._next()
 
     def _next(self) -> None:
@@ -286,11 +287,6 @@ class Bar:
     def done(self, number: int) -> None:
         """Move to the end of a recording."""
         self._bar.update(self._task, completed=number + 1)
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _list(failed: dict[str, str], total: int) -> None:
