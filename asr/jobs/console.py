@@ -33,12 +33,20 @@ def warn(text: str) -> None:
 
 
 @contextmanager
-def counting(title: str, unit: str | None = "files") -> Iterator[Callable[[int, int], None]]:
+def counting(
+    title: str, unit: str | None = "files", *, hidden: bool = False
+) -> Iterator[Callable[[float, int], None]]:
     """A progress bar, moved by calling it with (done, total); without a unit it shows a percentage."""
     shown = (MofNCompleteColumn(), TextColumn(unit)) if unit else (TaskProgressColumn(),)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), *shown, TimeElapsedColumn())
-    quiet = not console.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True, disable=quiet) as bar:
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        redirect_stdout=False,  # which may be a file or another program
+        disable=hidden or not console.is_terminal,
+    ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

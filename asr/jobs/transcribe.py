@@ -5,16 +5,14 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from asr import audio
 from asr.errors import AudioError, ConfigError
 from asr.files import whole_file
-from asr.jobs.console import console, say, warn
+from asr.jobs.console import counting, say, warn
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
 from asr.transcript import Segment, Transcript
@@ -132,15 +130,15 @@ def _work(
     model: Recognizer, names: list[str], sink: "Printer | Files", settings: dict[str, Any]
 ) -> dict[str, str]:
     failed: dict[str, str] = {}
-    with ExitStack() as stack:
-        # On a terminal that shows the text, a progress bar would interfere with it.
-        hidden = isinstance(sink, Printer) and sys.stdout.isatty()
-        bar = None if hidden else stack.enter_context(Bar(names))
+    length_s = cache(_length_s)
+    # On a terminal that shows the text, a progress bar would interfere with it.
+    hidden = isinstance(sink, Printer) and sys.stdout.isatty()
+    with counting("transcribing", unit=None, hidden=hidden) as progress:
 
         def on_segment(number: int, segment: Segment) -> None:
             sink.segment(number, segment)
-            if bar is not None:
-                bar.segment(number, segment)
+            if whole_s := length_s(names[number]):
+                progress(number + min(1.0, segment.end_s / whole_s), len(names))
 
         for number, outcome in enumerate(model.outcomes(names, on_segment=on_segment, **settings)):
             if isinstance(outcome, AudioError):
@@ -148,9 +146,16 @@ def _work(
                 sink.failed(names[number])
             else:
                 sink.done(names[number], outcome)
-            if bar is not None:
-                bar.done(number)
+            progress(number + 1, len(names))
     return failed
+
+
+def _length_s(name: str) -> float:
+    """The duration of a recording; 0 if it cannot be known beforehand."""
+    try:  # the header of standard input cannot be read again
+        return audio.info(name).duration_s if name != "-" else 0.0
+    except AudioError:
+        return 0.0
 
 
 def _formats(wanted: str) -> list[str]:
@@ -252,41 +257,6 @@ class Files:
 
     def failed(self, name: str) -> None:
         """Do nothing: there is no file for a failed recording."""
-
-
-class Bar:
-    """A progress bar over the recordings, which moves within long ones too."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._durations_s: dict[int, float] = {}
-        columns = (TextColumn("[bold]transcribing"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._bar = Progress(
-            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        self._task = self._bar.add_task("", total=len(names))
-
-    def __enter__(self) -> "Bar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def segment(self, number: int, segment: Segment) -> None:
-        """Move within a recording."""
-        if number not in self._durations_s:
-            name = self._names[number]
-            try:  # the header of standard input cannot be read again
-                self._durations_s[number] = audio.info(name).duration_s if name != "-" else 0.0
-            except AudioError:
-                self._durations_s[number] = 0.0
-        if duration_s := self._durations_s[number]:
-            self._bar.update(self._task, completed=number + min(1.0, segment.end_s / duration_s))
-
-    def done(self, number: int) -> None:
-        """Move to the end of a recording."""
-        self._bar.update(self._task, completed=number + 1)
 
 
 def _list(failed: dict[str, str], total: int) -> None:
