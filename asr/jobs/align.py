@@ -1,11 +1,13 @@
 """`asr align`: recordings and their texts → word times as CTM, JSON or TextGrid, or a recording per word."""
 
 import json
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
@@ -13,8 +15,7 @@ from asr.ctc import align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
-from asr.jobs.console import counting, warn
-from asr.jobs.cutting import Aligned, Cutting, cut
+from asr.jobs.console import counting, say, warn
 from asr.recognizer import Recognizer
 from asr.text import normalise
 from asr.transcript import Clock, Transcript, Word
@@ -22,27 +23,24 @@ from asr.transcript import Clock, Transcript, Word
 MANIFESTS = (".jsonl", ".json")
 
 
-def align_words(model: Recognizer, recording: str | Path, text: str) -> tuple[list[Word], float]:
-    """The words of the text with their times and confidence, and the duration of the recording (s).
+def align_words(model: Recognizer, samples: np.ndarray, text: str) -> list[Word]:
+    """The words of the text with their times and confidence.
+
+    Args:
+        samples: mono float32 (n,) at the model's rate.
 
     Raises:
-        AudioError: no readable recording.
         AlphabetError: characters the model was not trained on.
         CtcError: the text is too long for the recording.
     """
-    samples = audio.read(recording, model.rate_hz)
     log_probs_BTV, _ = model.log_probs([samples])
     text = normalise(text, model.style)
     alphabet = model.alphabet.with_words(text.split())
     spans = group_words(align(log_probs_BTV[0], alphabet.encode(text)), alphabet)
     if alphabet.lexicon is not None:  # phones do not tell how a word is written
         spans = [replace(span, text=word) for span, word in zip(spans, text.split(), strict=True)]
-    duration_s = len(samples) / model.rate_hz
-    clock = Clock(model.frame_s, duration_s, model.edges)
-    words = [
-        Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans
-    ]
-    return words, duration_s
+    clock = Clock(model.frame_s, len(samples) / model.rate_hz, model.edges)
+    return [Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans]
 
 
 def of_recording(
@@ -51,19 +49,20 @@ def of_recording(
     """Align one recording; write its words to a file or print them, or cut it, or both.
 
     Raises:
-        AudioError, AlphabetError, CtcError: as for `align_words`.
+        AudioError, AlphabetError, CtcError: as for `audio.read` and `align_words`.
         ConfigError: an unknown format, or an empty text.
         CorpusError: a file cannot be written.
     """
     _check(form)
     if not normalise(text, model.style).strip():
         raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
-    words, duration_s = align_words(model, recording, text)
+    samples = audio.read(recording, model.rate_hz)
+    words, duration_s = align_words(model, samples, text), len(samples) / model.rate_hz
     name = Path(recording).stem
     if cutting is not None:
-        one = Aligned(Utterance(name, Path(recording), duration_s, text), words, duration_s)
-        cut([one], _names([name]), cutting, joint=model.alphabet.joint)
-    rendered = FORMATS[form](words, name=name, duration_s=duration_s) + "\n"
+        utterance = Utterance(name, Path(recording), duration_s, text)
+        cut([Aligned(*_names([name]), utterance, words, duration_s)], cutting, joint=model.alphabet.joint)
+    rendered = FORMATS[form](words, name=name, duration_s=duration_s)
     if output is not None:
         _write(output, rendered)
     elif cutting is None:
@@ -74,6 +73,8 @@ def of_manifest(
     model: Recognizer, manifest: Path, *, form: str, output: Path | None, cutting: Cutting | None
 ) -> dict[str, str]:
     """Align all utterances; write or print their words, or cut them, or both.
+
+    Of a part of a longer recording, times count from where the part starts.
 
     Returns:
         By id, why utterances could not be aligned; a warning is printed for each.
@@ -91,48 +92,51 @@ def of_manifest(
         )
     if form != "ctm" and output is None and cutting is None:
         raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
-    utterances = read_manifest(manifest)
-    _names([u.id for u in utterances])  # before all the work
-    aligned, failed = align_all(model, utterances)
-    names = _names([a.utterance.id for a in aligned])
+    aligned, failed = align_all(model, read_manifest(manifest))
     if cutting is not None:
-        cut(aligned, names, cutting, joint=model.alphabet.joint)
+        cut(aligned, cutting, joint=model.alphabet.joint)
     if output is not None:
-        write(aligned, names, output, form=form)
+        write(aligned, output, form=form)
     elif cutting is None:
-        print(_ctm(aligned, names), end="")
+        print(_ctm(aligned), end="")
     return failed
 
 
 def align_all(model: Recognizer, utterances: Sequence[Utterance]) -> tuple[list[Aligned], dict[str, str]]:
-    """The aligned utterances, and by id why the others cannot be aligned."""
+    """The aligned utterances, and by id why the others cannot be aligned.
+
+    Raises:
+        ConfigError: two ids that give the same file name.
+    """
     done: list[Aligned] = []
     failed: dict[str, str] = {}
+    names = _names([u.id for u in utterances])
     with counting("aligning", "utterances") as progress:
-        for utterance in utterances:
+        for name, utterance in zip(names, utterances, strict=True):
             try:
-                words = align_words(model, utterance.audio_filepath, utterance.text)
-                done.append(Aligned(utterance, *words))
+                samples = utterance.read(model.rate_hz)
+                words = align_words(model, samples, utterance.text)
+                done.append(Aligned(name, utterance, words, len(samples) / model.rate_hz))
             except (AudioError, AlphabetError, CtcError) as error:
                 failed[utterance.id] = str(error)
             progress(len(done) + len(failed), len(utterances))
-    for name, why in failed.items():
-        warn(f"{name} is not aligned: {why}")
+    for id_, why in failed.items():
+        warn(f"{id_} is not aligned: {why}")
     return done, failed
 
 
-def write(aligned: Sequence[Aligned], names: Sequence[str], output: Path, *, form: str) -> None:
+def write(aligned: Sequence[Aligned], output: Path, *, form: str) -> None:
     """Write one CTM for all utterances, or a folder with a file for each.
 
     Raises:
         CorpusError: a file cannot be written.
     """
     if form == "ctm":
-        _write(output, _ctm(aligned, names))
+        _write(output, _ctm(aligned))
         return
-    for name, (_, words, duration_s) in zip(names, aligned, strict=True):
-        text = FORMATS[form](words, name=name, duration_s=duration_s)
-        _write(output / f"{name}.{_SUFFIXES[form]}", text + "\n")
+    suffix = "TextGrid" if form == "textgrid" else form
+    for name, _, words, duration_s in aligned:
+        _write(output / f"{name}.{suffix}", FORMATS[form](words, name=name, duration_s=duration_s))
 
 
 def _write(path: Path, text: str) -> None:
@@ -140,11 +144,8 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _ctm(aligned: Sequence[Aligned], names: Sequence[str]) -> str:
-    texts = [
-        to_ctm(a.words, name=name, duration_s=a.duration_s) for name, a in zip(names, aligned, strict=True)
-    ]
-    return "".join(f"{text}\n" for text in texts if text)
+def _ctm(aligned: Sequence[Aligned]) -> str:
+    return "".join(to_ctm(a.words, name=a.name, duration_s=a.duration_s) for a in aligned)
 
 
 def _names(ids: Sequence[str]) -> list[str]:
@@ -176,16 +177,17 @@ def read_text(text_or_file: str) -> str:
 def to_ctm(words: Sequence[Word], *, name: str, duration_s: float) -> str:
     """NIST's CTM: recording, channel, start, duration, word, confidence.
 
-    >>> print(to_ctm([Word("one", 0.5, 0.8, 0.9)], name="a", duration_s=1.0))
-    a 1 0.500 0.300 one 0.9000
+    >>> to_ctm([Word("one", 0.5, 0.8, 0.9)], name="a", duration_s=1.0)
+    'a 1 0.500 0.300 one 0.9000\\n'
     """
-    return formats.to_ctm(Transcript("", tuple(words)), name=name).rstrip("\n")
+    return formats.to_ctm(Transcript("", tuple(words)), name=name)
 
 
 def to_json(words: Sequence[Word], *, name: str, duration_s: float) -> str:
     """One object with the recording, its duration and its words."""
     lines = [{"word": w.text, "start": w.start_s, "end": w.end_s, "confidence": w.confidence} for w in words]
-    return json.dumps({"audio": name, "duration": duration_s, "words": lines}, ensure_ascii=False, indent=2)
+    facts = {"audio": name, "duration": duration_s, "words": lines}
+    return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
 
 
 def to_textgrid(words: Sequence[Word], *, name: str, duration_s: float) -> str:
@@ -223,11 +225,10 @@ def to_textgrid(words: Sequence[Word], *, name: str, duration_s: float) -> str:
             f"            xmax = {end_s}",
             f'            text = "{quoted}"',
         ]
-    return "\n".join(head)
+    return "\n".join([*head, ""])
 
 
 FORMATS: dict[str, Callable[..., str]] = {"ctm": to_ctm, "json": to_json, "textgrid": to_textgrid}
-_SUFFIXES = {"ctm": "ctm", "json": "json", "textgrid": "TextGrid"}
 
 
 def _check(form: str) -> None:

@@ -20,8 +20,9 @@ UTTERANCE_MARGINS_S = (0.25, 0.25)
 
 
 class Aligned(NamedTuple):
-    """An utterance, its words and its duration (s)."""
+    """An utterance, its id as a file name, its words and its duration (s)."""
 
+    name: str
     utterance: Utterance
     words: list[Word]
     duration_s: float
@@ -38,12 +39,11 @@ class Cutting(NamedTuple):
     """Cut at pauses, so that no recording lasts longer; None cuts words."""
 
 
-def cut(aligned: Sequence[Aligned], names: Sequence[str], cutting: Cutting, *, joint: str) -> None:
+def cut(aligned: Sequence[Aligned], cutting: Cutting, *, joint: str) -> None:
     """Write every word or utterance as a wav, at its recording's sample rate, and a manifest of all.
 
     Args:
         aligned: what to cut.
-        names: as many file names.
         cutting: into what, and where to.
         joint: what stands between words in writing.
 
@@ -56,9 +56,9 @@ def cut(aligned: Sequence[Aligned], names: Sequence[str], cutting: Cutting, *, j
         parts, margins_s = [between_pauses(a, cutting.longest_s) for a in aligned], UTTERANCE_MARGINS_S
     facts: list[dict[str, Any]] = []
     with counting("cutting", "utterances") as progress:
-        for done, (one, name, ranges) in enumerate(zip(aligned, names, parts, strict=True), 1):
+        for done, (one, ranges) in enumerate(zip(aligned, parts, strict=True), 1):
             if ranges:
-                facts += _cut(one, ranges, cutting.folder, name=name, margins_s=margins_s, joint=joint)
+                facts += _cut(one, ranges, cutting.folder, margins_s=margins_s, joint=joint)
             progress(done, len(aligned))
     manifest = cutting.folder / ("words.jsonl" if cutting.longest_s is None else "utterances.jsonl")
     with whole_file(manifest) as file:
@@ -112,18 +112,12 @@ def _bounds(aligned: Aligned, part: range, margins_s: tuple[float, float]) -> tu
 
 
 def _cut(
-    aligned: Aligned,
-    parts: Sequence[range],
-    folder: Path,
-    *,
-    name: str,
-    margins_s: tuple[float, float],
-    joint: str,
+    aligned: Aligned, parts: Sequence[range], folder: Path, *, margins_s: tuple[float, float], joint: str
 ) -> list[dict[str, Any]]:
     """Write parts of an utterance; returns their lines of the manifest."""
-    utterance = aligned.utterance
+    name, utterance = aligned.name, aligned.utterance
     rate_hz = audio.info(utterance.audio_filepath).rate_hz
-    samples = audio.read(utterance.audio_filepath, rate_hz)
+    samples = utterance.read(rate_hz)
     lines = []
     for part in parts:
         words = aligned.words[part.start : part.stop]
