@@ -6,7 +6,7 @@ stretch that grows too long is cut where the model itself outputs silence.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -67,7 +67,8 @@ class Stretch:
 class Recording:
     """The state of one recording in the pipeline."""
 
-    name: int
+    number: int
+    """Of its source."""
     samples: int = 0
     segments: list[Segment] = field(default_factory=list)
     log_prob: float = 0.0
@@ -169,12 +170,15 @@ class Pipeline(Generic[T]):
         assert self.stream is not None
         for now in self.stream(blocks):
             for segment in now.segments[len(recording.segments) :]:
-                recording.segments.append(segment)
-                if self.on_segment is not None:
-                    self.on_segment(recording.name, segment)
+                self._add(segment, recording)
             recording.samples = round(now.heard_s * self.model.rate_hz)
             if now.transcript is not None:
                 recording.log_prob = now.transcript.log_prob
+
+    def _add(self, segment: Segment, recording: Recording) -> None:
+        recording.segments.append(segment)
+        if self.on_segment is not None:
+            self.on_segment(recording.number, segment)
 
     def _finished(self, queue: deque[Recording]) -> Iterator[Transcript | AudioError]:
         while queue and queue[0].read and not queue[0].waiting:
@@ -193,8 +197,7 @@ class Pipeline(Generic[T]):
 
     def _recognise(self, pool: list[tuple[Recording, Piece]]) -> None:
         found: dict[int, Tensor] = {}
-        order = sorted(range(len(pool)), key=lambda i: len(pool[i][1].samples))
-        for batch in self._batches(order, lambda i: len(pool[i][1].samples) / self.model.rate_hz):
+        for batch in self._batches([len(piece.samples) / self.model.rate_hz for _, piece in pool]):
             chosen = [pool[i][1] for i in batch]
             log_probs, lengths_B = self.model.emissions(
                 [piece.samples for piece in chosen], [(piece.before, piece.after) for piece in chosen]
@@ -260,8 +263,7 @@ class Pipeline(Generic[T]):
 
     def _decode(self, stretches: list[Stretch]) -> None:
         told: dict[int, tuple[Segment | None, float]] = {}
-        order = sorted(range(len(stretches)), key=lambda i: len(stretches[i].log_probs_TV))
-        for batch in self._batches(order, lambda i: len(stretches[i].log_probs_TV) * self.model.frame_s):
+        for batch in self._batches([len(s.log_probs_TV) * self.model.frame_s for s in stretches]):
             rows = [stretches[i].log_probs_TV for i in batch]
             lengths_B = torch.tensor([len(row) for row in rows])
             log_probs_BTV = pad_sequence(rows, batch_first=True)
@@ -271,19 +273,17 @@ class Pipeline(Generic[T]):
             segment, log_prob = told[i]
             stretch.recording.log_prob += log_prob
             if segment is not None:
-                stretch.recording.segments.append(segment)
-                if self.on_segment is not None:
-                    self.on_segment(stretch.recording.name, segment)
+                self._add(segment, stretch.recording)
 
     def _segment(self, stretch: Stretch, hypothesis: "Hypothesis") -> Segment | None:
         left_s = max(0.0, stretch.recording.samples / self.model.rate_hz - stretch.start_s)
         return self.model.transcript(hypothesis, left_s).segment(stretch.start_s)
 
-    def _batches(self, order: list[int], seconds: Callable[[int], float]) -> Iterator[list[int]]:
-        """Batches of items, given shortest first, of up to `batch_s` seconds including padding."""
+    def _batches(self, seconds: Sequence[float]) -> Iterator[list[int]]:
+        """The numbers of items, shortest first, in batches of up to `batch_s` seconds including padding."""
         batch: list[int] = []
-        for i in order:
-            if batch and seconds(i) * (len(batch) + 1) > self.batch_s:
+        for i in sorted(range(len(seconds)), key=seconds.__getitem__):
+            if batch and seconds[i] * (len(batch) + 1) > self.batch_s:
                 yield batch
                 batch = []
             batch.append(i)
