@@ -236,7 +236,8 @@ def plot(tuning: Tuning, path: Path) -> Path:
 
     figure = Figure(figsize=(10, 4.5), layout="constrained")
     axes, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    shown = [t for t in tuning.trials if t.prior_weight == _nearest_grid(tuning)]
+    nearest = min(_PRIOR_WEIGHT, key=lambda weight: abs(weight - tuning.best.prior_weight))
+    shown = [t for t in tuning.trials if t.prior_weight == nearest]
     alpha, beta, wer = (np.array([getattr(t, k) for t in shown]) for k in ("alpha", "beta", "wer"))
     surface = axes.tricontourf(beta, alpha, 100 * wer, levels=12, cmap="viridis_r")
     axes.plot(beta, alpha, "k.", ms=3, label="tried")
@@ -306,11 +307,6 @@ def tune_bundle(
     return tuning.failed
 
 
-def _nearest_grid(tuning: Tuning) -> float:
-    """The prior weight of the grid that is nearest to the best one."""
-    return min(_PRIOR_WEIGHT, key=lambda w: abs(w - tuning.best.prior_weight))
-
-
 def tell(tuning: Tuning) -> None:
     """Print the result in a few lines."""
     if not tuning.trials:
@@ -321,10 +317,11 @@ def tell(tuning: Tuning) -> None:
     say(f"greedy {tuning.greedy_wer:.2%}, beam of {width} {beam_wer:.2%} with {weights}")
     if tuning.beam_wer > tuning.greedy_wer:
         say("so the model decodes greedily")
-    say("by width: " + ", ".join(f"{w} {score.wer:.2%}" for w, score in tuning.widths.items()))
-    if tuning.rescore_shares:
-        rates = (f"{share:g} {score.wer:.2%}" for share, score in tuning.rescore_shares.items())
-        say("by share of the LSTM in the language model's weight: " + ", ".join(rates))
-    if tuning.hotword_weights:
-        rates = (f"{w:g} {score.wer:.2%}" for w, score in tuning.hotword_weights.items())
-        say("by weight of the hotwords: " + ", ".join(rates))
+    searched: dict[str, Mapping[Any, Score]] = {
+        "width": tuning.widths,
+        "share of the LSTM in the language model's weight": tuning.rescore_shares,
+        "weight of the hotwords": tuning.hotword_weights,
+    }
+    for setting, scores in searched.items():
+        if scores:
+            say(f"by {setting}: " + ", ".join(f"{value:g} {s.wer:.2%}" for value, s in scores.items()))
