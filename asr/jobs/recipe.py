@@ -236,7 +236,7 @@ def composed(overrides: list[str]) -> Any:
         with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
             return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error)) from error
 
 
 def from_hydra(config: Any) -> Recipe:
@@ -328,7 +328,7 @@ def _keys(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
             yield prefix + f.name
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Hydra's message in one or two lines, with the closest key that exists."""
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)

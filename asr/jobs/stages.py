@@ -6,13 +6,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, ConfigError
 from asr.files import expanded
 from asr.jobs import recipe as recipes
 from asr.jobs.console import say, warn
 from asr.text import normalise
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 FAILED = "failed.txt"
 """File in the folder of a sweep's job with the error that ended it."""
@@ -38,29 +41,24 @@ def _job(stage: str) -> Any:
     return run
 
 
-class _Job:
-    """The job function of a sweep, which launchers can pickle and send to another machine.
+def _attempt(stage: str, config: Any) -> float:
+    """Run a job of a sweep, perhaps in another process or on another machine; returns its objective.
 
     A job that fails with an `AsrError` or because of a file does not stop the others; it is listed at the
-    end. As it may run in another process, it leaves the error in its folder.
+    end. As it may run elsewhere, it leaves the error in its folder.
     """
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def __call__(self, config: Any) -> float:
-        folder = Path(config.exp)
-        say(f"\n{folder}")
-        try:
-            _job(self.stage)(recipes.from_hydra(config))
-        except (AsrError, OSError) as error:
-            warn(f"{folder} failed: {error}")
-            with suppress(OSError):  # the disk may be full
-                folder.mkdir(parents=True, exist_ok=True)
-                (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
-            return math.inf
-        (folder / FAILED).unlink(missing_ok=True)
-        return 0.0 if self.stage == "prepare" else _development_wer(folder, self.stage)
+    folder = Path(config.exp)
+    say(f"\n{folder}")
+    try:
+        _job(stage)(recipes.from_hydra(config))
+    except (AsrError, OSError) as error:
+        warn(f"{folder} failed: {error}")
+        with suppress(OSError):  # the disk may be full
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / FAILED).write_text(f"{error}\n", encoding="utf-8")
+        return math.inf
+    (folder / FAILED).unlink(missing_ok=True)
+    return 0.0 if stage == "prepare" else _development_wer(folder, stage)
 
 
 def _development_wer(folder: Path, stage: str) -> float:
@@ -88,13 +86,13 @@ def sweep(stage: str, words: Sequence[str]) -> None:
 
     given = recipes.hydra_overrides(words)
     overrides = list({o.partition("=")[0]: o for o in given}.values())  # of a key given twice the last counts
-    keys = [o.partition("=")[0].lstrip("+~") for o in overrides]
-    first = [one for o in overrides if (one := _first(o)) is not None]
+    parsed = _parsed(overrides)
+    first = [one for o in parsed if (one := _first(o)) is not None]
     if any(o.startswith("recipes=") for o in first):
         recipes.composed(first)  # or an error that names the nearest key
     folder = Path(_folder(overrides))
-    swept = [k for k, o in zip(keys, overrides, strict=True) if _is_swept(o)]
-    constant = [k for k in keys if k not in swept]
+    # a job for each value of `key=a,b`, `key=[a],[b]`, `key=range(…)`, not of `key=[a,b]`
+    constant = [o.key_or_group for o in parsed if not o.is_sweep_override()]
     overrides += [
         "hydra/job_logging=none",
         "hydra/hydra_logging=none",
@@ -106,12 +104,12 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     recipes.register()
     for old in _failures(folder):
         (old / FAILED).unlink()
-    job = _Job(stage)
     arguments = sys.argv
     sys.argv = [arguments[0], "--multirun", *overrides]
     try:
         conf = str(recipes.home() / "conf")
-        hydra.main(config_path=conf, config_name="config", version_base="1.3")(lambda config: job(config))()
+        main = hydra.main(config_path=conf, config_name="config", version_base="1.3")
+        main(lambda config: _attempt(stage, config))()
     except SystemExit as error:
         if error.code:
             raise ConfigError("the sweep stopped, see above") from error
@@ -136,28 +134,25 @@ def _folder(overrides: Sequence[str]) -> str:
     return expanded(given.get("exp") or f"exp/{name}")
 
 
-def _is_swept(override: str) -> bool:
-    """Whether Hydra makes a job of each value: `key=a,b`, `key=[a],[b]`, `key=range(…)`, not `key=[a,b]`."""
+def _parsed(overrides: list[str]) -> "list[Override]":
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
     try:
-        return bool(OverridesParser.create().parse_override(override).is_sweep_override())
-    except HydraException:  # which Hydra will explain
-        return False
+        return OverridesParser.create().parse_overrides(overrides)
+    except HydraException as error:
+        raise ConfigError(recipes.explain(error)) from error
 
 
-def _first(override: str) -> str | None:
+def _first(override: "Override") -> str | None:
     """The override with the first of the values that it sweeps over; None if there is no list of them."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
-    if not _is_swept(override):
-        return override
-    parsed = OverridesParser.create().parse_override(override)
-    if not isinstance(parsed.value(), ChoiceSweep | RangeSweep):
+    if not override.is_sweep_override():
+        return override.input_line
+    if not isinstance(override.value(), ChoiceSweep | RangeSweep):
         return None
-    return f"{override.partition('=')[0]}={next(parsed.sweep_string_iterator())}"
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
 
 
 def _rank(folder: Path) -> None:
