@@ -23,18 +23,12 @@ class Histogram:
         self._number += 1
         self._sum += value
 
-    def lines(self, name: str) -> list[str]:
-        """The histogram in Prometheus' text format; buckets are cumulative."""
-        buckets = [
-            f'{name}_bucket{{le="{bound:g}"}} {count}'
-            for bound, count in zip(self._bounds, self._counts, strict=True)
-        ]
-        return [
-            *buckets,
-            f'{name}_bucket{{le="+Inf"}} {self._number}',
-            f"{name}_sum {self._sum:.6f}",
-            f"{name}_count {self._number}",
-        ]
+    def samples(self) -> list[str]:
+        """What follows the histogram's name on each line of its samples; buckets are cumulative."""
+        bounds = [*(f"{bound:g}" for bound in self._bounds), "+Inf"]
+        counts = [*self._counts, self._number]
+        buckets = [f'_bucket{{le="{b}"}} {n}' for b, n in zip(bounds, counts, strict=True)]
+        return [*buckets, f"_sum {self._sum:.6f}", f"_count {self._number}"]
 
 
 class Metrics:
@@ -63,44 +57,21 @@ class Metrics:
     def render(self, *, waiting: int, streams: int = 0) -> str:
         """All metrics as text."""
         with self._lock:
-            requests = [f'asr_requests_total{{status="{s}"}} {n}' for s, n in sorted(self._requests.items())]
-            parts = [
-                ("asr_requests_total", "counter", "Requests for a transcription by HTTP status.", requests),
-                (
-                    "asr_request_seconds",
-                    "histogram",
-                    "Time from upload to answer.",
-                    self._latency.lines("asr_request_seconds"),
-                ),
-                (
-                    "asr_batch_recordings",
-                    "histogram",
-                    "Recordings recognised together.",
-                    self._batch.lines("asr_batch_recordings"),
-                ),
-                (
-                    "asr_audio_seconds_total",
-                    "counter",
-                    "Audio transcribed.",
-                    [f"asr_audio_seconds_total {self._audio_s:.6f}"],
-                ),
-                (
-                    "asr_busy_seconds_total",
-                    "counter",
-                    "Time spent recognising.",
-                    [f"asr_busy_seconds_total {self._busy_s:.6f}"],
-                ),
-                (
-                    "asr_waiting_recordings",
-                    "gauge",
-                    "Recordings in the queue.",
-                    [f"asr_waiting_recordings {waiting}"],
-                ),
-                ("asr_open_streams", "gauge", "Open WebSockets.", [f"asr_open_streams {streams}"]),
-            ]
+            requests = [f'{{status="{s}"}} {n}' for s, n in sorted(self._requests.items())]
+            latency, batch = self._latency.samples(), self._batch.samples()
+            audio_s, busy_s = f" {self._audio_s:.6f}", f" {self._busy_s:.6f}"
+        parts = [
+            ("asr_requests_total", "counter", "Requests for a transcription by HTTP status.", requests),
+            ("asr_request_seconds", "histogram", "Time from upload to answer.", latency),
+            ("asr_batch_recordings", "histogram", "Recordings recognised together.", batch),
+            ("asr_audio_seconds_total", "counter", "Audio transcribed.", [audio_s]),
+            ("asr_busy_seconds_total", "counter", "Time spent recognising.", [busy_s]),
+            ("asr_waiting_recordings", "gauge", "Recordings in the queue.", [f" {waiting}"]),
+            ("asr_open_streams", "gauge", "Open WebSockets.", [f" {streams}"]),
+        ]
         lines = [
             line
-            for name, kind, what, values in parts
-            for line in (f"# HELP {name} {what}", f"# TYPE {name} {kind}", *values)
+            for name, kind, what, samples in parts
+            for line in (f"# HELP {name} {what}", f"# TYPE {name} {kind}", *(name + s for s in samples))
         ]
         return "\n".join(lines) + "\n"
