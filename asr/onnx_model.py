@@ -88,7 +88,6 @@ def write(model: Model, file: Path) -> None:
         raise ConfigError(f"writing ONNX needs the package onnx: {how_to_install('export')}") from error
     streams = not obstacles(model.features, model.encoder)
     module = (Stream if streams else Whole)(model.features, model.encoder).eval()
-    file.parent.mkdir(parents=True, exist_ok=True)
     exported = onnx.load_from_string(_graph(module))
     described = bundle.describe(model) | {
         "lm": model.lm is not None or model.rescorer is not None,
@@ -110,16 +109,15 @@ def _graph(module: Whole) -> bytes:
     window, hop = module.features.fft_samples, module.features.hop_samples
     samples_BT = torch.zeros(2, window + (2 * module.encoder.frames_per_output - 1) * hop)
     arguments: tuple[Tensor, ...] = (samples_BT, torch.tensor([samples_BT.shape[1], window]))
-    axes = {"samples": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
-    outputs = ["log_probs", "output_lengths"]
+    inputs = {"samples": {0: "batch", 1: "samples"}, "lengths": {0: "batch"}}
+    outputs = {"log_probs": {0: "batch", 1: "outputs"}}
     if isinstance(module, Stream):
         _, *state = module(*arguments)
         arguments = (*arguments, *state)
-        outputs = ["log_probs", *(f"next_state_{i}" for i in range(len(state)))]
-        for i, part in enumerate(state):
-            axes |= {f"state_{i}": _batch_axis(part), f"next_state_{i}": _batch_axis(part)}
-    axes |= {"log_probs": {0: "batch", 1: "outputs"}, "output_lengths": {0: "batch"}}
-    inputs = [name for name in axes if name in ("samples", "lengths") or name.startswith("state_")]
+        inputs |= {f"state_{i}": _batch_axis(part) for i, part in enumerate(state)}
+        outputs |= {f"next_state_{i}": _batch_axis(part) for i, part in enumerate(state)}
+    else:
+        outputs["output_lengths"] = {0: "batch"}
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
         # torch deprecates its tracing exporter, but it needs no other package and supports LSTMs
         warnings.simplefilter("ignore")
@@ -127,9 +125,9 @@ def _graph(module: Whole) -> bytes:
             module,
             arguments,
             Path(folder) / "model.onnx",
-            input_names=inputs,
-            output_names=outputs,
-            dynamic_axes={name: axes[name] for name in inputs + outputs},
+            input_names=[*inputs],
+            output_names=[*outputs],
+            dynamic_axes=inputs | outputs,
             opset_version=OPSET,
             dynamo=False,
         )
