@@ -1,7 +1,7 @@
 """`asr doctor`: problems of this installation; `asr doctor EXPERIMENT`: problems of a training run."""
 
-import importlib.util
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,17 +18,8 @@ from asr.training.history import FILE, read
 
 FREE_GB = 6.0
 """Disk space of an installation with a small corpus and its experiment."""
-EXTRAS = {
-    "synth": ("espeakng_loader",),
-    "serve": ("fastapi", "uvicorn", "multipart", "websockets"),
-    "vad": ("silero_vad",),
-    "export": ("onnx", "onnxruntime"),
-    "microphone": ("sounddevice",),
-    "english": ("whisper_normalizer",),
-    "search": ("hydra_plugins.hydra_optuna_sweeper",),
-    "slurm": ("hydra_plugins.hydra_submitit_launcher",),
-}
-"""Optional dependencies: extra of the installation → modules that it installs."""
+NOT_FOR_USERS = ("dev", "bench", "kenlm")
+"""Extras that are not looked for."""
 
 State = Literal["good", "missing", "broken"]
 
@@ -58,7 +49,7 @@ def examine_installation() -> list[Check]:
         try:
             found += list(check())
         except Exception as error:  # a broken package may raise anything when imported
-            first = (str(error).splitlines() or [""])[0]
+            first = str(error).partition("\n")[0]
             found.append(Check(name, "broken", f"{type(error).__name__}: {first}; install asr again"))
     return found
 
@@ -119,7 +110,7 @@ def _torch() -> Iterator[Check]:
         hint = "" if same else " are no pair: install the same minor version of both"
         yield Check("torch and torchaudio", "good" if same else "broken", pair + hint)
     except (ImportError, OSError, RuntimeError) as error:
-        first = (str(error).splitlines() or [""])[0]
+        first = str(error).partition("\n")[0]
         detail = f"torch {torch.__version__}, but torchaudio does not load beside it ({first}): "
         yield Check("torch and torchaudio", "broken", detail + "install the pair that pyproject.toml names")
     if torch.cuda.is_available():
@@ -166,28 +157,33 @@ def _codecs() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    required = [r for r in metadata.requires("asr") or [] if "extra ==" not in r]
-    names = [r.split(";")[0].strip() for r in required if "python_version" not in r]
-    for name in (n.split(">")[0].split("=")[0].split("<")[0].strip() for n in names):
-        try:
-            metadata.version(name)
-        except metadata.PackageNotFoundError:
+    for name in _required():
+        if not _exists(name):
             yield Check("packages", "broken", f"{name} is not installed: install asr again")
-    if importlib.util.find_spec("pyctcdecode") is None:
+    if not _exists("pyctcdecode"):
         yield Check("pyctcdecode", "missing", "the second beam decoder; the first does without")
 
 
 def _extras() -> Iterator[Check]:
-    for extra, modules in EXTRAS.items():
-        lacking = [m for m in modules if not _exists(m)]
+    for extra in metadata.metadata("asr").get_all("Provides-Extra") or []:
+        if extra in NOT_FOR_USERS:
+            continue
+        lacking = [name for name in _required(extra) if not _exists(name)]
         detail = f"lacks {', '.join(lacking)}: {how_to_install(extra)}" if lacking else "installed"
         yield Check(f"extra {extra}", "missing" if lacking else "good", detail)
 
 
-def _exists(module: str) -> bool:
+def _required(extra: str | None = None) -> list[str]:
+    """The packages of an extra; without one those that every installation has."""
+    lines = [line.replace('"', "'") for line in metadata.requires("asr") or []]
+    wanted = [line for line in lines if (f"extra == '{extra}'" in line if extra else ";" not in line)]
+    return [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted]
+
+
+def _exists(package: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # its parent package is missing
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
         return False
 
 
