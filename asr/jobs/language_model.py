@@ -149,7 +149,7 @@ def check_language_model(recipe: Recipe) -> None:
         raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
     for name in _files(recipe):
         try:
-            with lm.open_bytes(Path(name).expanduser()) as file:
+            with lm.open_bytes(name) as file:
                 head = file.read(_HEADER_BYTES)
         except lm.UNREADABLE as error:
             raise ConfigError(
@@ -161,7 +161,7 @@ def check_language_model(recipe: Recipe) -> None:
 
 def digests(recipe: Recipe) -> dict[str, str | None]:
     """The files that the recipe's language models are made of, and the sha256 of each; None if unreadable."""
-    return {name: _sha256(Path(name).expanduser()) for name in _files(recipe)}
+    return {name: _sha256(Path(name)) for name in _files(recipe)}
 
 
 def _files(recipe: Recipe) -> list[str]:
@@ -181,7 +181,7 @@ def _sha256(path: Path) -> str | None:
 
 def _arpa_file(named: str, folder: Path) -> Path:
     if named not in librispeech.LANGUAGE_MODELS:
-        return Path(named).expanduser()
+        return Path(named)
     with counting(f"fetching {named}", unit=None) as progress:
         return librispeech.language_model(named, folder / "lm", progress=progress)
 

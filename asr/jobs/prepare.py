@@ -73,7 +73,7 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     own_root = (recipe.data.extra.get("folder") or {}).get("root")
     if own_root and not Path(own_root).expanduser().exists():  # before anything is synthesised
         raise CorpusError(f"data.extra.folder.root={own_root}: there is no such file or folder")
-    root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source).expanduser()
+    root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source)
     is_given = recipe.data.root or recipe.data.options.get("splits")
     if recipe.data.source == "folder" and not is_given and not root.exists():
         raise ConfigError("data.root is not given: add data.root=FOLDER (or MANIFEST), your recordings")
@@ -107,7 +107,7 @@ def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any]
     """Add the training utterances of a further source to `found`; its other splits are not used."""
     # Nothing is measured on a further folder, so no part of it is held out.
     wanted = ({"fractions": {}} if source == "folder" else {}) | options
-    place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source).expanduser()
+    place = Path(wanted.pop("root", None) or Path(recipe.data.dir) / source)
     added = _find(source, place, wanted)
     for splits, whose in ((found, "data.source"), (added, f"data.extra.{source}")):
         if "train" not in splits:
@@ -127,7 +127,7 @@ def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Ut
 
 def packed_folder(data: DataConfig, *, rate_hz: int) -> Path:
     """The folder of the packed corpus of these settings; recipes with the same corpus share it."""
-    root = str(Path(data.root).expanduser().resolve()) if data.root else None
+    root = str(Path(data.root).resolve()) if data.root else None
     sources = [corpus.SOURCES[s] for s in (data.source, *data.extra) if s in corpus.SOURCES]
     editions = [getattr(import_module(source), "EDITION", 1) for source in sources]
     facts = json.dumps([data.source, root, data.options, data.extra, rate_hz, editions], sort_keys=True)
