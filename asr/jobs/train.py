@@ -3,9 +3,13 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
@@ -132,10 +136,7 @@ def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
     )
 
 
-def _samples(corpus: PackedCorpus) -> Any:
-    import numpy as np
-    import torch
-
+def _samples(corpus: PackedCorpus) -> Iterator[tuple[Tensor, Tensor]]:
     for i in range(len(corpus)):
         samples = corpus.samples(i).astype(np.float32) / 32768
         yield torch.from_numpy(samples)[None], torch.tensor([len(samples)])
