@@ -19,6 +19,7 @@ is held back by flow control: only a few messages are buffered here.
 import asyncio
 import json
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -172,12 +173,10 @@ class Live:
 
 
 def _check_end(text: str) -> None:
-    try:
-        is_end = json.loads(text) == {"type": "end"}
-    except ValueError:
-        is_end = False
-    if not is_end:
-        raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
+    with suppress(ValueError):
+        if json.loads(text) == {"type": "end"}:
+            return
+    raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
 
 
 async def _end(socket: WebSocket, closing: int, **message: Any) -> None:

@@ -41,7 +41,7 @@ class Metrics:
         self._batch = Histogram((1, 2, 4, 8, 16, 32))
         self._audio_s = self._busy_s = 0.0
 
-    def request(self, status: int, seconds: float, audio_s: float = 0.0) -> None:
+    def request(self, status: int, seconds: float, audio_s: float) -> None:
         """Count a request for a transcription."""
         with self._lock:
             self._requests[status] += 1
@@ -54,7 +54,7 @@ class Metrics:
             self._batch.add(size)
             self._busy_s += seconds
 
-    def render(self, *, waiting: int, streams: int = 0) -> str:
+    def render(self, *, waiting: int, streams: int) -> str:
         """All metrics as text."""
         with self._lock:
             requests = [f'{{status="{s}"}} {n}' for s, n in sorted(self._requests.items())]

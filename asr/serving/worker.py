@@ -39,12 +39,7 @@ class Worker:
     """
 
     def __init__(
-        self,
-        model: Recognizer,
-        *,
-        waiting: int = 64,
-        on_batch: Callable[[int, float], None] | None = None,
-        **settings: Any,
+        self, model: Recognizer, *, waiting: int, on_batch: Callable[[int, float], None], **settings: Any
     ) -> None:
         self._model, self._settings, self._on_batch = model, settings, on_batch
         self._queue: queue.Queue[Task | None] = queue.Queue(waiting)
@@ -85,10 +80,9 @@ class Worker:
             while len(tasks) < MOST_IN_BATCH and not self._queue.empty():
                 tasks.append(self._queue.get())
             wanted = [t for t in tasks if t is not None and t.future.set_running_or_notify_cancel()]
-            began = time.monotonic()
             if wanted:
+                began = time.monotonic()
                 self._recognise(wanted)
-            if self._on_batch is not None and wanted:
                 self._on_batch(len(wanted), time.monotonic() - began)
             if None in tasks:
                 return
