@@ -1,6 +1,5 @@
 """`asr lab`: the lab's measurements and pictures, on untrained cells or on a trained model."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +76,9 @@ def lattice(model: Recognizer, recording: str, text: str, path: Path) -> None:
     """Draw the lattice of a text with the recording's spectrogram; print the text's exact log-probability."""
     samples = audio.read(recording, model.rate_hz)
     log_probs_BTV, _ = model.log_probs([samples])
-    targets: Sequence[int] = model.targets(text)
     lab.plot_lattice(
         log_probs_BTV[0],
-        targets,
+        model.targets(text),
         path,
         alphabet=model.alphabet,
         samples=np.pad(samples, model.features.edge_frames * model.features.hop_samples),

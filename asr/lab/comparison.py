@@ -38,15 +38,12 @@ def measure_gradients(
     net = Rnn.random(inputs, width, outputs)
     expenses = []
     for frames in lengths:
-        x_TI, cost = (
-            rng.standard_normal((frames, inputs)),
-            SquaredError(rng.standard_normal((frames, outputs))),
-        )
+        x_TI = rng.standard_normal((frames, inputs))
+        cost = SquaredError(rng.standard_normal((frames, outputs)))
         for name, method in METHODS.items():
             run = partial(method, net, x_TI, cost)
-            expenses.append(
-                Expense(name, frames, min(_seconds(run) for _ in range(repeats)), _peak_bytes(run))
-            )
+            time_s = min(_seconds(run) for _ in range(repeats))
+            expenses.append(Expense(name, frames, time_s, _peak_bytes(run)))
     return expenses
 
 

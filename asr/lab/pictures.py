@@ -24,7 +24,7 @@ DOTS_PER_INCH = 150
 
 def plot_gradients(expenses: Sequence[Expense], path: str | Path) -> Path:
     """Time and peak memory of each method against sequence length, all axes logarithmic."""
-    figure, (time_axes, memory_axes) = _figure(11, 4.2, columns=2)
+    figure, (time_axes, memory_axes) = _figure(11, 4.2, ncols=2)
     for method in dict.fromkeys(e.method for e in expenses):
         mine = [e for e in expenses if e.method == method]
         frames = [e.frames for e in mine]
@@ -112,7 +112,7 @@ def plot_lattice(
     states = occupancy_TL.shape[1]
     duration_s = len(log_probs_TV) * frame_s
     width, height = min(6 + 0.9 * duration_s, 18), min(2.5 + 0.08 * states, 12)
-    figure, (sound, lattice) = _figure(width, height + 2, rows=2, heights=(2, height), sharex=True)
+    figure, (sound, lattice) = _figure(width, height + 2, nrows=2, height_ratios=(2, height), sharex=True)
     _draw_spectrogram(sound, samples, rate_hz)
     extent = (0, duration_s, -0.5, states - 0.5)
     shade = lattice.imshow(
@@ -180,20 +180,12 @@ def _half_life(flow: Flow) -> str:
     )
 
 
-def _figure(
-    width: float,
-    height: float,
-    *,
-    rows: int = 1,
-    columns: int = 1,
-    heights: Sequence[float] | None = None,
-    sharex: bool = False,
-) -> tuple[Any, Any]:
-    """A figure (size in inches) and its axes, without a window or global state."""
+def _figure(width: float, height: float, **grid: Any) -> tuple[Any, Any]:
+    """A figure (size in inches) and its axes, as of `subplots`, without a window or global state."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots(rows, columns, height_ratios=heights, sharex=sharex)
+    return figure, figure.subplots(**grid)
 
 
 def _save(figure: Any, path: str | Path) -> Path:
