@@ -19,9 +19,7 @@ from asr.transcript import Partial
 BLOCK_S = 0.1
 """Seconds read at a time from a file or the microphone."""
 _READ_BYTES = 1 << 16
-_ENDLESS_BYTES = (
-    0x7FFF_0000  # a size in a header that is this large, or 0, means that the writer did not know it
-)
+_ENDLESS_BYTES = 0x7FFF_0000  # a writer who does not know the size yet claims as much or more, or 0
 _PCM, _EXTENSIBLE = 1, 0xFFFE
 _FILES = {
     b"fLaC": "a FLAC file",

@@ -170,7 +170,7 @@ def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]
 def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
     """The result of a training process: its bundle, or its error, or one for a process that died."""
     try:
-        answer: Path | BaseException = connection.recv()
+        return connection.recv()
     except EOFError:
         if was_asked:  # stopped before there was anything to save
             return KeyboardInterrupt()
@@ -178,7 +178,6 @@ def _answer(connection: Connection, *, was_asked: bool) -> Path | BaseException:
             "a process that trained a member died; out of memory, perhaps. Run again, it goes on where it "
             "stopped; with one core (`taskset -c 0`) the members are trained one after the other"
         )
-    return answer
 
 
 def _bundles(answers: Sequence[Path | BaseException]) -> list[Path]:
