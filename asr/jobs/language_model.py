@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -140,13 +141,10 @@ def check_language_model(recipe: Recipe) -> None:
         raise ConfigError(f"lm.order={recipe.lm.order}: expected 1 to {lm.MAX_ORDER}, or 0 (none)")
     if not recipe.lm.order and recipe.lm.text:
         raise ConfigError("lm.text without lm.order: add the order of the n-gram model, such as lm.order=4")
-    needs = {
-        "rescore": recipe.decoder.rescore,
-        "lexicon": recipe.decoder.lexicon and recipe.data.phones is None,
-    }
-    if not recipe.lm.order and recipe.lm.arpa is None and any(needs.values()):
-        name = next(name for name in needs if needs[name])
-        raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
+    lexicon = recipe.decoder.lexicon and recipe.data.phones is None
+    for name, is_asked in (("rescore", recipe.decoder.rescore), ("lexicon", lexicon)):
+        if is_asked and not recipe.lm.order and recipe.lm.arpa is None:
+            raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
     for name in _files(recipe):
         try:
             with lm.open_bytes(name) as file:
@@ -187,7 +185,5 @@ def _arpa_file(named: str, folder: Path) -> Path:
 
 
 def _of_recipe(recipe: Recipe, prepared: Prepared) -> Iterator[str]:
-    for text in prepared.transcripts():
-        yield normalise(text, recipe.data.style)
-    for line in lm.read_sentences(recipe.lm.text):
-        yield normalise(line, recipe.data.style)
+    sentences = chain(prepared.transcripts(), lm.read_sentences(recipe.lm.text))
+    return (normalise(sentence, recipe.data.style) for sentence in sentences)
