@@ -78,11 +78,11 @@ def show_experiment(folder: Path) -> None:
             f"{folder / FILE}: no epoch has ended there yet; expected the folder of an experiment, such as "
             "exp/digits"
         )
-    best = min(epochs, key=lambda e: (e["wer"], e["dev_loss"]))
+    best, last = min(epochs, key=lambda e: (e["wer"], e["dev_loss"])), epochs[-1]
     output.print(
-        f"{folder}: {epochs[-1]['epoch']} of {epochs[-1]['epochs']} epochs, {epochs[-1]['updates']} updates; "
-        f"best epoch {best['epoch']} with a development WER of {best['wer']:.2%}; now loss "
-        f"{epochs[-1]['loss']:.3f}, development loss {epochs[-1]['dev_loss']:.3f}",
+        f"{folder}: {last['epoch']} of {last['epochs']} epochs, {last['updates']} updates; best epoch "
+        f"{best['epoch']} with a development WER of {best['wer']:.2%}; now loss {last['loss']:.3f}, "
+        f"development loss {last['dev_loss']:.3f}",
         markup=False,
     )
     found = diagnose(history)
