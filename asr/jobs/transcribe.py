@@ -41,11 +41,9 @@ def find_audio(places: Sequence[str]) -> dict[str, Path]:
         elif not place:
             raise AudioError("an empty name: expected a file, a folder, a pattern or -")
         elif os.path.isdir(place):  # noqa: PTH112 (a name that is too long is none)
-            inside = _inside(path)
-            found |= {str(p): p.relative_to(path) for p in inside}
+            found |= {str(p): p.relative_to(path) for p in _inside(path)}
         elif glob.has_magic(place) and not os.path.exists(place):  # noqa: PTH110
-            fitting = sorted(map(Path, glob.glob(place, recursive=True)))  # noqa: PTH207
-            fitting = [p for p in fitting if p.is_file()]
+            fitting = sorted(p for p in map(Path, glob.glob(place, recursive=True)) if p.is_file())  # noqa: PTH207
             if not fitting:
                 raise AudioError(f"{place}: no file fits this pattern")
             found |= {str(p): Path(p.name) for p in fitting}
