@@ -15,6 +15,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Lm = Annotated[str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM.")]
+Style = Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 
 
@@ -158,7 +159,7 @@ def lm_train(
     ],
     order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
     cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
-    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+    style: Style = "basic",
     recurrent: Annotated[
         bool, typer.Option("--recurrent", help="Train an LSTM, for `asr tune --rescorer`.")
     ] = False,
@@ -185,7 +186,7 @@ def lm_train(
 def lm_perplexity(
     model: Annotated[Path, typer.Argument(help="ARPA file, or the .safetensors of an LSTM.")],
     text: Annotated[str, typer.Argument(help="A sentence a line, or -.")],
-    style: Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")] = "basic",
+    style: Style = "basic",
     json: Json = False,
 ) -> None:
     """How well a model predicts a text."""
