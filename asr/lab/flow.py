@@ -15,6 +15,7 @@ forget", 2000.
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -186,16 +187,12 @@ def model_gradient_flow(
     """
     x_1TF = features_1TF.detach().clone().requires_grad_()
     inputs_1TF = [x_1TF]
-    hook = (
-        at.register_forward_hook(lambda *call: inputs_1TF.append(_first(call[2]))) if at is not None else None
-    )
-    try:
-        # cuDNN has no backward in evaluation mode
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
-            hidden_1TH = model(x_1TF)
-    finally:
-        if hook is not None:
-            hook.remove()
+    hook: AbstractContextManager[Any] = nullcontext()
+    if at is not None:
+        hook = at.register_forward_hook(lambda *call: inputs_1TF.append(_first(call[2])))
+    # cuDNN has no backward in evaluation mode
+    with hook, torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+        hidden_1TH = model(x_1TF)
     frames, outputs = x_1TF.shape[1], hidden_1TH.shape[1]
     if outputs != -(-frames // stride) or outputs < 2:
         raise AsrError(
