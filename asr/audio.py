@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,12 @@ from typing import BinaryIO
 
 import numpy as np
 import soundfile
-import soxr
 
 from asr import containers
 from asr.errors import AudioError
+from asr.resampling import Resampler as Resampler
+from asr.resampling import clip, resample_blocks
+from asr.resampling import resample as resample
 
 RATE_HZ = 16_000
 """Sample rate of models unless they say otherwise."""
@@ -117,57 +119,6 @@ def stream(source: Source, rate_hz: int = RATE_HZ, block_s: float = 10.0) -> Ite
                 held = held[wanted:]
         if len(held):
             yield held
-
-
-def resample(samples: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """The mono samples (n,) at another rate, as float32; the same array if the rates are equal.
-
-    Raises:
-        AudioError: a rate that is not positive.
-    """
-    _check_rates(from_hz, to_hz)
-    samples = np.asarray(samples, np.float32)
-    if from_hz == to_hz or not len(samples):
-        return samples
-    return _clip(np.asarray(soxr.resample(samples, from_hz, to_hz), np.float32))
-
-
-def resample_blocks(blocks: Iterable[np.ndarray], from_hz: int, to_hz: int) -> Iterator[np.ndarray]:
-    """`resample` of the concatenated blocks, block by block, without seams.
-
-    Raises:
-        AudioError: a rate that is not positive.
-    """
-    resampler = Resampler(from_hz, to_hz)
-    for block in blocks:
-        yield resampler.feed(block)
-    if len(rest := resampler.finish()):
-        yield rest
-
-
-class Resampler:
-    """`resample` for audio that arrives in blocks.
-
-    Raises:
-        AudioError: a rate that is not positive.
-    """
-
-    def __init__(self, from_hz: int, to_hz: int) -> None:
-        _check_rates(from_hz, to_hz)
-        equal = from_hz == to_hz
-        self._converter = None if equal else soxr.ResampleStream(from_hz, to_hz, 1, dtype="float32")
-
-    def feed(self, block: np.ndarray) -> np.ndarray:
-        """The output available after this block (n,): about as long, some milliseconds delayed."""
-        block = np.asarray(block, np.float32)
-        return block if self._converter is None else _clip(self._converter.resample_chunk(block))
-
-    def finish(self) -> np.ndarray:
-        """The remaining output; `feed` must not be called afterwards."""
-        nothing = np.zeros(0, np.float32)
-        if self._converter is None:
-            return nothing
-        return _clip(self._converter.resample_chunk(nothing, last=True))
 
 
 def check_samples(samples: np.ndarray) -> np.ndarray:
@@ -325,7 +276,7 @@ def _mono_blocks(
             break
         block = block_TC[:, 0] if file.channels == 1 else block_TC.mean(axis=1, dtype=np.float32)
         _check_values(block, name, at / file.samplerate, file.samplerate)
-        yield _clip(block)
+        yield clip(block)
         at += len(block)
     if fault := containers.fault(file, at):
         advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if at else ""
@@ -363,12 +314,3 @@ def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) ->
             f"{name} has a peak of {peak:.4g} after {start_s:.0f} s; samples within ±1 were expected: "
             "scale it, or store it as integers"
         )
-
-
-def _check_rates(from_hz: int, to_hz: int) -> None:
-    if from_hz <= 0 or to_hz <= 0:
-        raise AudioError(f"resampling from {from_hz} to {to_hz} Hz: both rates must be positive")
-
-
-def _clip(samples: np.ndarray) -> np.ndarray:
-    return np.clip(samples, -1.0, 1.0, out=samples)

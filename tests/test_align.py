@@ -132,11 +132,38 @@ def test_a_long_recording_is_cut_at_its_longest_pauses(asr, trained, tmp_path): 
         assert np.correlate(heard, whole[200:-200]).max() > 0.9 * (whole[200:-200] ** 2).sum()
 
 
+def test_parts_of_a_recording_are_aligned_and_cut_alone(asr, trained, tmp_path):  # noqa: F811
+    sounds = [spoken(text, seed=i) for i, text in enumerate(TEXTS)]
+    audio.write(tmp_path / "talk.wav", np.concatenate(sounds), RATE_HZ)
+    starts = np.cumsum([0] + [len(sound) for sound in sounds]) / RATE_HZ
+    lines = [
+        {"audio_filepath": "talk.wav", "offset": start_s, "duration": len(sound) / RATE_HZ, "text": text}
+        for start_s, sound, text in zip(starts, sounds, TEXTS, strict=False)
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, _, _ = asr(
+        "align", tmp_path / "m.jsonl", "-m", trained, "--cut", tmp_path / "w", "-o", tmp_path / "m.ctm"
+    )
+    assert status == 0
+    words = read_manifest(tmp_path / "w" / "words.jsonl")
+    assert [word.text for word in words] == " ".join(TEXTS).split()
+    model = load(str(trained))
+    assert [model.transcribe(np.pad(w.read(RATE_HZ), RATE_HZ // 10)).text for w in words] == [
+        w.text for w in words
+    ]
+    for line in (tmp_path / "m.ctm").read_text().splitlines():
+        name, _, start_s, long_s, *_ = line.split()
+        [sound] = [s for s, start in zip(sounds, starts, strict=False) if name == f"talk_{start:.2f}"]
+        assert float(start_s) + float(long_s) <= len(sound) / RATE_HZ + 0.01
+
+
 def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle():
     def parts(*times: tuple[float, float], longest_s: float) -> list[list[int]]:
         words = [Word(str(i), start_s, end_s, 1.0) for i, (start_s, end_s) in enumerate(times)]
         utterance = Utterance("a", Path("a.wav"), times[-1][1], "")
-        return [list(part) for part in between_pauses(Aligned(utterance, words, times[-1][1]), longest_s)]
+        return [
+            list(part) for part in between_pauses(Aligned("a", utterance, words, times[-1][1]), longest_s)
+        ]
 
     close = [(float(i), i + 1.0) for i in range(4)]
     assert parts(*close, longest_s=4) == [[0, 1, 2, 3]]
@@ -185,5 +212,5 @@ def test_words_said_alike_keep_the_spelling_of_the_text(tmp_path):
     alphabet = Alphabet([" ", "t", "uː"], lexicon=Lexicon({"to": [("t", "uː")], "two": [("t", "uː")]}))
     model = Recognizer.build(alphabet, features=FeaturesConfig(rate_hz=RATE_HZ, bands=24), seed=1).eval()
     audio.write(tmp_path / "said.wav", np.full(RATE_HZ, 0.1, np.float32), RATE_HZ)
-    words, _ = align_words(model, tmp_path / "said.wav", "To two, to!")
+    words = align_words(model, audio.read(tmp_path / "said.wav", model.rate_hz), "To two, to!")
     assert [word.text for word in words] == ["to", "two", "to"]

@@ -18,6 +18,7 @@ ROOMS = (
     "files",
     "machine",
     "containers",
+    "resampling",
     "audio",
     "voice",
     "segmentation",

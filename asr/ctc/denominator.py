@@ -16,6 +16,7 @@ Source: Xiang & Ou 2019, "CRF-based single-stage acoustic modeling with CTC topo
 "Purely sequence-trained neural networks for ASR based on lattice-free MMI".
 """
 
+import math
 from typing import Any
 
 import torch
@@ -30,8 +31,6 @@ from asr.machine.threads import in_threads
 
 _HUGE = 1e300
 """Futures above this, of states that are next to impossible, are taken for this."""
-_TINY = torch.finfo(torch.float64).tiny
-"""Instead of a sum of zero: divided by this, nothing remains nothing."""
 
 
 def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV: Tensor) -> Tensor:
@@ -158,17 +157,20 @@ def portable(log_probs_BTV: Tensor, lengths_B: Tensor, trigram_VVV: Tensor) -> t
         blank_VBV += label_VBV
         label_VBV.copy_(moved_VBV.permute(2, 1, 0))
         state_VB2V *= factor_TVB21[t]
-        torch.sum(state_VB2V, (0, 2, 3), out=scale_TB[t]).clamp_(min=_TINY)
+        torch.sum(state_VB2V, (0, 2, 3), out=scale_TB[t])
         state_VB2V /= scale_TB[t][:, None, None]
         label_TVBV[t] = label_VBV
     last_B = (state_VB2V * end_V11V).sum((0, 2, 3))
     total_B = scale_TB.log().sum(0) + last_B.log()
     factor_TVB21 /= scale_TB[:, None, :, None, None]
-    future_VB2V = (end_V11V / last_B.clamp(min=_TINY)[:, None, None]).expand_as(state_VB2V).contiguous()
+    future_VB2V = (end_V11V / last_B[:, None, None]).expand_as(state_VB2V).contiguous()
     occupancy_TVB = _occupancy(label_TVBV, factor_TVB21, future_VB2V, next_VSV.mT)
     occupancy_TVB[:, 0] = 1.0 - occupancy_TVB[:, 1:].sum(1)
-    is_possible_B11 = (last_B > 0)[:, None, None]
-    occupancy_BTV = torch.where(inside_BT1 & is_possible_B11, occupancy_TVB.permute(2, 0, 1), 0.0)
+    # Where the sum became zero, what follows is 0 / 0.
+    is_impossible_B = (scale_TB == 0).any(0) | (last_B == 0)
+    total_B = torch.where(is_impossible_B, -math.inf, total_B)
+    is_used_BT1 = inside_BT1 & ~is_impossible_B[:, None, None]
+    occupancy_BTV = torch.where(is_used_BT1, occupancy_TVB.permute(2, 0, 1), 0.0)
     return total_B.to(log_probs_BTV.dtype), occupancy_BTV.to(log_probs_BTV.dtype)
 
 

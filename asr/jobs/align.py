@@ -1,13 +1,13 @@
 """`asr align`: recordings and their texts → word times as CTM, JSON or TextGrid, or a recording per word."""
 
 import json
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
@@ -15,7 +15,8 @@ from asr.ctc import align, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
-from asr.jobs.console import counting, say, warn
+from asr.jobs.console import counting, warn
+from asr.jobs.cutting import Aligned, Cutting, cut
 from asr.recognizer import Recognizer
 from asr.text import normalise
 from asr.transcript import Clock, Transcript, Word
@@ -40,7 +41,9 @@ def align_words(model: Recognizer, samples: np.ndarray, text: str) -> list[Word]
     if alphabet.lexicon is not None:  # phones do not tell how a word is written
         spans = [replace(span, text=word) for span, word in zip(spans, text.split(), strict=True)]
     clock = Clock(model.frame_s, len(samples) / model.rate_hz, model.edges)
-    return [Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans]
+    return [
+        Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans
+    ]
 
 
 def of_recording(
@@ -61,7 +64,8 @@ def of_recording(
     name = Path(recording).stem
     if cutting is not None:
         utterance = Utterance(name, Path(recording), duration_s, text)
-        cut([Aligned(*_names([name]), utterance, words, duration_s)], cutting, joint=model.alphabet.joint)
+        one = Aligned(_names([name])[0], utterance, words, duration_s)
+        cut([one], cutting, joint=model.alphabet.joint)
     rendered = FORMATS[form](words, name=name, duration_s=duration_s)
     if output is not None:
         _write(output, rendered)
