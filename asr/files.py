@@ -45,18 +45,26 @@ def whole_file(path: Path, mode: str = "w", *, error: type[AsrError] = CorpusErr
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """Hold the lock file while the block runs; wait while another process holds it.
 
     The system releases the lock of a process that dies, however it dies.
+
+    Args:
+        path: of the lock file.
+        busy: do not wait, but raise a ConfigError with this text.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
     with file:
         if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(busy) from error
+            except OSError:  # a file system without locks
+                pass
         yield
 
 

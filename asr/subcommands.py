@@ -21,7 +21,7 @@ Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase
 
 def is_drawable(path: Path | None) -> Path | None:
     """The path, if a picture of its kind can be drawn: what follows takes minutes."""
-    if path is not None and path.suffix.lower() not in (kinds := (".png", ".svg", ".pdf", ".jpg")):
+    if path is not None and path.suffix.lower() not in (kinds := (".png", ".svg", ".pdf", ".jpg", ".jpeg")):
         raise typer.BadParameter(f"{path}: expected a name that ends in {', '.join(kinds)}")
     return path
 
@@ -139,7 +139,12 @@ def combine(
     """Make an ensemble of models, or vote on transcripts."""
     from asr.jobs.vote import SUFFIXES, vote_files
 
-    if all(Path(model).suffix in SUFFIXES for model in models):
+    are_transcripts = [Path(model).suffix.lower() in SUFFIXES for model in models]
+    if any(are_transcripts) and not all(are_transcripts):
+        raise ConfigError(
+            f"{', '.join(models)}: expected either transcripts ({', '.join(SUFFIXES)}) or models"
+        )
+    if all(are_transcripts):
         vote_files([Path(model) for model in models], output)
     else:
         from asr.jobs.combine import combine_bundles
@@ -221,6 +226,8 @@ def lab_gradient_flow(
     """How far back a gradient reaches, in RNN, GRU and LSTM or in your own model."""
     from asr.jobs import lab
 
+    if audio is not None and model is None:
+        raise typer.BadParameter("--audio is a recording for a model: name one with --model")
     lab.gradient_flow(output, load_model(model, "cpu", None) if model else None, audio)
 
 

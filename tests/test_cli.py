@@ -17,6 +17,7 @@ from tones import RATE_HZ, sentences
 from asr import cli, load
 from asr.audio import resample
 from asr.encoder import EncoderConfig
+from asr.files import locked
 from asr.jobs import recipe as recipes
 from asr.jobs import stages
 from asr.recognizer import Recognizer
@@ -244,6 +245,30 @@ def test_jobs_that_fail_are_listed_wherever_they_ran(asr, tmp_path, launcher):
         assert asr(*words, "encoder.cell=gru,rnn")[0] == 0, "what failed in another sweep is not told again"
 
 
+def test_slurm_is_missed_before_anything_is_done(asr, tmp_path, monkeypatch):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, _, err = asr("train", "digits", "encoder.width=8,16", "hydra/launcher=slurm", "-m")
+    assert status == 1 and "there is no Slurm on this machine (srun is missing)" in " ".join(err.split())
+
+
+def test_two_processes_do_not_work_in_one_experiment(asr, tmp_path):
+    write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
+    words = ["train", "mine.jsonl", *QUICK, "training.epochs=1", "exp=mine"]
+    with locked(tmp_path / "mine" / ".lock"):
+        status, _, err = asr(*words)
+        assert status == 1 and "another process works in mine: wait for it" in " ".join(err.split())
+        assert asr("prepare", "mine.jsonl", *QUICK, "exp=mine")[0] == 0
+        assert asr(*words[:-1], "exp=other")[0] == 0
+    assert asr(*words)[0] == 0
+
+
+def test_the_gradients_of_the_laboratory_go_as_far_as_asked(asr, tmp_path):
+    status, out, _ = asr("lab", "gradients", "--longest", 25, "-o", tmp_path / "g.jpeg")
+    assert status == 0 and {row.split()[1] for row in out.splitlines() if " RTRL " in row} == {"10", "25"}
+    assert (tmp_path / "g.jpeg").is_file()
+
+
 def test_a_typing_error_in_a_sweep_names_the_nearest_key_and_nothing_is_trained(asr, tmp_path):
     write_manifest(tmp_path / "mine.jsonl", 10, seed=3)
     status, _, err = asr("train", "mine.jsonl", *QUICK, "training.lerning_rate=1e-3,1e-2", "-m")
@@ -351,6 +376,9 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["lm", "train", "a", "-o", "b", "--width", "9"], "--width is for an LSTM"),
         (["evaluate", "a", "-m", "b", "--decoder", "greedy", "--lm", "c"], "greedy asks no language model"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),
+        (["lab", "gradient-flow", "--audio", "a.wav"], "name one with --model"),
+        (["train", "digits", "hydra/launcher=slurm"], "launchers and sweepers are for sweeps; add -m"),
+        (["train", "digits", "encoder.width=8,16", "hydra.launcher.partitoin=x", "-m"], "of the launcher"),
         (["tune", "none.jsonl", "--model", "nothing", "-o", "picture"], "expected a name that ends in .png"),
     ],
 )

@@ -170,6 +170,9 @@ def test_the_command_reads_an_experiment(asr, tmp_path):
     assert "12 of 30 epochs" in out and "40% of what is computed is padding" in out and "try: " in out
     status, out, err = asr("doctor", "nothing")
     assert status == 1 and "no epoch has ended there yet" in err and "Traceback" not in err
+    (tmp_path / "exp" / history.FILE).write_text('{"kind": "epoch"}\n')
+    status, _, err = asr("doctor", "exp")
+    assert status == 1 and "is damaged: a line without 'wer'" in " ".join(err.split())
 
 
 def test_the_command_examines_the_installation(asr):

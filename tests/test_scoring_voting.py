@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from asr.cli import app
+from asr.cli import app, main
 from asr.errors import ScoringError
 from asr.jobs.vote import vote_files
 from asr.scoring.voting import align, vote
@@ -66,6 +66,14 @@ def test_times_are_those_of_the_surest_and_confidence_is_the_mean_of_all() -> No
     one, two = Word("a", 0.0, 0.5, 0.6), Word("a", 0.1, 0.4, 0.8)
     assert vote([[one], [two], []]) == [Word("a", 0.1, 0.4, pytest.approx(1.4 / 3))]
     assert vote([[], []]) == [] and vote([]) == []
+
+
+def test_words_keep_their_order_where_the_times_of_the_surest_texts_contradict_it() -> None:
+    one = [Word("a", 1.00, 1.06, 0.5), Word("dog", 1.06, 1.46, 0.9)]
+    two = [Word("a", 1.10, 1.15, 0.9), Word("dog", 1.15, 1.55, 0.5)]
+    assert [(w.text, w.start_s, w.end_s) for w in vote([one, two])] == [("a", 1.1, 1.15), ("dog", 1.1, 1.46)]
+    brief = [Word("a", 1.00, 1.06, 0.5), Word("dog", 1.06, 1.08, 0.9)]
+    assert [(w.start_s, w.end_s) for w in vote([brief, two])] == [(1.1, 1.15), (1.1, 1.1)]
 
 
 def line(name: str, text: str, confidence: float, **more: object) -> str:
@@ -128,6 +136,9 @@ def test_words_are_joined_by_spaces_even_where_the_first_text_has_none(tmp_path:
     ("name", "content", "message"),
     [
         ("b.ctm", "u1 1 0.0 0.5 the\n", "b.ctm, line 1: a word without a confidence"),
+        ("b.ctm", "u1 1 0.0 0.5 the 95\n", "b.ctm, line 1: confidence 95; expected one from 0 to 1"),
+        ("b.ctm", "u1 1 0.0 0.5 the -3\n", "b.ctm, line 1: confidence -3"),
+        ("b.jsonl", '{"id": "u1", "text": "1", "words": [[1, 0, 1, 0.9]]}\n', "expected words with start"),
         ("b.ctm", "u1 A 0 1 the 1\nu1 B 0 1 cat 1\n", "b.ctm, line 2: channel B is another one of u1"),
         ("b.jsonl", '{"id": "u1", "text": "the cat"}\n', "0 words for the text 'the cat'"),
         ("b.jsonl", line("u2", "the", 0.5), "a.jsonl lacks recordings that others have: 'u2'"),
@@ -152,3 +163,23 @@ def test_what_cannot_be_voted_on_is_refused_with_its_place(
     assert not (tmp_path / "out.jsonl").exists()
     with pytest.raises(ScoringError, match="is written as"):
         vote_files([tmp_path / "a.jsonl"], tmp_path / "out.txt")
+    with pytest.raises(ScoringError, match=r"a\.jsonl alone: a vote needs .* two systems"):
+        vote_files([tmp_path / "a.jsonl"], tmp_path / "out.jsonl")
+
+
+def test_suffixes_may_be_in_capitals_and_transcripts_are_not_mixed_with_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.CTM", "b.ctm"):
+        Path(name).write_text("u 1 0 0.5 hello 0.9\n")
+    for words, status in ((["a.CTM", "b.ctm"], 0), (["a.CTM", "exp/model"], 1)):
+        monkeypatch.setattr("sys.argv", ["asr", "combine", *words, "-o", "c.CTM"])
+        with pytest.raises(SystemExit) as end:
+            main()
+            raise SystemExit(0)
+        assert end.value.code == status
+    assert Path("c.CTM").read_text() == "u 1 0.000 0.500 hello 0.9000\n"
+    assert "expected either transcripts (.ctm, .jsonl, .json) or models" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -27,6 +27,7 @@ from asr.text import Alphabet
 from asr.training import Trainer, TrainingConfig, checkpoint, history
 from asr.training.loader import collate, prefetch
 from asr.training.optim import learning_rate
+from asr.training.validation import Split
 
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
 ENCODER = EncoderConfig(layers=1, width=32, factor=2, dropout=0.1)
@@ -223,8 +224,15 @@ def test_utterances_that_cannot_be_learnt_from_are_listed(corpus, tmp_path):
     coarse = trainer(train, tmp_path / "exp", encoder=dataclasses.replace(ENCODER, factor=200))
     long = [u.id for u in train.utterances if len(u.text) > 1]
     assert coarse.train.left_out["infeasible"] == long  # one output cannot spell two letters
-    with pytest.raises(CorpusError, match=r"nothing is left.*'too short': 24"):
+    with pytest.raises(
+        CorpusError, match=r"packed0: none of 24 utterances .* \(24 too short\); check .* data\.min_s"
+    ):
         trainer(train, tmp_path / "exp", min_s=100)
+    others = Recognizer.build(Alphabet(list("xy")), features=FEATURES, encoder=ENCODER)
+    with pytest.raises(
+        CorpusError, match=r"\(24 cannot be spelled\); no transcript .* has ' ', 'a', 'b', 'c', 'd'"
+    ):
+        Split(train, others, min_s=0.1, max_s=30.0)
     durations = np.asarray(train.lengths_samples) / 8000
     limit = float(np.median(durations))
     some = trainer(train, tmp_path / "exp", max_s=limit)
@@ -250,7 +258,9 @@ def test_odd_recordings_are_counted_and_do_no_harm(tone_manifest, tmp_path):
         "too short": ["a sample"],
         "too long": ["an hour"],
     }
-    assert run.run().finished  # the development set is the same and leaves out nothing
+    measured = {run.dev.corpus.utterances[i].id for i in run.dev.measured}
+    assert {u.id for u in run.dev.corpus.utterances} - measured == {"an hour"}
+    assert run.run().finished  # the development set is the same and leaves out what takes too much memory
     lines = history.read(tmp_path / "exp" / history.FILE)
     assert math.isfinite(lines[-1]["dev_loss"])
 

@@ -78,14 +78,17 @@ def show_experiment(folder: Path) -> None:
             f"{folder / FILE}: no epoch has ended there yet; expected the folder of an experiment, such as "
             "exp/digits"
         )
-    best, last = min(epochs, key=lambda e: (e["wer"], e["dev_loss"])), epochs[-1]
-    output.print(
-        f"{folder}: {last['epoch']} of {last['epochs']} epochs, {last['updates']} updates; best epoch "
-        f"{best['epoch']} with a development WER of {best['wer']:.2%}; now loss {last['loss']:.3f}, "
-        f"development loss {last['dev_loss']:.3f}",
-        markup=False,
-    )
-    found = diagnose(history)
+    try:
+        best, last = min(epochs, key=lambda e: (e["wer"], e["dev_loss"])), epochs[-1]
+        summary = (
+            f"{folder}: {last['epoch']} of {last['epochs']} epochs, {last['updates']} updates; best epoch "
+            f"{best['epoch']} with a development WER of {best['wer']:.2%}; now loss {last['loss']:.3f}, "
+            f"development loss {last['dev_loss']:.3f}"
+        )
+        found = diagnose(history)
+    except KeyError as error:
+        raise TrainingError(f"{folder / FILE} is damaged: a line without {error}") from error
+    output.print(summary, markup=False)
     for diagnosis in found:
         output.print(f"[yellow]{diagnosis.name}[/]: ", end="")
         output.print(diagnosis.problem, markup=False)

@@ -16,8 +16,7 @@ from asr.recognizer import Recognizer
 
 def gradients(path: Path, *, longest: int = 10_000) -> None:
     """Time and memory of BPTT and RTRL against the length of the sequence, printed and drawn."""
-    lengths = [n for n in LENGTHS if n <= longest]
-    expenses = lab.measure_gradients(lengths)
+    expenses = lab.measure_gradients([n for n in LENGTHS if n < longest] + [longest])
     table = Table(title="one exact gradient")
     for column in ("frames", "method", "time (ms)", "peak memory (kB)"):
         table.add_column(column, justify="right")
@@ -76,14 +75,16 @@ def lattice(model: Recognizer, recording: str, text: str, path: Path) -> None:
     """Draw the lattice of a text with the recording's spectrogram; print the text's exact log-probability."""
     samples = audio.read(recording, model.rate_hz)
     log_probs_BTV, _ = model.log_probs([samples])
+    silence = model.features.edge_frames * model.features.hop_samples
     lab.plot_lattice(
         log_probs_BTV[0],
         model.targets(text),
         path,
         alphabet=model.alphabet,
-        samples=np.pad(samples, model.features.edge_frames * model.features.hop_samples),
+        samples=np.pad(samples, silence),
         rate_hz=model.rate_hz,
         frame_s=model.frame_s,
+        start_s=-silence / model.rate_hz,
     )
     output.print(f"ln p({text!r} | audio) = {model.log_prob(samples, text):.4f}", markup=False)
     say(f"picture {path}")

@@ -333,13 +333,13 @@ def explain(error: Exception) -> str:
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
     if match:
-        known = list(_keys())
-        wrong = match[1]
+        known, wrong = list(_keys()), match[1]
         near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
             key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]
         ]
         if wrong not in known:
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
+            hint = "see the plugin of the launcher or sweeper" if wrong.startswith("hydra") else hint
             return f"there is no key {wrong!r} in a recipe; {hint}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if re.search(r"Lexer|mismatched input|no viable alternative|extraneous input", text):

@@ -2,14 +2,17 @@
 
 import json
 import math
+import os
+import re
+import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asr.errors import AsrError, ConfigError
-from asr.files import expanded
+from asr.files import expanded, locked
 from asr.jobs import recipe as recipes
 from asr.jobs.console import say, warn
 from asr.text import normalise
@@ -23,22 +26,33 @@ FAILED = "failed.txt"
 
 def single(stage: str, words: Sequence[str]) -> None:
     """Run one stage of the recipe that the words of the command line describe."""
-    _job(stage)(recipes.compose(words))
+    if launching := [w for w in words if re.match(r"\+*hydra[/.](launcher|sweeper)\b", w)]:
+        raise ConfigError(f"{launching[0]}: launchers and sweepers are for sweeps; add -m")
+    _do(stage, recipes.compose(words))
 
 
-def _job(stage: str) -> Any:
+def _do(stage: str, recipe: recipes.Recipe) -> None:
+    """Run the stage, alone in the folder of the experiment.
+
+    Raises:
+        ConfigError: another process works there.
+    """
+    from asr.jobs.prepare import prepare
+
     if stage == "prepare":
-        from asr.jobs.prepare import prepare
+        prepare(recipe)
+        return
+    busy = f"another process works in {recipe.exp}: wait for it, or give this run its own, exp=FOLDER"
+    is_first = not int(os.environ.get("RANK", 0))
+    with locked(Path(recipe.exp) / ".lock", busy=busy) if is_first else nullcontext():
+        if stage == "train":
+            from asr.jobs.members import train_all
 
-        return prepare
-    if stage == "train":
-        from asr.jobs.members import train_all
-        from asr.jobs.prepare import prepare
+            train_all(recipe, prepare(recipe))
+        else:
+            from asr.jobs.run import run
 
-        return lambda recipe: train_all(recipe, prepare(recipe))
-    from asr.jobs.run import run
-
-    return run
+            run(recipe)
 
 
 def _attempt(stage: str, config: Any) -> float:
@@ -50,7 +64,7 @@ def _attempt(stage: str, config: Any) -> float:
     folder = Path(config.exp)
     say(f"\n{folder}")
     try:
-        _job(stage)(recipes.from_hydra(config))
+        _do(stage, recipes.from_hydra(config))
     except (AsrError, OSError) as error:
         warn(f"{folder} failed: {error}")
         with suppress(OSError):  # the disk may be full
@@ -90,6 +104,9 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     first = [one for o in parsed if (one := _first(o)) is not None]
     if any(o.startswith("recipes=") for o in first):
         recipes.composed(first)  # or an error that names the nearest key
+    slurm = [o for o in overrides if re.fullmatch(r"\+*hydra/launcher=\w*slurm", o)]
+    if slurm and shutil.which("srun") is None:
+        raise ConfigError(f"{slurm[0]}: there is no Slurm on this machine (srun is missing)")
     folder = Path(_folder(overrides))
     # a job for each value of `key=a,b`, `key=[a],[b]`, `key=range(…)`, not of `key=[a,b]`
     constant = [o.key_or_group for o in parsed if not o.is_sweep_override()]

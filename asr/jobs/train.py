@@ -161,12 +161,10 @@ def _spelling(recipe: Recipe, alphabet: Alphabet, corpus: PackedCorpus) -> dict[
 
 
 def _announce(trainer: Trainer) -> None:
-    for split, name in ((trainer.train, "train"), (trainer.dev, "dev")):
-        counts = {reason: len(ids) for reason, ids in split.left_out.items() if ids}
-        if counts and name == "train":
-            warn(
-                f"{name}: left out of training: {', '.join(f'{n} {reason}' for reason, n in counts.items())}"
-            )
+    if counts := ", ".join(f"{len(ids)} {reason}" for reason, ids in trainer.train.left_out.items() if ids):
+        warn(f"train: left out of training: {counts}")
+    if too_long := len(trainer.dev.texts) - len(trainer.dev.measured):
+        warn(f"{trainer.dev.corpus.stem.name}: left out when epochs are measured: {too_long} too long")
     weights = sum(p.numel() for p in trainer.recognizer.encoder.parameters())
     state = trainer.progress
     resumed = f", going on at epoch {state.epoch + 1}, step {state.step}" if state.updates else ""

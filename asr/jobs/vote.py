@@ -31,12 +31,14 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
     Raises:
         ScoringError: a file or line that is wrong, words without confidences, or missing recordings.
     """
-    if output.suffix not in _WRITTEN:
+    if output.suffix.lower() not in _WRITTEN:
         raise ScoringError(f"{output}: a vote on transcripts is written as {' or '.join(_WRITTEN)}")
+    if len(files) < 2:
+        raise ScoringError(f"{files[0]} alone: a vote needs the transcripts of at least two systems")
     heard = [_read(path) for path in files]
     names = list(dict.fromkeys(name for recordings in heard for name in recordings))
     for path, recordings in zip(files, heard, strict=True):
-        if path.suffix != ".ctm" and (absent := [name for name in names if name not in recordings]):
+        if path.suffix.lower() != ".ctm" and (absent := [name for name in names if name not in recordings]):
             raise ScoringError(f"{path} lacks recordings that others have: {some(absent)}")
     changed, joint = 0, _joint(heard)
     with whole_file(output) as file:
@@ -45,7 +47,9 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
             words = vote(texts)
             changed += [w.text for w in words] != [w.text for w in texts[0]]
             facts = heard[0].get(name, ([], {}))[1]
-            file.write(_ctm(name, words) if output.suffix == ".ctm" else _json(name, words, facts, joint))
+            file.write(
+                _ctm(name, words) if output.suffix.lower() == ".ctm" else _json(name, words, facts, joint)
+            )
     say(f"{output}: {len(names):,} recordings; {changed:,} texts differ from those of {files[0]}")
 
 
@@ -53,7 +57,7 @@ def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
     """For each recording its words, and its other fields in JSON."""
     lines = transcripts.read_lines(path)
     found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
-    if path.suffix == ".ctm":
+    if path.suffix.lower() == ".ctm":
         words = transcripts.parse(path, lines, "ctm", is_hypothesis=True)
         for (name, channel), spoken in transcripts.group_words(words):
             if name in found:
@@ -62,15 +66,15 @@ def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
                 )
             found[name] = [_of_ctm(e) for e in spoken], {}
         return found
-    if path.suffix not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         raise ScoringError(f"{path}: expected transcripts as {', '.join(SUFFIXES)}")
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         lines = [" ".join(lines)]
     for entry, line in zip(
         transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
     ):
         facts = json.loads(line)
-        id_ = entry.id or facts.get("audio") or (path.stem if path.suffix == ".json" else None)
+        id_ = entry.id or facts.get("audio") or (path.stem if path.suffix.lower() == ".json" else None)
         if id_ is None or id_ in found:
             raise ScoringError(f"{entry.place}: expected an id, or the audio, of a recording of its own")
         found[str(id_)] = list(_of_json(facts, entry)), facts
@@ -80,6 +84,8 @@ def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
 def _of_ctm(entry: transcripts.Entry) -> Word:
     if entry.confidences is None:
         raise ScoringError(f"{entry.place}: a word without a confidence; no vote can be weighed without one")
+    if not 0 <= entry.confidences[0] <= 1:
+        raise ScoringError(f"{entry.place}: confidence {entry.confidences[0]:g}; expected one from 0 to 1")
     return Word(entry.text, entry.start_s, entry.start_s + (entry.duration_s or 0.0), *entry.confidences)
 
 
@@ -93,11 +99,12 @@ def _of_json(facts: dict[str, Any], entry: transcripts.Entry) -> Iterator[Word]:
             for w in transcripts.words_of(facts)
         ]
         is_good = all(math.isfinite(w.start_s + w.end_s) and 0 <= w.confidence <= 1 for w in found)
+        spelled = "".join(w.text for w in found)
     except (KeyError, TypeError, AttributeError) as error:
         raise ScoringError(f"{entry.place}: expected words with start, end and probability") from error
     if not is_good:
         raise ScoringError(f"{entry.place}: expected times in seconds and probabilities from 0 to 1")
-    if "".join(w.text for w in found) != "".join(entry.text.split()):
+    if spelled != "".join(entry.text.split()):
         raise ScoringError(
             f"{entry.place}: {len(found)} words for the text {entry.text[:60]!r}; expected its words with "
             "times and confidences, as --word_timestamps writes them"

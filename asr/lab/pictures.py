@@ -91,6 +91,7 @@ def plot_lattice(
     samples: np.ndarray,
     rate_hz: int,
     frame_s: float,
+    start_s: float = 0.0,
 ) -> Path:
     """The lattice of one text below its spectrogram: occupancy as shading, the best path as a line.
 
@@ -100,6 +101,7 @@ def plot_lattice(
         alphabet: names the labels.
         samples, rate_hz: the audio itself, mono.
         frame_s: seconds per frame of the log-probabilities.
+        start_s: time of the first frame and the first sample; below zero if silence was put before.
 
     Raises:
         CtcError: the text cannot fit, as in `align`.
@@ -111,15 +113,16 @@ def plot_lattice(
     occupancy_TL = state_occupancy(log_probs_TV, targets_S)
     states = occupancy_TL.shape[1]
     duration_s = len(log_probs_TV) * frame_s
+    end_s = start_s + duration_s
     width, height = min(6 + 0.9 * duration_s, 18), min(2.5 + 0.08 * states, 12)
     figure, (sound, lattice) = _figure(width, height + 2, nrows=2, height_ratios=(2, height), sharex=True)
-    _draw_spectrogram(sound, samples, rate_hz)
-    extent = (0, duration_s, -0.5, states - 0.5)
+    _draw_spectrogram(sound, samples, rate_hz, start_s)
+    extent = (start_s, end_s, -0.5, states - 0.5)
     shade = lattice.imshow(
         occupancy_TL.T, origin="lower", aspect="auto", extent=extent, cmap="Blues", vmin=0, vmax=1
     )
     state_T = path_states(spans, len(log_probs_TV))
-    edges_s = np.arange(len(state_T) + 1) * frame_s
+    edges_s = start_s + np.arange(len(state_T) + 1) * frame_s
     lattice.stairs(
         state_T,
         edges_s,
@@ -130,7 +133,7 @@ def plot_lattice(
     )
     marks = [alphabet.symbols[label - 1].replace(" ", "␣") for label in targets_S]
     lattice.set_yticks(range(1, states, 2), marks, fontsize=max(4, min(9, 1200 / states)))
-    lattice.set(xlabel="time (s)", ylabel="label (blanks between)", xlim=(0, duration_s))
+    lattice.set(xlabel="time (s)", ylabel="label (blanks between)", xlim=(start_s, end_s))
     lattice.legend(loc="upper left")
     figure.colorbar(shade, ax=lattice, label="occupancy", pad=0.01)
     return _save(figure, path)
@@ -157,7 +160,7 @@ def path_states(spans: Sequence[Span], frames: int) -> np.ndarray:
     return state_T
 
 
-def _draw_spectrogram(axes: Any, samples: np.ndarray, rate_hz: int) -> None:
+def _draw_spectrogram(axes: Any, samples: np.ndarray, rate_hz: int, start_s: float) -> None:
     """Power in dB below the loudest point, windows of 25 ms, with time in seconds and frequency in kHz."""
     import librosa
 
@@ -165,7 +168,7 @@ def _draw_spectrogram(axes: Any, samples: np.ndarray, rate_hz: int) -> None:
     hop = max(1, round(0.005 * rate_hz))
     power = np.abs(librosa.stft(np.asarray(samples, dtype=np.float32), n_fft=window, hop_length=hop)) ** 2
     level_db = librosa.power_to_db(power, ref=np.max, top_db=70)
-    extent = (0, len(samples) / rate_hz, 0, rate_hz / 2000)
+    extent = (start_s, start_s + len(samples) / rate_hz, 0, rate_hz / 2000)
     axes.imshow(level_db, origin="lower", aspect="auto", extent=extent, cmap="magma")
     axes.set(ylabel="frequency (kHz)")
     axes.tick_params(labelbottom=False)

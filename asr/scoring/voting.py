@@ -23,6 +23,8 @@ Slot = list[Word | None]
 def vote(texts: Sequence[Sequence[Word]]) -> list[Word]:
     """The words that win the vote, each with the times of the most confident text that has it.
 
+    None begins before the word in front of it, as the times of different texts may disagree.
+
     A word's confidence is the sum over the texts that have it, divided by the number of texts. Ties go to the
     earlier text; having no word competes like a word.
 
@@ -31,8 +33,12 @@ def vote(texts: Sequence[Sequence[Word]]) -> list[Word]:
     >>> [w.text for w in vote([said("a red fox", 0.9, 0.4, 0.9), said("the bed fox", 0.5, 0.8, 0.7)])]
     ['a', 'bed', 'fox']
     """
-    words = [_winner(slot, len(texts)) for slot in align(texts)]
-    return [word for word in words if word is not None]
+    words: list[Word] = []
+    for word in (_winner(slot, len(texts)) for slot in align(texts)):
+        if word is not None:
+            start_s = max(word.start_s, words[-1].start_s) if words else word.start_s
+            words.append(replace(word, start_s=start_s, end_s=max(word.end_s, start_s)))
+    return words
 
 
 def align(texts: Sequence[Sequence[Word]]) -> list[Slot]:

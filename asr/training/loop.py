@@ -23,6 +23,7 @@ from asr.errors import TrainingError
 from asr.machine.devices import autocast_dtype, choose_device
 from asr.machine.memory import keep_freed
 from asr.recognizer import Recognizer
+from asr.segmentation import LONGEST_S
 from asr.training import checkpoint
 from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
@@ -89,7 +90,7 @@ class Trainer:
         device = choose_device(config.device)
         self.recognizer = recognizer.to(device)
         self.train = Split(train, recognizer, min_s=min_s, max_s=max_s)
-        self.dev = Split(dev, recognizer, min_s=0, max_s=math.inf)
+        self.dev = Split(dev, recognizer, min_s=0, max_s=max(max_s, LONGEST_S))
         how: dict[str, Any] = {"config": config, "augmentation": augmentation, "seed": seed}
         self.feed = Feed(self.train, recognizer, **how, ranks=self.ranks, resident=resident)
         self.loss = Loss(

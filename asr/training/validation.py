@@ -55,12 +55,23 @@ class Split:
                 self.left_out["infeasible"].append(u.id)
             else:
                 self.kept.append(i)
+        self.measured = [i for i, length_s in enumerate(seconds) if length_s <= max_s]
+        """Utterances to measure on; longer ones are recognised in pieces, not at once as here."""
         if not self.kept:
-            counts = {reason: len(ids) for reason, ids in self.left_out.items()}
+            counts = ", ".join(f"{len(ids)} {reason}" for reason, ids in self.left_out.items() if ids)
             raise CorpusError(
-                f"nothing is left to learn from among {len(corpus)} utterances ({counts}); "
-                "check the transcripts, data.min_s and data.max_s, or subsample less (encoder.factor)"
+                f"{corpus.stem.name}: none of {len(corpus)} utterances can be used ({counts}); "
+                f"{self._advice()}"
             )
+
+    def _advice(self) -> str:
+        most = max(self.left_out, key=lambda reason: len(self.left_out[reason]))
+        if most == "cannot be spelled":
+            strange = sorted({character for found in self.unspellable.values() for character in found})
+            return f"no transcript that is trained on has {', '.join(map(repr, strange[:10]))}"
+        if most == "infeasible":
+            return "their texts are longer than the outputs: check them, or subsample less (encoder.factor)"
+        return "check the transcripts, data.min_s and data.max_s"
 
 
 @torch.no_grad()
@@ -76,12 +87,12 @@ def measure(
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
     Every rank processes its share of the batches and returns the scores of the whole split. The loss excludes
-    utterances that are infeasible or cannot be spelled; the error rates exclude nothing. The length ratio
-    is that of the characters of all hypotheses to those of all references.
+    utterances that are infeasible or cannot be spelled; the error rates exclude none that are `measured`. The
+    length ratio is that of the characters of all hypotheses to those of all references.
     """
     recognizer.eval()
     plan = batches.plan(
-        split.corpus.lengths_samples,
+        split.corpus.lengths_samples[split.measured],
         seed=0,
         epoch=0,
         seconds_per_batch=seconds_per_batch,
@@ -90,13 +101,14 @@ def measure(
     )
     found: list[tuple[int, str]] = []
     sums = np.zeros(4)
-    for items in plan[ranks.rank :: ranks.size]:
+    for planned in plan[ranks.rank :: ranks.size]:
+        items = [(split.measured[i],) for (i,) in planned]
         batch = collate(split.corpus, split.targets, items).to(recognizer.device)
         features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
         with autocast():
             log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
         nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
-        counted_B = np.isfinite(nll_B) & np.array([item[0] not in split.unspellable for item in items])
+        counted_B = np.isfinite(nll_B) & np.array([i not in split.unspellable for (i,) in items])
         log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
         blank_BT = log_probs_BTV.argmax(-1) == 0
         inside_BT = inside(out_B, blank_BT.shape[1])[..., 0]
@@ -108,13 +120,13 @@ def measure(
             int(inside_BT.sum()),
         )
         hypotheses = greedy(log_probs_BTV, out_B)
-        found += [(item[0], h.text(recognizer.alphabet)) for item, h in zip(items, hypotheses, strict=True)]
+        found += [(i, h.text(recognizer.alphabet)) for (i,), h in zip(items, hypotheses, strict=True)]
     parts = ranks.gather((found, sums))
     nll, labels, blanks, frames = sum((s for _, s in parts), np.zeros(4)).tolist()
     ordered = sorted(pair for part, _ in parts for pair in part)
     said, heard = [split.texts[i] for i, _ in ordered], [text for _, text in ordered]
     score = scoring.score_spoken(said, heard, alphabet=recognizer.alphabet)
-    written, spoken = (sum(map(len, texts)) for texts in ([t for _, t in ordered], split.texts))
+    written, spoken = sum(map(len, heard)), sum(map(len, said))
     return {
         "dev_loss": nll / max(labels, 1),
         "wer": score.wer,
