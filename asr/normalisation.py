@@ -15,6 +15,7 @@ _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _JOINERS = re.compile(f"[{_NON_JOINER}{_JOINER}]+")
 _KEPT = f"'-{_NON_JOINER}{_JOINER}"  # within words
 _VIRAMA = 9  # the combining class of viramas
+_GERSHAYIM = re.compile('(?<=[\u05d0-\u05ea])["\u05f4](?=[\u05d0-\u05ea])')  # marks a Hebrew acronym
 _LOOSE = re.compile(r"(?<![^\s'-])['-]+|['-]+(?![^\s'-])")  # not between letters, accents or digits
 
 
@@ -23,11 +24,12 @@ class _Plain(dict[int, str]):
 
     def __missing__(self, code: int) -> str:
         c = chr(code)
-        self[code] = " " if unicodedata.category(c)[0] in "PSC" and c not in _KEPT else c
+        kind = unicodedata.category(c)
+        self[code] = " " if (kind[0] in "PSC" or kind == "Me") and c not in _KEPT else c
         return self[code]
 
 
-_PLAIN = _Plain(str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'"}))
+_PLAIN = _Plain(str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "\u05f3": "'"}))
 
 
 def normalise(text: str, style: Style = "basic") -> str:
@@ -52,7 +54,7 @@ def normalise(text: str, style: Style = "basic") -> str:
     if style == "none":
         return " ".join(unicodedata.normalize("NFC", text).split())
     text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
-    text = _JOINERS.sub(_spelled, text).lower()
+    text = _JOINERS.sub(_spelled, _GERSHAYIM.sub("", text)).lower().replace("i\u0307", "i")
     text = unicodedata.normalize("NFC", text.upper() if style == "upper" else text).translate(_PLAIN)
     return " ".join(_LOOSE.sub(" ", text).split())
 

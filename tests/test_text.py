@@ -61,7 +61,12 @@ def test_subwords_refuse_characters_they_were_not_trained_on():
 
 @pytest.mark.parametrize(
     ("symbols", "message"),
-    [([], "at least one"), (["a", ""], "empty"), (["a", "b", "a"], "'a' stands twice")],
+    [
+        ([], "at least one"),
+        (["a", ""], "empty"),
+        (["a", "b", "a"], "'a' stands twice"),
+        ([1], "symbol 1 is a int"),
+    ],
 )
 def test_contradictory_alphabets_are_refused(symbols, message):
     with pytest.raises(AlphabetError, match=message):
@@ -96,6 +101,14 @@ def test_normalisation_keeps_what_is_inside_words():
     assert normalise("'tis  -- rock 'n' roll-") == "tis rock n roll"
     assert normalise("Straße", "upper") == "STRASSE"
     assert normalise(" A  b ", "none") == "A b"
+
+
+def test_marks_of_hebrew_turkish_and_keycaps_split_no_word():
+    assert normalise("ג׳ירפה") == normalise("ג'ירפה") == "ג'ירפה"
+    assert normalise("צה״ל") == normalise('צה"ל') == "צהל"
+    assert normalise('אמר "שלום" לי') == "אמר שלום לי"
+    assert normalise("İyi") == normalise("iyi")
+    assert normalise("1\ufe0f\u20e3 ja") == "1 ja"
 
 
 def test_marks_that_combine_belong_to_the_word():
