@@ -68,6 +68,20 @@ def test_what_we_transcribed_is_paired_with_a_manifest_and_with_our_ctm(
     assert pairing.read(ours, ctm).hypotheses == [["y z", "x"]]
 
 
+def test_parts_of_a_recording_are_told_apart_by_where_they_start(write: Write) -> None:
+    texts = {0: "yes no", 2.5: "no", 11.126: "yes yes"}
+    rows = [
+        {"audio_filepath": "c/talk.wav", "offset": at, "duration": 2, "text": t} for at, t in texts.items()
+    ]
+    heard = [{"id": f"talk_{at:.2f}", "pred_text": text} for at, text in reversed(texts.items())]
+    found = pairing.read(
+        write("r.jsonl", "".join(json.dumps(row) + "\n" for row in rows)),
+        write("h.jsonl", "".join(json.dumps(row) + "\n" for row in heard)),
+    )
+    assert found.hypotheses == [["yes no", "no", "yes yes"]]
+    assert found.ids == ["talk_0.00", "talk_2.50", "talk_11.13"]
+
+
 def test_recordings_in_which_a_ctm_has_no_word_are_empty(write: Write) -> None:
     ctm = write("h.ctm", "utt-2 1 0 1 yes 0.9\n")
     rows = [{"audio_filepath": f"c/utt-{n}.wav", "text": "yes"} for n in "12"]

@@ -149,6 +149,9 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
     audio, name, speaker = fields.get("audio_filepath"), fields.get("id"), fields.get("speaker")
     if name is None and audio is None:
         name = fields.get("audio")  # `asr transcribe` names the recording so, without suffix
+    start_s = _duration(fields.get("offset"))
+    if name is None and isinstance(audio, str) and start_s is not None:  # as manifests name parts
+        name = f"{Path(audio).stem}_{start_s:.2f}"
     return Entry(
         place,
         text,
