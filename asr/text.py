@@ -51,8 +51,9 @@ class Alphabet:
     def __init__(
         self, symbols: Sequence[str], *, tokenizer: str | None = None, lexicon: Lexicon | None = None
     ) -> None:
-        if strange := [symbol for symbol in symbols if not isinstance(symbol, str)]:
-            raise AlphabetError(f"symbol {strange[0]!r} is a {type(strange[0]).__name__}; expected texts")
+        for symbol in symbols:
+            if not isinstance(symbol, str):
+                raise AlphabetError(f"symbol {symbol!r} is of type {type(symbol).__name__}; expected a text")
         self.symbols: tuple[str, ...] = tuple(unicodedata.normalize("NFC", s) for s in symbols)
         self.tokenizer, self.lexicon = tokenizer, lexicon
         if not self.symbols:

@@ -65,7 +65,7 @@ def test_subwords_refuse_characters_they_were_not_trained_on():
         ([], "at least one"),
         (["a", ""], "empty"),
         (["a", "b", "a"], "'a' stands twice"),
-        ([1], "symbol 1 is a int"),
+        ([1], "symbol 1 is of type int; expected a text"),
     ],
 )
 def test_contradictory_alphabets_are_refused(symbols, message):
