@@ -141,12 +141,22 @@ def test_a_search_minimises_what_the_run_measures(tmp_path):
 def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     made = compose(
-        ["folder", "data.root='~/a b'", "exp='~/e'", "training.start_from='~/m'", "lm.text=['~/t']"]
+        [
+            "folder",
+            "data.root='~/a b'",
+            "exp='~/e'",
+            "training.start_from='~/m'",
+            "lm.text=['~/t']",
+            "data.extra.folder.root='~/f'",
+            "data.extra.synthetic.train=3",
+        ]
     )
     with pytest.raises(ConfigError, match="no home folder of that name"):
         compose(["folder", "exp='~nobody-of-that-name/e'"])
     found = [made.data.root, made.exp, made.training.start_from, *made.lm.text]
-    assert found == [str(tmp_path / name) for name in ("a b", "e", "m", "t")]
+    found.append(made.data.extra["folder"]["root"])
+    assert found == [str(tmp_path / name) for name in ("a b", "e", "m", "t", "f")]
+    assert made.data.extra["synthetic"] == {"train": 3}
 
 
 def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):

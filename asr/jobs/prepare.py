@@ -71,7 +71,7 @@ def prepare(recipe: Recipe) -> Prepared:
 
 def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     own_root = (recipe.data.extra.get("folder") or {}).get("root")
-    if own_root and not Path(own_root).expanduser().exists():  # before anything is synthesised
+    if own_root and not Path(own_root).exists():  # before anything is synthesised
         raise CorpusError(f"data.extra.folder.root={own_root}: there is no such file or folder")
     root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source)
     is_given = recipe.data.root or recipe.data.options.get("splits")

@@ -247,13 +247,13 @@ def from_hydra(config: Any) -> Recipe:
     """
     from omegaconf import OmegaConf
 
-    fields = typing.cast(
-        "dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    )
-    for path in _PATHS:
-        *sections, key = path.split(".")
+    fields: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    extra = [name for name, options in fields["data"]["extra"].items() if isinstance(options, dict)]
+    paths = [*_PATHS, *(f"data.extra.{name}.root" for name in extra)]
+    for *sections, key in (path.split(".") for path in paths):
         section = functools.reduce(dict.__getitem__, sections, fields)
-        section[key] = section[key] and expanded(section[key])
+        if section.get(key):
+            section[key] = expanded(section[key])
     fields["lm"]["text"] = [expanded(name) for name in fields["lm"]["text"]]
     return typing.cast("Recipe", build(Recipe, fields))
 
