@@ -19,6 +19,7 @@ is held back by flow control: only a few messages are buffered here.
 import asyncio
 import json
 import logging
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -142,7 +143,7 @@ class Live:
 
     def _open_stream(self, sample_rate: str) -> TranscriptStream:
         lowest, highest = LOWEST_RATE_HZ, min(MOST_RATE_HZ, HIGHEST_RATE_HZ)
-        rate_hz = int(sample_rate) if sample_rate.isascii() and sample_rate.isdigit() else 0
+        rate_hz = int(sample_rate) if re.fullmatch("[0-9]{1,9}", sample_rate) else 0
         if sample_rate and not lowest <= rate_hz <= highest:
             raise StreamError(
                 "invalid_rate", f"sample_rate={sample_rate:.20}: expected {lowest} to {highest} Hz"
@@ -173,7 +174,7 @@ class Live:
 
 
 def _check_end(text: str) -> None:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         if json.loads(text) == {"type": "end"}:
             return
     raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
