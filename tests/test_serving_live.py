@@ -1,11 +1,12 @@
 """Streams over a WebSocket, by an independent client, against a running server."""
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, create_server
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ from tone_model import spoken, tone_model
 from tones import RATE_HZ
 
 from asr import audio
+from asr.jobs import serve as jobs
+from asr.streaming import TranscriptStream
+from asr.transcript import Partial
 
-pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+uvicorn = pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 client_of = pytest.importorskip("websockets.sync.client", reason="the service needs asr[serve]")
 from service import Running, hosted  # noqa: E402
 from starlette.applications import Starlette  # noqa: E402
@@ -170,6 +174,37 @@ def test_a_client_that_leaves_leaves_nothing_behind(service) -> None:
         time.sleep(0.01)
     assert live.open == 0
     assert converse(address, PCM)[-1]["text"] == "abc dab c"
+
+
+def test_a_client_that_sends_faster_than_recognition_runs_is_not_cut_off(monkeypatch) -> None:
+    """Its pongs come late: uvicorn, here very impatient, must not wait for any."""
+    new_config, new_server, feed = uvicorn.Config, uvicorn.Server, TranscriptStream.feed
+    servers: list[uvicorn.Server] = []
+
+    def impatient(app: Any, **settings: Any) -> uvicorn.Config:
+        return new_config(app, **{"ws_ping_interval": 0.05, "ws_ping_timeout": 0.05} | settings)
+
+    def slowly(stream: TranscriptStream, samples: np.ndarray) -> Partial:
+        time.sleep(0.1)
+        return feed(stream, samples)
+
+    def noted(config: uvicorn.Config) -> uvicorn.Server:
+        servers.append(new_server(config))
+        return servers[-1]
+
+    monkeypatch.setattr(uvicorn, "Config", impatient)
+    monkeypatch.setattr(uvicorn, "Server", noted)
+    monkeypatch.setattr(TranscriptStream, "feed", slowly)
+    with create_server(("127.0.0.1", 0)) as door:
+        monkeypatch.setattr(jobs, "_listening", lambda *_: door)
+        thread = threading.Thread(target=lambda: jobs.serve(tone_model(bidirectional=False), name="tones"))
+        thread.start()
+        try:
+            address = f"ws://127.0.0.1:{door.getsockname()[1]}{PATH}"
+            assert converse(address, PCM, len(PCM) // 16 * 2)[-1]["text"] == "abc dab c"
+        finally:
+            servers[0].should_exit = True
+            thread.join()
 
 
 def test_what_fails_within_is_told_without_its_inside(monkeypatch) -> None:

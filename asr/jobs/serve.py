@@ -67,6 +67,7 @@ def serve(
         timeout_graceful_shutdown=PATIENCE_S,
         ws="websockets-sansio",
         ws_max_size=LiveConfig.message_bytes,
+        ws_ping_interval=None,  # a pong waits behind the sound; streams end clients that are silent
     )
     with _listening(host, port) as door:
         say(f"{name} at http://{host}:{door.getsockname()[1]}  (Ctrl-C ends it)")

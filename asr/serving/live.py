@@ -13,7 +13,7 @@ subprotocols `asr` and `bearer.` + the token in base64url), sends binary message
 * `{"type": "error", "code": …, "message": …}` instead, on failure. Then it closes.
 
 Nothing is kept of a stream that has ended, whoever ended it. A client that sends faster than recognition runs
-is held back by flow control: only a few messages are buffered here.
+is held back by flow control: only a few messages are buffered here. Its pings wait behind its sound.
 """
 
 import asyncio
