@@ -1,5 +1,6 @@
 """Streams over a WebSocket, by an independent client, against a running server."""
 
+import asyncio
 import json
 import threading
 import time
@@ -24,6 +25,7 @@ client_of = pytest.importorskip("websockets.sync.client", reason="the service ne
 from service import Running, hosted  # noqa: E402
 from starlette.applications import Starlette  # noqa: E402
 from starlette.routing import WebSocketRoute  # noqa: E402
+from starlette.websockets import WebSocket  # noqa: E402
 from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 
 from asr.serving.live import PATH, Live, LiveConfig  # noqa: E402
@@ -205,6 +207,34 @@ def test_a_client_that_sends_faster_than_recognition_runs_is_not_cut_off(monkeyp
         finally:
             servers[0].should_exit = True
             thread.join()
+
+
+async def wait_for_ever() -> None:
+    """As uvicorn does when its buffer is full."""
+    await asyncio.Event().wait()
+
+
+async def refuse() -> None:
+    """As uvicorn does once it has closed the connection by itself."""
+    raise RuntimeError("Unexpected ASGI message 'websocket.send', after sending 'websocket.close'.")
+
+
+@pytest.mark.parametrize("fate", [wait_for_ever, refuse])
+def test_a_client_that_takes_nothing_gives_its_place_back_and_is_no_failure(fate, caplog) -> None:
+    sent: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.receive", "bytes": PCM} if sent else {"type": "websocket.connect"}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+        if message["type"] != "websocket.accept":
+            await fate()
+
+    live = Live(tone_model(bidirectional=False), config=LiveConfig(idle_s=0.1))
+    scope = {"type": "websocket", "path": PATH, "headers": [], "query_string": b""}
+    asyncio.run(asyncio.wait_for(live.serve(WebSocket(scope, receive, send)), 20))
+    assert (sent, live.open, caplog.messages) == (["websocket.accept", "websocket.send"], 0, [])
 
 
 def test_what_fails_within_is_told_without_its_inside(monkeypatch) -> None:

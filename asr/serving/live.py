@@ -20,6 +20,7 @@ import asyncio
 import json
 import logging
 import re
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ class LiveConfig:
     message_bytes: int = 2**20
     """Maximum size of a message."""
     idle_s: float = 30.0
-    """A stream is closed after this long without a message."""
+    """A stream is closed when its client has sent no message, or taken none, for so long."""
     longest_s: float = 4 * 3600.0
     """Maximum duration of the audio of a stream."""
 
@@ -106,13 +107,13 @@ class Live:
         try:
             await self._converse(socket)
         except StreamError as error:
-            await _end(socket, error.closing, type="error", code=error.code, message=str(error))
+            await self._end(socket, error.closing, type="error", code=error.code, message=str(error))
         except WebSocketDisconnect:
             return
         except Exception as error:  # the client is told that it failed, but no details
             log.error("a stream could not be recognised: %r", error)
             message = "the sound could not be recognised"
-            await _end(socket, CLOSED_FOR_ERROR, type="error", code="internal", message=message)
+            await self._end(socket, CLOSED_FOR_ERROR, type="error", code="internal", message=message)
         finally:
             self.open -= 1
 
@@ -135,11 +136,11 @@ class Live:
             if now.heard_s > self._config.longest_s:
                 raise StreamError("too_long", f"a stream may have {self._config.longest_s:g} s of sound")
             if (message := news(before, now)) is not None:
-                await socket.send_json(message)
+                await self._sent(socket.send_json(message))
             before = now
         said = (await asyncio.to_thread(stream.finish)).transcript
         assert said is not None
-        await _end(socket, CLOSED_NORMALLY, type="final", **verbose(said, {"segment", "word"}))
+        await self._end(socket, CLOSED_NORMALLY, type="final", **verbose(said, {"segment", "word"}))
 
     def _open_stream(self, sample_rate: str) -> TranscriptStream:
         lowest, highest = LOWEST_RATE_HZ, min(MOST_RATE_HZ, HIGHEST_RATE_HZ)
@@ -172,18 +173,28 @@ class Live:
             raise StreamError("invalid_message", f"{len(data)} bytes: expected whole samples of 2 bytes")
         return np.frombuffer(data, "<i2").astype(np.float32) / 32768
 
+    async def _end(self, socket: WebSocket, closing: int, **message: Any) -> None:
+        """Send the last message and close, unless the client has left."""
+        try:
+            await self._sent(socket.send_json(message))
+            await self._sent(socket.close(closing))
+        except WebSocketDisconnect:
+            log.debug("a client left before the end of its stream")
+
+    async def _sent(self, sending: Awaitable[None]) -> None:
+        """Wait until something is sent.
+
+        Raises:
+            WebSocketDisconnect: the client has left, or takes nothing.
+        """
+        try:
+            await asyncio.wait_for(sending, self._config.idle_s)
+        except (TimeoutError, RuntimeError) as error:  # uvicorn raises the latter once it has closed
+            raise WebSocketDisconnect from error
+
 
 def _check_end(text: str) -> None:
     with suppress(ValueError, RecursionError):
         if json.loads(text) == {"type": "end"}:
             return
     raise StreamError("invalid_message", 'expected binary messages of samples, or {"type": "end"}')
-
-
-async def _end(socket: WebSocket, closing: int, **message: Any) -> None:
-    """Send the last message and close, unless the client has left."""
-    try:
-        await socket.send_json(message)
-        await socket.close(closing)
-    except (WebSocketDisconnect, RuntimeError):
-        log.debug("a client left before the end of its stream")
