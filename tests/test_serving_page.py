@@ -1,38 +1,20 @@
 """The page in a real browser: a file dropped, words heard and saved, the keyboard, a phone, errors."""
 
 import base64
-import itertools
 import json
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import httpx
-import numpy as np
 import pytest
-import soundfile
-from tone_model import spoken, tone_model
-from tones import RATE_HZ
-
-from asr import audio
+from tone_model import tone_model
 
 pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-from service import running, wav  # noqa: E402
+from chromium import NEEDS_CHROMIUM, TALK, TEXT, launcher, words  # noqa: E402
+from service import running  # noqa: E402
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on this machine: the page was not opened"
-)
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--autoplay-policy=no-user-gesture-required",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-)
-TEXT = "abc dab c"
-TALK = wav(spoken(TEXT, seed=1, pause_s=0.3))
+pytestmark = NEEDS_CHROMIUM
+
 DROP = """([name, base64, copies]) => {
   const carried = new DataTransfer(), bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   carried.items.add(new File(Array(copies).fill(bytes), name));
@@ -46,17 +28,9 @@ COUNT_PLAYS = (
 
 
 @pytest.fixture(scope="module")
-def launch() -> Iterator[Callable[..., "playwright.Browser"]]:
-    """Starts a browser with further flags."""
-    with playwright.sync_playwright() as api:
-        yield lambda *more: api.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *more])
-
-
-@pytest.fixture(scope="module")
-def browser(launch) -> Iterator["playwright.Browser"]:
-    opened = launch()
-    yield opened
-    opened.close()
+def browser() -> Iterator["playwright.Browser"]:
+    with launcher() as launch, launch() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +56,6 @@ def page(browser, url) -> Iterator["playwright.Page"]:
 def drop(page, data: bytes = TALK, name: str = "my talk.wav", *, copies: int = 1) -> None:
     """Drop a file that holds `data` so many times."""
     page.evaluate(DROP, [name, base64.b64encode(data).decode(), copies])
-
-
-def words(page) -> list[str]:
-    page.wait_for_selector(".word")
-    return page.locator(".word span").all_inner_texts()
 
 
 def test_a_dropped_file_becomes_words_with_times_and_shade(page):
@@ -193,82 +162,6 @@ def test_a_voice_is_recorded_and_transcribed(page):
     page.click("#record")
     page.wait_for_function("() => /^recording: /.test(document.querySelector('#status').textContent)")
     assert page.locator("#result").is_visible()
-
-
-@pytest.fixture
-def microphone(launch, tmp_path) -> Iterator["playwright.Browser"]:
-    """A browser whose microphone hears what is said in TALK, once."""
-    path = tmp_path / "microphone.wav"
-    samples = np.pad(spoken(TEXT, seed=1, pause_s=0.3), (RATE_HZ // 2, 5 * RATE_HZ))
-    soundfile.write(path, audio.resample(samples, RATE_HZ, 48_000), 48_000)
-    opened = launch(f"--use-file-for-fake-audio-capture={path}%noloop")
-    yield opened
-    opened.close()
-
-
-def test_words_appear_while_they_are_said(microphone):
-    seen = """() => {
-      window.seen = [];
-      const note = () => seen.push([stable.textContent, unstable.textContent]);
-      new MutationObserver(note).observe(live, { childList: true, subtree: true });
-    }"""
-    with running(tone_model(bidirectional=False)) as service, microphone.new_context() as context:
-        page = context.new_page()
-        page.goto(service.url)
-        page.wait_for_function("() => document.querySelector('#model').textContent")
-        page.evaluate(seen)
-        page.click("#record")
-        page.wait_for_function(
-            "() => /abc\\s+dab\\s+c/.test(`${stable.textContent} ${unstable.textContent}`)"
-        )
-        assert page.get_attribute("#record", "aria-pressed") == "true"
-        assert "asr_open_streams 1" in httpx.get(f"{service.url}/metrics", trust_env=False).text
-        page.click("#record")
-        assert words(page) == TEXT.split()
-        assert page.locator("#live").is_hidden()
-        assert re.match(r"recording: 3 words in 0:0\d\.\d$", page.inner_text("#status"))
-        said = page.evaluate("() => seen.map(([stable, unstable]) => [stable, unstable])")
-        page.click(".word >> nth=0")
-        page.wait_for_function("() => document.querySelector('#audio').currentTime > 0.4")
-        assert "asr_open_streams 0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
-    stable = [text for text, _ in said]
-    assert all(later.startswith(text) for text, later in itertools.pairwise(stable))
-    assert any("a" in text and "dab" not in text for text in stable), "words come one after the other"
-
-
-def test_the_token_goes_along_with_a_stream(microphone):
-    token = "geheim ü?>"  # holds what base64 writes as + and /
-    with (
-        running(tone_model(bidirectional=False), token=token) as service,
-        microphone.new_context() as context,
-    ):
-        page = context.new_page()
-        page.goto(service.url)
-        page.wait_for_selector("#token:visible")
-        page.fill("#token", token)
-        page.keyboard.press("Enter")
-        page.wait_for_function("() => document.querySelector('#model').textContent")
-        page.click("#record")
-        page.wait_for_function("() => document.querySelector('#stable').textContent.includes('a')")
-        page.click("#record")
-        assert TEXT.startswith(words(page)[0])  # stopped as soon as something was certain
-        assert "transcribed in" not in page.inner_text("#status"), "it was uploaded instead"
-
-
-def test_a_recording_is_uploaded_where_the_stream_breaks_off(microphone):
-    with (
-        running(tone_model(bidirectional=False)) as service,
-        microphone.new_context() as context,
-    ):
-        page = context.new_page()
-        page.route_web_socket("**/v1/audio/stream*", lambda socket: socket.close())
-        page.goto(service.url)
-        page.wait_for_function("() => document.querySelector('#model').textContent")
-        page.click("#record")
-        page.wait_for_function("() => /0:0[4-9]/.test(document.querySelector('#status').textContent)")
-        page.click("#record")
-        assert words(page) == TEXT.split()
-        assert "transcribed in" in page.inner_text("#status")
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(browser, url):

@@ -1,0 +1,102 @@
+"""The page with a microphone, in a real browser: words while they are said, and what can go wrong."""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from tone_model import spoken, tone_model
+from tones import RATE_HZ
+
+from asr import audio
+
+pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+from chromium import NEEDS_CHROMIUM, TEXT, launcher, words  # noqa: E402
+from service import running  # noqa: E402
+
+pytestmark = NEEDS_CHROMIUM
+
+
+@pytest.fixture(scope="module")
+def launch() -> Iterator[Callable[..., "playwright.Browser"]]:
+    with launcher() as start:
+        yield start
+
+
+@pytest.fixture
+def microphone(launch, tmp_path) -> Iterator["playwright.Browser"]:
+    """A browser whose microphone hears TEXT, once."""
+    path = tmp_path / "microphone.wav"
+    samples = np.pad(spoken(TEXT, seed=1, pause_s=0.3), (RATE_HZ // 2, 5 * RATE_HZ))
+    soundfile.write(path, audio.resample(samples, RATE_HZ, 48_000), 48_000)
+    with launch(f"--use-file-for-fake-audio-capture={path}%noloop") as opened:
+        yield opened
+
+
+def test_words_appear_while_they_are_said(microphone):
+    seen = """() => {
+      window.seen = [];
+      const note = () => seen.push([stable.textContent, unstable.textContent]);
+      new MutationObserver(note).observe(live, { childList: true, subtree: true });
+    }"""
+    with running(tone_model(bidirectional=False)) as service, microphone.new_context() as context:
+        page = context.new_page()
+        page.goto(service.url)
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.evaluate(seen)
+        page.click("#record")
+        page.wait_for_function(
+            "() => /abc\\s+dab\\s+c/.test(`${stable.textContent} ${unstable.textContent}`)"
+        )
+        assert page.get_attribute("#record", "aria-pressed") == "true"
+        assert "asr_open_streams 1" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+        page.click("#record")
+        assert words(page) == TEXT.split()
+        assert page.locator("#live").is_hidden()
+        assert re.match(r"recording: 3 words in 0:0\d\.\d$", page.inner_text("#status"))
+        said = page.evaluate("() => seen.map(([stable, unstable]) => [stable, unstable])")
+        page.click(".word >> nth=0")
+        page.wait_for_function("() => document.querySelector('#audio').currentTime > 0.4")
+        assert "asr_open_streams 0" in httpx.get(f"{service.url}/metrics", trust_env=False).text
+    stable = [text for text, _ in said]
+    assert all(later.startswith(text) for text, later in itertools.pairwise(stable))
+    assert any("a" in text and "dab" not in text for text in stable), "words come one after the other"
+
+
+def test_the_token_goes_along_with_a_stream(microphone):
+    token = "geheim ü?>"  # holds what base64 writes as + and /
+    with (
+        running(tone_model(bidirectional=False), token=token) as service,
+        microphone.new_context() as context,
+    ):
+        page = context.new_page()
+        page.goto(service.url)
+        page.wait_for_selector("#token:visible")
+        page.fill("#token", token)
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_function("() => document.querySelector('#stable').textContent.includes('a')")
+        page.click("#record")
+        assert TEXT.startswith(words(page)[0])  # stopped as soon as something was certain
+        assert "transcribed in" not in page.inner_text("#status"), "it was uploaded instead"
+
+
+def test_a_recording_is_uploaded_where_the_stream_breaks_off(microphone):
+    with (
+        running(tone_model(bidirectional=False)) as service,
+        microphone.new_context() as context,
+    ):
+        page = context.new_page()
+        page.route_web_socket("**/v1/audio/stream*", lambda socket: socket.close())
+        page.goto(service.url)
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_function("() => /0:0[4-9]/.test(document.querySelector('#status').textContent)")
+        page.click("#record")
+        assert words(page) == TEXT.split()
+        assert "transcribed in" in page.inner_text("#status")
