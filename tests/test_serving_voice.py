@@ -19,12 +19,24 @@ from chromium import NEEDS_CHROMIUM, TEXT, launcher, words  # noqa: E402
 from service import running  # noqa: E402
 
 pytestmark = NEEDS_CHROMIUM
+KEEP_MICROPHONE = """
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wish) => (window.heard = await ask(wish));
+  window.AudioContext = class extends AudioContext { constructor() { super(); window.context = this; } };
+"""
 
 
 @pytest.fixture(scope="module")
 def launch() -> Iterator[Callable[..., "playwright.Browser"]]:
     with launcher() as start:
         yield start
+
+
+@pytest.fixture(scope="module")
+def browser(launch) -> Iterator["playwright.Browser"]:
+    """A browser whose microphone hears beeps."""
+    with launch() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -100,3 +112,48 @@ def test_a_recording_is_uploaded_where_the_stream_breaks_off(microphone):
         page.click("#record")
         assert words(page) == TEXT.split()
         assert "transcribed in" in page.inner_text("#status")
+
+
+def test_a_page_that_browsers_do_not_trust_says_why_it_has_no_microphone(browser):
+    with running(tone_model()) as service, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(service.url.replace("127.0.0.1", "elsewhere.test"))
+        page.click("#record")
+        page.wait_for_selector("#error:visible")
+        why = "No microphone: browsers allow it only on https and on localhost."
+        assert page.inner_text("#error") == why
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_microphone_that_is_unplugged_ends_the_recording(browser, streams):
+    with running(tone_model(bidirectional=not streams)) as service, browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(KEEP_MICROPHONE)
+        page.goto(service.url)
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_function("() => /0:00.[3-9]/.test(document.querySelector('#status').textContent)")
+        # stopped by a script, it does not say so by itself
+        page.evaluate(
+            "() => heard.getTracks().forEach((t) => { t.stop(); t.dispatchEvent(new Event('ended')); })"
+        )
+        page.wait_for_function("() => /^recording: /.test(document.querySelector('#status').textContent)")
+        assert page.inner_text("#record") == "Record"
+        assert page.locator("#live").is_hidden() and page.locator("#result").is_visible()
+
+
+def test_a_recording_that_cannot_begin_leaves_no_microphone_on(browser):
+    fails = "AudioWorklet.prototype.addModule = async () => { throw new Error('not today'); };"
+    with running(tone_model(bidirectional=False)) as service, browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(KEEP_MICROPHONE + fails)
+        page.goto(service.url)
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_selector("#error:visible")
+        assert page.inner_text("#error") == "The microphone cannot be recorded: not today"
+        assert page.evaluate("() => [context.state, ...heard.getTracks().map((t) => t.readyState)]") == [
+            "closed",
+            "ended",
+        ]
+        assert page.locator("#live").is_hidden()

@@ -7,6 +7,15 @@ const MOST_WAITING = 4e6; // bytes that the service has not taken yet; it is too
 // The promise gives { stop }, and stop() a promise of { sound, answer }; answer is null if the service broke off.
 export async function listen(stream, token, tell) {
   const context = new AudioContext();
+  try {
+    return await heard(context, stream, token, tell);
+  } catch (error) {
+    await context.close();
+    throw error;
+  }
+}
+
+async function heard(context, stream, token, tell) {
   await context.audioWorklet.addModule("microphone.js");
   const source = context.createMediaStreamSource(stream);
   const node = new AudioWorkletNode(context, "microphone", { channelCount: 1, channelCountMode: "explicit" });

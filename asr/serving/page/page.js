@@ -1,7 +1,7 @@
 // Drop or record → the service → words with times. All state is in `now`.
 
 import { bytes, listen } from "./live.js";
-import { decoded, peaks, wav } from "./sound.js";
+import { decoded, peaks, recorded, wav } from "./sound.js";
 import { clock, cues, srt, vtt } from "./transcript.js";
 
 const $ = (id) => document.getElementById(id);
@@ -216,6 +216,7 @@ async function copy() {
 
 async function record() {
   if (recorder) return recorder.stop();
+  if (!navigator.mediaDevices) return complain("No microphone: browsers allow it only on https and on localhost.");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ audio: PLAIN });
@@ -228,20 +229,24 @@ async function record() {
   $("busy").hidden = $("result").hidden = $("saves").hidden = true;
   try {
     recorder = { stop() {} }; // until it has begun
-    recorder = (await listened(stream)) ?? recorded(stream);
+    recorder = (await listened(stream)) ?? recorded(stream, (blob) => take(blob, "recording"));
   } catch (error) {
     recorder = null;
+    $("live").hidden = true;
+    stream.getTracks().forEach((track) => track.stop());
     return complain(`The microphone cannot be recorded: ${error.message}`);
   }
-  const began = performance.now(), { stop } = recorder;
+  const began = performance.now(), mine = recorder, { stop } = mine;
   const tick = () => tell(`Recording ${clock((performance.now() - began) / 1000)}`);
   const ticking = setInterval(tick, 100);
-  recorder.stop = () => {
+  mine.stop = () => {
     clearInterval(ticking);
     recorder = null;
     pressed(false);
     stop();
   };
+  // such as a microphone that is unplugged
+  for (const track of stream.getTracks()) track.onended = () => { if (recorder === mine) mine.stop(); };
   pressed(true);
 }
 
@@ -266,17 +271,6 @@ function soFar(stable, unstable) {
   $("live").hidden = false;
   $("stable").textContent = stable;
   $("unstable").textContent = unstable;
-}
-
-function recorded(stream) {
-  const chunks = [], machine = new MediaRecorder(stream);
-  machine.ondataavailable = (event) => chunks.push(event.data);
-  machine.onstop = () => {
-    stream.getTracks().forEach((track) => track.stop());
-    take(new Blob(chunks, { type: machine.mimeType }), "recording");
-  };
-  machine.start();
-  return { stop: () => machine.stop() };
 }
 
 function pressed(recording) {

@@ -1,6 +1,18 @@
-// Sound in the browser: decoding, WAV, and what a waveform needs.
+// Sound in the browser: recording, decoding, WAV, and what a waveform needs.
 
 const CHUNK = 1 << 16;
+
+// Begins to record; after { stop }, `take` is called with the recording.
+export function recorded(stream, take) {
+  const chunks = [], machine = new MediaRecorder(stream);
+  machine.ondataavailable = (event) => chunks.push(event.data);
+  machine.onstop = () => {
+    stream.getTracks().forEach((track) => track.stop());
+    take(new Blob(chunks, { type: machine.mimeType }));
+  };
+  machine.start();
+  return { stop: () => machine.stop() };
+}
 
 // Mono samples of whatever this browser can decode, or null; the service may still know the format.
 export async function decoded(blob) {
