@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 GROUP = 8
 """Recordings per task of a worker process."""
+SYSTEM_ERROR = 2
+"""libsndfile's code of an error of the operating system."""
 AHEAD = 3
 """Tasks in flight per process; bounds memory when one long recording holds up the others."""
 
@@ -36,6 +38,8 @@ class Decoded:
     pcm: bytes
     sha256: str
     problem: str | None = None
+    is_read_error: bool = False
+    """The reason is the system (permissions, a disk, too many open files), not the recording: it may pass."""
 
 
 def decode(utterance: Utterance, rate_hz: int) -> Decoded:
@@ -43,7 +47,9 @@ def decode(utterance: Utterance, rate_hz: int) -> Decoded:
     try:
         samples = utterance.read(rate_hz)
     except (AudioError, OSError) as error:
-        return Decoded(b"", "", str(error))
+        cause = error.__cause__ or error
+        is_read_error = isinstance(cause, OSError) or getattr(cause, "code", None) == SYSTEM_ERROR
+        return Decoded(b"", "", str(error), is_read_error)
     scaled = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767)
     pcm = scaled.astype("<i2").tobytes()
     return Decoded(pcm, hashlib.sha256(pcm).hexdigest())

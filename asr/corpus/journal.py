@@ -8,6 +8,7 @@ start until they disagree; everything before that is kept.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -32,15 +33,16 @@ class Journal:
     Args:
         stem: of the packed corpus.
         key: of its utterances; a journal of others is begun anew.
+        is_final: whether the entry of the utterance at an index stays; else all from there on are made anew.
     """
 
-    def __init__(self, stem: Path, key: str) -> None:
+    def __init__(self, stem: Path, key: str, is_final: Callable[[int, Entry], bool]) -> None:
         self.stem, self.key = stem, key
         part, whole, notes = (beside(stem, s) for s in (".pcm.part", ".pcm", ".journal"))
         if notes.is_file() and not part.exists() and whole.exists() and not beside(stem, ".json").exists():
             whole.replace(part)  # interrupted between the last two steps
         self._pcm, self._notes = part.open("a+b"), notes.open("a+b")
-        self.entries, pcm_end, notes_end = _agreed(self._pcm, self._notes, key)
+        self.entries, pcm_end, notes_end = _agreed(self._pcm, self._notes, key, is_final)
         self._pcm.truncate(pcm_end)
         self._notes.truncate(notes_end)
         if not notes_end:
@@ -64,8 +66,10 @@ class Journal:
             os.fsync(self._pcm.fileno())
 
 
-def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], int, int]:
-    """The entries whose samples are intact, and the byte offsets where their samples and notes end."""
+def _agreed(
+    pcm: IO[bytes], notes: IO[bytes], key: str, is_final: Callable[[int, Entry], bool]
+) -> tuple[list[Entry], int, int]:
+    """The entries that stay, with intact samples, and the byte offsets where their samples and notes end."""
     pcm.seek(0)
     notes.seek(0)
     entries: list[Entry] = []
@@ -78,6 +82,8 @@ def _agreed(pcm: IO[bytes], notes: IO[bytes], key: str) -> tuple[list[Entry], in
             if number > 0:
                 entry = Entry(**fields)
                 if entry.sha256 and hashlib.sha256(pcm.read(2 * entry.samples)).hexdigest() != entry.sha256:
+                    break
+                if not is_final(number - 1, entry):
                     break
                 entries.append(entry)
                 pcm_end += 2 * entry.samples

@@ -3,7 +3,7 @@
 Three files share a stem. `train.pcm` holds all samples back to back: int16, mono, little-endian.
 `train.jsonl` is the manifest of exactly these utterances in this order. `train.json` holds rate, offsets and
 fingerprint; it is written last, and without it the corpus is incomplete. Beside them, `train.report.json`
-lists every utterance that was left out and why.
+lists every utterance that was left out and why. What the system could not read is tried again by a later run.
 
 Recordings are decoded by several processes but written in order, so the bytes do not depend on their number.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from asr.corpus.decode import Decoded, available_cores, decode_all
+from asr.corpus.decode import Decoded, available_cores, decode, decode_all
 from asr.corpus.journal import Entry, Journal, beside
 from asr.corpus.manifest import Problem, Utterance, find_problem, read_manifest, write_manifest
 from asr.errors import CorpusError
@@ -31,6 +31,8 @@ from asr.files import explained, locked, whole_file
 FORMAT = 1
 SMALL = 256
 """Up to this many utterances are decoded without worker processes by default: starting them takes longer."""
+READ_ERROR = "read error"
+"""The kind of what is due to the system (permissions, a disk, too many open files), not to the recording."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,13 @@ def pack(
     stem = Path(stem)
     with locked(stem.with_name(f".{stem.name}.lock")):
         key = _key(utterances, [FORMAT, rate_hz, min_s, max_s])
-        if (done := _read_report(stem, key)) is not None:
+        if (done := _read_report(stem, key)) is not None and _is_final(done, utterances, rate_hz):
             return done
-        with explained(stem), Journal(stem, key) as journal:
+
+        def is_final(index: int, entry: Entry) -> bool:
+            return entry.kind != READ_ERROR or decode(utterances[index], rate_hz).is_read_error
+
+        with explained(stem), Journal(stem, key, is_final) as journal:
             resumed = len(journal.entries)
             if workers is None:
                 workers = 1 if len(utterances) - resumed <= SMALL else available_cores()
@@ -165,7 +171,8 @@ def _entries(
 
 def _entry_of(decoded: Decoded, *, rate_hz: int, min_s: float, max_s: float) -> tuple[Entry, bytes]:
     if decoded.problem is not None:
-        return Entry(kind="unreadable", detail=decoded.problem), b""
+        kind = READ_ERROR if decoded.is_read_error else "unreadable"
+        return Entry(kind=kind, detail=decoded.problem), b""
     samples = len(decoded.pcm) // 2
     if samples < min_s * rate_hz:
         return Entry(kind="too short", detail=f"{samples / rate_hz:.3f} s, at least {min_s} s wanted"), b""
@@ -240,14 +247,22 @@ def _read_report(stem: Path, key: str) -> PackReport | None:
     try:
         if _read_facts(stem)["source_key"] != key:
             return None
-        PackedCorpus(stem)
         fields = json.loads(beside(stem, ".report.json").read_text(encoding="utf-8"))
+        if len(PackedCorpus(stem)) != fields["packed"]:  # interrupted when both were to be replaced
+            return None
         left_out = tuple(Problem(**problem) for problem in fields["left_out"])
     except (CorpusError, OSError, ValueError, KeyError, TypeError):
         return None
     return PackReport(
         stem, fields["packed"], fields["duration_s"], left_out, fields["packed"] + len(left_out)
     )
+
+
+def _is_final(report: PackReport, utterances: Sequence[Utterance], rate_hz: int) -> bool:
+    """Whether what the system could not read still cannot be read."""
+    failed = {(p.id, p.audio_filepath) for p in report.left_out if p.kind == READ_ERROR}
+    again = (u for u in utterances if (u.id, os.fspath(u.audio_filepath)) in failed)
+    return all(decode(u, rate_hz).is_read_error for u in again)
 
 
 def _read_facts(stem: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from asr import corpus
 from asr.corpus.manifest import Utterance, join_named
-from asr.corpus.packed import PackedCorpus, PackReport, pack
+from asr.corpus.packed import READ_ERROR, PackedCorpus, PackReport, pack
 from asr.errors import ConfigError, CorpusError
 from asr.files import locked, whole_file
 from asr.jobs.console import counting, say, warn
@@ -62,7 +62,8 @@ def prepare(recipe: Recipe) -> Prepared:
             try:
                 for split in prepared.splits:
                     prepared.open(split)
-                if prepared.own >= 0:  # −1: prepared before this was written down
+                is_whole = not any(READ_ERROR in made["left_out"] for made in facts["splits"].values())
+                if is_whole and prepared.own >= 0:  # −1: prepared before this was written down
                     return prepared
             except CorpusError as error:
                 warn(f"{error}; this is being done now")
