@@ -112,6 +112,16 @@ def test_a_character_that_is_not_in_training_is_told_once_for_all_utterances(asr
     assert "'é' is in no training transcript; test has it in 3 of 3 utterances" in said
 
 
+def test_recordings_that_are_measured_and_trained_on_are_told(asr, words, tmp_path):
+    status, said = asr("prepare", *words)
+    assert status == 0 and "in train too" not in said
+    trained = (tmp_path / "train.jsonl").read_text().splitlines(keepends=True)
+    lines = [line.replace('"id": "train', '"id": "other') for line in trained[:2]]
+    (tmp_path / "dev.jsonl").write_text("".join([*lines, (tmp_path / "dev.jsonl").read_text()]))
+    status, said = asr("prepare", *words)
+    assert status == 0 and "2 of 5 dev recordings are in train too" in said and "test recordings" not in said
+
+
 def test_who_names_no_recordings_is_told_the_key(asr):
     status, said = asr("run", "folder")
     assert status == 1 and "add data.root=FOLDER" in said.replace("\n", " ")

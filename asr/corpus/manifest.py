@@ -43,6 +43,11 @@ class Utterance:
     start_s: float | None = None
     """Where it starts in a longer recording, of which it lasts `duration_s`; None: it is all of it."""
 
+    @property
+    def place(self) -> tuple[Path, float | None]:
+        """What it is in the corpus, whatever its id: its recording, and where in that it starts."""
+        return self.audio_filepath, self.start_s
+
     def read(self, rate_hz: int) -> np.ndarray:
         """Its samples (n,), mono, float32; raises AudioError as `audio.read` does."""
         if self.start_s is None:
@@ -222,7 +227,7 @@ def join_named(parts: Iterable[tuple[str, Sequence[Utterance]]]) -> list[Utteran
     known: dict[str, tuple[Path, float | None]] = {}
     joined: list[Utterance] = []
     for name, utterances in parts:
-        places = [(u.audio_filepath, u.start_s) for u in utterances]
+        places = [u.place for u in utterances]
         joined += [
             u if known.get(u.id, place) == place else replace(u, id=f"{name}/{u.id}")
             for u, place in zip(utterances, places, strict=True)

@@ -2,12 +2,16 @@
 
 import difflib
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError, CorpusError
+
+_log = logging.getLogger(__name__)
 
 By = Literal["auto", "speaker", "utterance"]
 
@@ -22,7 +26,8 @@ def hold_out(
 
     Which ones are held out depends only on the seed, the names of speakers or utterances, and how many
     utterances each speaker has, not on their order or on the machine. Speakers with far more than others, who
-    would make a split more than twice as large as it should be, are passed over.
+    would make a split more than twice as large as it should be, are passed over. A recording that is listed
+    under several ids stays in one split.
 
     Args:
         utterances: to be split.
@@ -47,9 +52,11 @@ def hold_out(
     if by not in ("auto", "speaker", "utterance"):
         raise ConfigError(f"by={by!r}: expected auto, speaker or utterance")
     groups = _groups(utterances, by)
+    if wanted and by == "auto":
+        _tell_of_unknown_speakers(utterances, groups)
     split_of = _drawn(groups, wanted, seed)
     if split_of is None:
-        groups = [u.id for u in utterances] if by == "auto" else groups
+        groups = _names(utterances) if by == "auto" else groups
         split_of = _drawn(groups, wanted, seed, passes_over=False)
     if split_of is None:
         what = ", ".join(wanted) or "any"
@@ -103,9 +110,30 @@ def _groups(utterances: Sequence[Utterance], by: By) -> list[str]:
     known = len(speakers) == len(utterances)
     if by == "speaker" or (by == "auto" and known and len(set(speakers)) >= FEWEST_SPEAKERS):
         return speakers
-    recordings = [u.id if u.start_s is None else u.audio_filepath.stem for u in utterances]
+    names = _names(utterances)
+    recordings = [
+        name if u.start_s is None else u.audio_filepath.stem
+        for u, name in zip(utterances, names, strict=True)
+    ]
     is_enough = len(set(recordings)) >= FEWEST_SPEAKERS  # the parts of one are said by the same people
-    return recordings if by == "auto" and is_enough else [u.id for u in utterances]
+    return recordings if by == "auto" and is_enough else names
+
+
+def _tell_of_unknown_speakers(utterances: Sequence[Utterance], groups: Sequence[str]) -> None:
+    """Say that `auto` would have taken speakers, if some of enough of them are not known."""
+    unknown = sum(u.speaker is None for u in utterances)
+    if unknown and len({u.speaker for u in utterances} - {None}) >= FEWEST_SPEAKERS:
+        what = "utterance" if groups == _names(utterances) else "recording"
+        have = "has" if unknown == 1 else "have"
+        _log.warning("split by %s: %d of %d %s no speaker", what, unknown, len(utterances), have)
+
+
+def _names(utterances: Sequence[Utterance]) -> list[str]:
+    """The id of each utterance, or the first of all ids of the same recording, or part of one."""
+    first: dict[tuple[Path, float | None], str] = {}
+    for u in utterances:
+        first[u.place] = min(u.id, first.get(u.place, u.id))
+    return [first[u.place] for u in utterances]
 
 
 def as_names(value: Any, *, option: str) -> list[str]:

@@ -82,6 +82,7 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
     own = {u.id for u in found.get("train", ())}
     for source, options in recipe.data.extra.items():
         _add(found, source, options or {}, recipe)
+    _warn_of_shared_recordings(found)
     summary: dict[str, Any] = {}
     for split, utterances in found.items():
         if not utterances:
@@ -116,6 +117,15 @@ def _add(found: dict[str, list[Utterance]], source: str, options: dict[str, Any]
     found["train"] = join_named([("", found["train"]), (source, added.pop("train"))])
     if unused := ", ".join(f"{len(us):,} of {split}" for split, us in added.items() if us):
         say(f"data.extra.{source}: only train is added; not used are {unused}")
+
+
+def _warn_of_shared_recordings(found: dict[str, list[Utterance]]) -> None:
+    """Warn of splits that measure on what is trained on."""
+    trained = {u.place for u in found.get("train", ()) if u.flaw is None}
+    for split, utterances in found.items():
+        measured = {u.place for u in utterances if u.flaw is None}
+        if split != "train" and (shared := len(measured & trained)):
+            warn(f"{shared} of {len(measured)} {split} recordings are in train too")
 
 
 def _find(source: str, root: Path, options: dict[str, Any]) -> dict[str, list[Utterance]]:
