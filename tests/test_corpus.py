@@ -229,6 +229,8 @@ TABLES = {
     "c.tsv": "client_id\tpath\tsentence\textra\nann\ta.wav\tone, two\t\n",
     "d.csv": "speaker|wav|transcription\nann|c/a.wav|one, two\n",
     "f.csv": ' File Name , sentence , Speaker ID\nc/a.wav , "one, two", ann\n',
+    "g.csv": '"sep=;"\r\npath;sentence, spoken;text;"who, when";speaker\r\nc/a.wav;x;one, two;y;ann\r\n',
+    "h.csv": "\ufeffSEP=;\npath;text;speaker\nc/a.wav;one, two;ann\n",
     "e.csv": '\ufeffaudio_filepath,sentence,speaker_id\r\nc/a.wav,"one, two",ann\r\n\r\n',
 }
 
@@ -244,11 +246,17 @@ def test_tables_of_many_dialects_give_the_same_utterance(tmp_path, name):
 
 
 def test_rows_of_a_table_may_be_parts_of_recordings(tmp_path):
-    (tmp_path / "a.csv").write_text("file,text,offset,duration\na.wav,x,1.5,2\na.wav,y,,3\n")
-    assert [(u.id, u.start_s, u.duration_s) for u in read_table(tmp_path / "a.csv")] == [
-        ("a_1.50", 1.5, 2.0),
-        ("a", None, 0.0),
-    ]
+    for columns, fields in {
+        "offset,duration": ("1.5,2", ",3", ","),
+        "Start Time,End Time": ("1.5,3.5", ",3", ","),
+        "start,duration,end": ("1.5,,3.5", ",3,", ",,"),
+        "offset;duration": ("1,5;2,0", ";3", ";"),
+    }.items():
+        by = ";" if ";" in columns else ","
+        rows = [f"a.wav{by}x{by}{given}\n" for given in fields]
+        (tmp_path / "a.csv").write_text("".join([f"file{by}text{by}{columns}\n", *rows]))
+        found = [(u.id, u.start_s, u.duration_s) for u in read_table(tmp_path / "a.csv")]
+        assert found == [("a_1.50", 1.5, 2.0), ("a_0.00", 0.0, 3.0), ("a", None, 0.0)], columns
 
 
 def test_a_quote_in_a_tsv_is_a_quote_and_a_line_separator_is_text(tmp_path):
@@ -263,9 +271,14 @@ WRONG_TABLES = {
     "path,text\nb.wav\n": r"line 2: 1 fields",
     'path,text\na.wav,"never closed\n': r"line 2: unexpected end of data",
     "": r"line 1: the columns are none",
-    "path,text,offset\na.wav,x,1\n": r"line 1: .*; one of duration was expected",
+    "path,text,offset\na.wav,x,1\n": r"line 1: .*; one of duration, end, end_time was expected",
     "path,text,offset,duration\na.wav,x,one,2\n": r"line 2: could not convert string to float: 'one'",
-    "path,text,offset,duration\na.wav,x,1,\n": r"line 2: could not convert",
+    "path,text,offset,duration\na.wav,x,1,\n": r"line 2: offset 1\.0 without a duration or an end",
+    "path,text,offset,duration\na.wav,x,0,\n": r"line 2: offset 0\.0 without a duration or an end",
+    "path,text,start,end\na.wav,x,2,2\n": r"line 2: offset 2\.0 and duration 0\.0 are impossible",
+    'path,text,offset,duration\na.wav,x,"1,5",2\n': r"line 2: could not convert string to float: '1,5'",
+    "path,text\n,x\n": r"line 2: no recording is named: ,x",
+    "sep=;\r\npath;text\r\na.wav\r\n": r"line 3: 1 fields",
     "path,text,offset,duration\na.wav,x,1,0\n": r"line 2: offset 1\.0 and duration 0\.0 are impossible",
 }
 
