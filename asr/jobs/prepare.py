@@ -163,13 +163,16 @@ def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfi
         return
     known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}
     for split in (s for s in splits if s != "train"):
-        where: dict[str, list[str]] = {}
+        places, strange = [], dict[str, None]()  # in the order in which they are met
         utterances = PackedCorpus(folder / split).utterances
         for line, u in enumerate(utterances, 1):
-            for strange in set(normalise(u.text, data.style)) - known - {" "}:
-                where.setdefault(strange, []).append(f"line {line}: {u.id}")
-        for strange, lines in sorted(where.items()):
+            if new := set(normalise(u.text, data.style)) - known - {" "}:
+                places.append(f"line {line}: {u.id}")
+                strange |= dict.fromkeys(sorted(new))
+        if strange:
+            shown = ", ".join(map(repr, list(strange)[:5])) + (", …" if len(strange) > 5 else "")
+            what = f"{shown} is" if len(strange) == 1 else f"{len(strange)} characters ({shown}) are"
             warn(
-                f"{folder / split}.jsonl, {lines[0]}: {strange!r} is in no training transcript; {split} has "
-                f"it in {len(lines)} of {len(utterances)} utterances"
+                f"{folder / split}.jsonl, {places[0]}: {what} in no training transcript; {split} has "
+                f"such in {len(places)} of {len(utterances)} utterances"
             )
