@@ -82,7 +82,12 @@ def test_recordings_without_text_are_reported_by_packing(tmp_path):
             text(tmp_path / f"{i}.txt", "yes")
     found = corpus.prepare("folder", tmp_path, fractions={})
     report = pack(found["train"], tmp_path / "out" / "train", rate_hz=8000)
-    assert (report.packed, [(p.id, p.kind) for p in report.left_out]) == (9, [("3", "empty transcript")])
+    assert (report.packed, [(p.id, p.kind) for p in report.left_out]) == (9, [("3", "no text")])
+    assert report.left_out[0].detail == "no text was found for it"
+    text(tmp_path / "3.txt", "yes")
+    split = {name: {u.id for u in us} for name, us in corpus.prepare("folder", tmp_path).items()}
+    (tmp_path / "3.txt").unlink()
+    assert {name: {u.id for u in us} for name, us in corpus.prepare("folder", tmp_path).items()} == split
 
 
 def test_a_manifest_is_split_by_speaker_where_speakers_are_known(tmp_path):

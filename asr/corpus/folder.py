@@ -5,17 +5,19 @@ Accepted forms, for the whole corpus or for each split:
 * a JSONL manifest (see `asr.corpus.manifest`), or a CSV or TSV table (see `asr.corpus.tables`);
 * a folder with a `.txt` or `.lab` of the same name beside each recording;
 * a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name
-  with or without suffix, followed by a tab, `|` or a space.
+  with or without suffix, followed by a tab, `|` or a space. A text beside a recording comes before lists.
 
 What cannot be used (formats that cannot be read, a second copy of a recording, wrong lines, texts that are
-not UTF-8) comes with its flaw, so that packing reports it.
+not UTF-8, that differ or whose recording is not clear) comes with its flaw, so that packing reports it.
+Hidden files, and those that an open Office document (`~$…`) or a Mac's archive (`__MACOSX`) leaves, are not
+looked at.
 
 Splits are taken from the configuration; else from files or folders named train, dev and test; else made.
 """
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from asr.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from asr.corpus.download import Progress
 from asr.corpus.manifest import (
     Utterance,
+    is_manifest,
     join_named,
     name_by_path,
     read_manifest,
@@ -30,7 +33,9 @@ from asr.corpus.manifest import (
 )
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
-from asr.errors import ConfigError, CorpusError
+from asr.errors import ConfigError, CorpusError, ManifestError
+
+Flaw = tuple[str, str]
 
 FRACTIONS = {"dev": 0.1, "test": 0.1}
 SPLIT_NAMES = {
@@ -40,6 +45,7 @@ SPLIT_NAMES = {
 }
 MANIFESTS = (".jsonl", ".json", ".csv", ".tsv")
 TEXT_SUFFIXES = (".txt", ".lab")
+_NO_TEXT = ("no text", "no text was found for it")
 _LOSSY = (".mp3", ".ogg", ".oga", ".opus")
 
 
@@ -83,12 +89,15 @@ def prepare(
 def _hold_out(
     root: Path, utterances: Sequence[Utterance], fractions: Mapping[str, float], **settings: Any
 ) -> dict[str, list[Utterance]]:
-    """The splits of the utterances without flaw; those with one stay in `train`, to be reported there."""
-    sound = [u for u in utterances if u.flaw is None]
+    """The splits of the utterances without flaw; those with one stay in `train`, to be reported there.
+
+    Those without text are split too, so that splits stay as they are when a text is added.
+    """
+    sound = [u for u in utterances if u.flaw in (None, _NO_TEXT)]
     if not sound:
         raise CorpusError(f"{root} has no utterances: expected recordings and their texts")
     found = hold_out(sound, fractions, **settings)
-    found["train"] += [u for u in utterances if u.flaw is not None]
+    found["train"] += [u for u in utterances if u.flaw not in (None, _NO_TEXT)]
     return found
 
 
@@ -109,11 +118,19 @@ def _named_splits(root: Path) -> dict[str, list[str]]:
 def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
     suffix = path.suffix.lower()
     if path.is_dir():
-        tables = sorted(p for p in path.iterdir() if p.suffix.lower() in MANIFESTS)
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in MANIFESTS and not _is_hidden(p.name))
+        tables = [p for p in found if p.suffix.lower() != ".json" or is_manifest(p)]
         if len(tables) > 1:
             shown = ", ".join(p.name for p in tables)
             raise ConfigError(f"{path} holds several manifests ({shown}); say which is what with splits")
-        return _read(tables[0], speaker_folders) if tables else _read_folder(path.absolute(), speaker_folders)
+        if tables:
+            return _read(tables[0], speaker_folders)
+        try:
+            return _read_folder(path.absolute(), speaker_folders)
+        except CorpusError as error:
+            if not found or isinstance(error, ManifestError):
+                raise
+            return _read(found[0], speaker_folders)  # a .json that was meant to be one: what is wrong with it
     if not path.exists():
         raise CorpusError(f"{path} does not exist; a manifest or a folder of recordings was expected")
     if suffix in (".csv", ".tsv"):
@@ -124,7 +141,7 @@ def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
 
 
 def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
-    files = sorted(p for p in folder.rglob("*") if p.is_file() or (p.is_symlink() and not p.exists()))
+    files = sorted(_files(folder))
     recordings = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
     foreign = [p for p in files if p.suffix.lower() in FOREIGN_SUFFIXES]
     if not recordings:
@@ -143,21 +160,37 @@ def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
             f"{folder} has {len(recordings)} recordings but no texts: expected NAME.txt beside each NAME"
             f"{recordings[0].suffix}, or a text file with lines `NAME text`"
         )
-    used = [
-        Utterance(
-            "", p, 0.0, texts.get(p, ""), _speaker(p, folder) if speaker_folders else None, flaws.get(p)
-        )
-        for p in chosen.values()
-    ]
-    refuse_if_all_flawed(used)
-    unused = [p for p in [*recordings, *foreign] if chosen.get(p.with_suffix("")) != p]
-    return name_by_path([*used, *(_unused(p, chosen.get(p.with_suffix("")), folder) for p in unused)])
+    used = []
+    for p in chosen.values():
+        speaker = _speaker(p, folder) if speaker_folders else None
+        flaw = flaws.get(p) or (None if p in texts else _NO_TEXT)
+        used.append(Utterance("", p, 0.0, texts.get(p, ""), speaker, flaw))
+    refuse_if_all_flawed([u for u in used if u.flaw != _NO_TEXT])
+    unused = [p for p in [*recordings, *foreign] if chosen.get(_key(p)) != p]
+    return name_by_path([*used, *(_unused(p, chosen.get(_key(p)), folder) for p in unused)])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below the folder that are not hidden, and links to nothing."""
+    for path in folder.rglob("*"):
+        is_seen = not any(_is_hidden(name) for name in path.relative_to(folder).parts)
+        if is_seen and (path.is_file() or (path.is_symlink() and not path.exists())):
+            yield path
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "~$")) or name == "__MACOSX"
+
+
+def _key(file: Path) -> Path:
+    """What a recording and its text have in common: the path without suffix, in one Unicode form."""
+    return file.parent / unicodedata.normalize("NFC", file.stem)
 
 
 def _choose_copies(recordings: Sequence[Path]) -> dict[Path, Path]:
-    """Path without suffix → the recording; of several copies one that is there, and has lost nothing."""
+    """`_key` → the recording; of several copies one that is there, and has lost nothing."""
     best_last = sorted(recordings, key=lambda p: (p.is_file(), p.suffix.lower() not in _LOSSY))
-    return {p.with_suffix(""): p for p in best_last}
+    return {_key(p): p for p in best_last}
 
 
 def _unused(path: Path, copy: Path | None, folder: Path) -> Utterance:
@@ -175,45 +208,76 @@ def _speaker(recording: Path, folder: Path) -> str | None:
 
 def _texts(
     recordings: Sequence[Path], chosen: Mapping[Path, Path], files: Sequence[Path]
-) -> tuple[dict[Path, str], dict[Path, tuple[str, str]]]:
+) -> tuple[dict[Path, str], dict[Path, Flaw]]:
     """The text of each recording that has one, and what is wrong with the texts of others."""
-    found: dict[Path, tuple[Path, int, bytes]] = {}
-    lists = []
-    for file in files:
-        if (recording := chosen.get(file.with_suffix(""))) is not None:
-            found[recording] = (file, 0, _content(file))
-        else:
-            lists.append(file)
+    texts: dict[Path, str] = {}
+    flaws: dict[Path, Flaw] = {}
+    beside = {chosen[_key(file)]: file for file in files if _key(file) in chosen}
+    lists = [file for file in files if _key(file) not in chosen]
+    lines, unclear = _listed(lists, recordings, chosen)
+    for recording, found in lines.items():
+        place, text = found[0]
+        other = next((place for place, another in found if another != text), None)
+        try:
+            texts[recording] = text.decode().strip()
+        except UnicodeDecodeError as error:
+            flaws[recording] = ("invalid text", f"{place} is not text in UTF-8: {error}")
+        if other is not None:
+            flaws[recording] = ("ambiguous", f"{recording.name} has two texts: {place}, and {other}")
+    flaws |= {recording: flaw for recording, flaw in unclear.items() if recording not in lines}
+    for recording, file in beside.items():
+        flaws.pop(recording, None)
+        try:
+            texts[recording] = " ".join(_content(file).decode().split())
+        except UnicodeDecodeError as error:
+            flaws[recording] = ("invalid text", f"{file} is not text in UTF-8: {error}")
+    return texts, flaws
+
+
+def _listed(
+    lists: Sequence[Path], recordings: Sequence[Path], chosen: Mapping[Path, Path]
+) -> tuple[dict[Path, list[tuple[str, bytes]]], dict[Path, Flaw]]:
+    """What lists say of each recording, with file and line, and of those that a name leaves open.
+
+    A name without a text says nothing if there is a text elsewhere.
+    """
+    lines: dict[Path, list[tuple[str, bytes]]] = {}
+    unclear: dict[Path, Flaw] = {}
     for file in lists:
         names = _names(file.parent, recordings, chosen)
         for number, line in enumerate(_content(file).split(b"\n"), 1):
             name, text = _name_and_text(line, names)
-            if name in names:
-                found.setdefault(names[name], (file, number, text))
-    texts, flaws = {}, {}
-    for recording, (file, number, text) in found.items():
-        try:
-            texts[recording] = " ".join(text.decode().split()) if number == 0 else text.decode().strip()
-        except UnicodeDecodeError as error:
-            place = f"{file}, line {number}" if number else f"{file}"
-            flaws[recording] = ("invalid text", f"{place} is not text in UTF-8: {error}")
-    return texts, flaws
+            place, called = f"{file}, line {number}", names.get(name, ())
+            if len(called) == 1:
+                lines.setdefault(called[0], []).append((place, text))
+            why = f"{place}: {len(called)} recordings are called {name!r}; give its path in the list"
+            unclear |= {recording: ("ambiguous", why) for recording in called if len(called) > 1}
+    said = {recording: [(place, text) for place, text in found if text] for recording, found in lines.items()}
+    return {recording: said[recording] or found[:1] for recording, found in lines.items()}, unclear
 
 
-def _names(folder: Path, recordings: Sequence[Path], chosen: Mapping[Path, Path]) -> dict[str, Path]:
+def _names(
+    folder: Path, recordings: Sequence[Path], chosen: Mapping[Path, Path]
+) -> dict[str, tuple[Path, ...]]:
     """What a list in `folder` may call the recordings below it; their paths come before their bare names."""
-    near = [(p.relative_to(folder), chosen[p.with_suffix("")]) for p in recordings if folder in p.parents]
-    names = {name: p for q, p in near for name in (q.name, q.stem)}
-    names |= {name: p for q, p in near for name in (q.as_posix(), q.with_suffix("").as_posix())}
-    return {unicodedata.normalize("NFC", name): p for name, p in names.items()}
+    near = [(p.relative_to(folder), chosen[_key(p)]) for p in recordings if folder in p.parents]
+    called: dict[str, dict[Path, None]] = {}
+    for q, p in near:
+        for name in (q.name, q.stem):
+            called.setdefault(unicodedata.normalize("NFC", name), {})[p] = None
+    names = {name: tuple(found) for name, found in called.items()}
+    for q, p in near:
+        for path in (q.as_posix(), q.with_suffix("").as_posix()):
+            names[unicodedata.normalize("NFC", path)] = (p,)
+    return names
 
 
-def _name_and_text(line: bytes, names: Mapping[str, Path]) -> tuple[str, bytes]:
+def _name_and_text(line: bytes, names: Collection[str]) -> tuple[str, bytes]:
     """The line's recording and text: a tab or `|` separates them, else the first blank."""
     for separator in (rb"\t", rb"\|", rb"\s+"):
         name, *rest = re.split(separator, line.strip(), maxsplit=1)
         if (found := unicodedata.normalize("NFC", name.decode(errors="replace").strip())) in names:
-            return found, b"".join(rest)
+            return found, b"".join(rest).strip()
     return "", b""
 
 

@@ -16,6 +16,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,10 +92,7 @@ def read_manifest(path: str | Path, *, keep_flawed: bool = False) -> list[Uttera
     path = Path(path)
     if path.suffix.lower() in (".csv", ".tsv"):
         raise ManifestError(f"{path} is a table: expected JSONL, only prepare, train and run read tables")
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}; expected a JSONL manifest") from error
+    lines = _lines(path)
     folder = os.path.abspath(path.parent)  # noqa: PTH100 (unlike resolve, it keeps links)
     utterances = []
     for number, line in enumerate(lines, 1):
@@ -109,6 +107,15 @@ def read_manifest(path: str | Path, *, keep_flawed: bool = False) -> list[Uttera
             utterances.append(flawed_line(path, number, placed))
     refuse_if_all_flawed(utterances)
     return name_by_path(utterances)
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether the file has a valid line; raises ManifestError if it cannot be read."""
+    for line in _lines(path):
+        with suppress(ManifestError):
+            _parse(line, os.fspath(path.parent))
+            return True
+    return False
 
 
 def flawed_line(path: Path, number: int, error: Exception) -> Utterance:
@@ -244,6 +251,13 @@ def find_file(name: str) -> Path:
     forms = [unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)]
     others = [other for form in forms for other in (Path(form), path.with_name(Path(form).name))]
     return next((other for other in others if os.path.exists(other)), path)  # noqa: PTH110
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ManifestError(f"{path}: {error.strerror}; expected a JSONL manifest") from error
 
 
 def _parse(line: bytes, folder: str) -> Utterance:
