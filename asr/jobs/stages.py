@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +42,7 @@ def _do(stage: str, recipe: recipes.Recipe) -> None:
     if stage == "prepare":
         prepare(recipe)
         return
-    busy = f"another process works in {recipe.exp}: wait for it, or give this run its own, exp=FOLDER"
-    is_first = not int(os.environ.get("RANK", 0))
-    with locked(Path(recipe.exp) / ".lock", busy=busy) if is_first else nullcontext():
+    with nullcontext() if int(os.environ.get("RANK", 0)) else _alone(Path(recipe.exp)):
         if stage == "train":
             from asr.jobs.members import train_all
 
@@ -53,6 +51,22 @@ def _do(stage: str, recipe: recipes.Recipe) -> None:
             from asr.jobs.run import run
 
             run(recipe)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of the folder; if nothing is written to it, it is not made."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    lock = folder / ".lock"
+    busy = f"another process works in {folder}: wait for it, or give this run its own, exp=FOLDER"
+    with locked(lock, busy=busy):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # of a folder that is not empty, which ends this
+                lock.unlink()
+                for place in missing:
+                    place.rmdir()
 
 
 def _attempt(stage: str, config: Any) -> float:
