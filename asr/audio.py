@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -287,21 +287,21 @@ def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: floa
     start, wanted = round(start_s * file.samplerate), round(duration_s * file.samplerate)
     before = min(start, file.samplerate)  # the first samples of an mp3 or an Opus file after a jump are wrong
     try:
-        file.seek(start - before)
+        with containers.quiet() if file.format == "MP3" else nullcontext():
+            file.seek(start - before)
+            at = start - before + len(file.read(before))
     except soundfile.SoundFileError as error:
         raise AudioError(f"{name} has nothing at {start_s:.2f} s: {error}") from error
-    read, found = [], 0
-    for block in _mono_blocks(file, name, before + wanted, at=start - before):
+    read, found = [np.zeros(0, np.float32)], 0
+    for block in _mono_blocks(file, name, wanted, at=at):
         read.append(block)
         found += len(block)
-        if found >= before + wanted:
+        if found >= wanted:
             break
-    if found < before + wanted - PART_SLACK_S * file.samplerate:
-        end_s = (start - before + found) / file.samplerate
-        raise AudioError(
-            f"{name} ends at {end_s:.2f} s; {start_s:.2f} to {start_s + duration_s:.2f} s were wanted"
-        )
-    return np.concatenate([*read, np.zeros(0, np.float32)])[before : before + wanted]
+    if found < wanted - PART_SLACK_S * file.samplerate:
+        end_s, until_s = (at + found) / file.samplerate, start_s + duration_s
+        raise AudioError(f"{name} ends at {end_s:.2f} s; {start_s:.2f} to {until_s:.2f} s were wanted")
+    return np.concatenate(read)[:wanted]
 
 
 def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) -> None:

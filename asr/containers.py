@@ -161,6 +161,23 @@ def _xing(file: BinaryIO) -> tuple[int, bytes, int, int]:
     return start, head[:2], frames, fields[0] if has & 2 else 0
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what C libraries write to standard error: libmpg123 misses the frames before a jump, aloud."""
+    try:
+        errors = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    with Path(os.devnull).open("wb") as nothing:
+        os.dup2(nothing.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(errors, 2)
+        os.close(errors)
+
+
 class Endless:
     """A file that claims to be endless, so that nothing is concluded from its size.
 

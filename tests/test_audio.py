@@ -167,6 +167,18 @@ def test_a_part_has_the_samples_that_the_whole_has_there(tmp_path, suffix):
     assert resampled == pytest.approx(audio.resample(whole[16000:48000], 16000, 8000), abs=2e-3)
 
 
+def test_parts_of_an_mp3_are_read_without_a_word_of_the_library(tmp_path, capfd):
+    wave = (
+        np.random.default_rng(0).uniform(-0.5, 0.5, 20 * 16000).astype("f4")
+        * np.linspace(0, 1, 20 * 16000) ** 4
+    )
+    path = write(tmp_path / "a.mp3", wave, 16000)
+    for start_s in np.arange(2.0, 18.0, 0.77):
+        audio.read(path, start_s=float(start_s), duration_s=1.0)
+    print("heard", file=sys.stderr)
+    assert capfd.readouterr().err == "heard\n"
+
+
 def test_a_part_that_is_not_there_is_an_error_but_a_rounded_duration_is_none(tmp_path):
     path = write(tmp_path / "a.wav", sine(16000, 2.0), 16000)
     assert len(audio.read(path, start_s=1.5, duration_s=0.54)) == 8000
