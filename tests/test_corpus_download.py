@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+import resource
 import tarfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -242,6 +243,17 @@ def test_a_folder_that_cannot_be_written_to_is_an_error(server, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CorpusError, match="cannot be written"):
         get(server, tmp_path / "file" / "a")
+
+
+def test_a_disk_that_is_full_at_the_very_end_is_not_taken_for_a_bad_connection(server, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(CONTENT) - 100, limits[1]))
+    try:
+        with pytest.raises(CorpusError, match="free some space"):
+            get(server, tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert get(server, tmp_path / "a").read_bytes() == CONTENT
 
 
 FILES = {"top/inner/a.wav": b"sound", "top/inner/deep/b.txt": b"text", "top/other/c": b"else"}

@@ -186,7 +186,7 @@ def _transfer(url: str, part: Path, progress: Progress | None, timeout_s: float)
             part.unlink()
             raise _TransientError(f"asked for the rest, the server sent bytes from {start} of {total}")
         with explained(part):
-            file = part.open("ab" if start else "wb")
+            file = part.open("ab" if start else "wb", buffering=0)  # so that a full disk is noticed here
         with file:
             while chunk := response.read1(CHUNK_BYTES):
                 with explained(part):
