@@ -1,6 +1,7 @@
 """`asr align`: one recording, a whole manifest, words cut apart, and what cannot be aligned."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def test_words_are_cut_apart_at_the_rate_they_came_in_and_heard_again(
         assert model.transcribe(padded).text == word.text
 
 
+def test_what_was_not_said_does_not_fit(asr, trained, tmp_path):  # noqa: F811
+    said = {"right": "ab ca dab", "wrong": "ba dc bcd"}
+    for name in said:
+        audio.write(tmp_path / f"{name}.wav", spoken(said["right"], seed=5), RATE_HZ)
+    lines = [json.dumps({"audio_filepath": f"{name}.wav", "text": text}) for name, text in said.items()]
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    asr("align", tmp_path / "m.jsonl", "-m", trained, "--cut", tmp_path / "parts", "--longest_s", 30)
+    asr("align", tmp_path / "m.jsonl", "-m", trained, "--cut", tmp_path / "words")
+    right, wrong = map(json.loads, (tmp_path / "parts" / "utterances.jsonl").read_text().splitlines())
+    assert 0 <= wrong["fit"] < 0.3 < 0.7 < right["fit"] <= 1
+    words = [
+        json.loads(line)["fit"] for line in (tmp_path / "words" / "words.jsonl").read_text().splitlines()
+    ]
+    for whole, parts in ((right, words[:3]), (wrong, words[3:])):
+        assert whole["fit"] == pytest.approx(math.prod(parts) ** (1 / 3), abs=2e-3)
+
+
 def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, manifest, tmp_path):  # noqa: F811
     for folder in ("one", "two"):
         _, out, err = asr("align", manifest, "-m", trained, "--cut", tmp_path / folder, "--per_word", 1)
@@ -162,7 +180,10 @@ def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle
         words = [Word(str(i), start_s, end_s, 1.0) for i, (start_s, end_s) in enumerate(times)]
         utterance = Utterance("a", Path("a.wav"), times[-1][1], "")
         return [
-            list(part) for part in between_pauses(Aligned("a", utterance, words, times[-1][1]), longest_s)
+            list(part)
+            for part in between_pauses(
+                Aligned("a", utterance, words, [0.0] * len(words), times[-1][1]), longest_s
+            )
         ]
 
     close = [(float(i), i + 1.0) for i in range(4)]
@@ -212,5 +233,5 @@ def test_words_said_alike_keep_the_spelling_of_the_text(tmp_path):
     alphabet = Alphabet([" ", "t", "uː"], lexicon=Lexicon({"to": [("t", "uː")], "two": [("t", "uː")]}))
     model = Recognizer.build(alphabet, features=FeaturesConfig(rate_hz=RATE_HZ, bands=24), seed=1).eval()
     audio.write(tmp_path / "said.wav", np.full(RATE_HZ, 0.1, np.float32), RATE_HZ)
-    words = align_words(model, audio.read(tmp_path / "said.wav", model.rate_hz), "To two, to!")
+    words, _ = align_words(model, audio.read(tmp_path / "said.wav", model.rate_hz), "To two, to!")
     assert [word.text for word in words] == ["to", "two", "to"]

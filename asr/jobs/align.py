@@ -24,8 +24,8 @@ from asr.transcript import Clock, Transcript, Word
 MANIFESTS = (".jsonl", ".json")
 
 
-def align_words(model: Recognizer, samples: np.ndarray, text: str) -> list[Word]:
-    """The words of the text with their times and confidence.
+def align_words(model: Recognizer, samples: np.ndarray, text: str) -> tuple[list[Word], list[float]]:
+    """The words of the text with their times and confidence, and how well each fits: see `Aligned`.
 
     Args:
         samples: mono float32 (n,) at the model's rate.
@@ -37,13 +37,16 @@ def align_words(model: Recognizer, samples: np.ndarray, text: str) -> list[Word]
     log_probs_BTV, _ = model.log_probs([samples])
     text = normalise(text, model.style)
     alphabet = model.alphabet.with_words(text.split())
-    spans = group_words(align(log_probs_BTV[0], alphabet.encode(text)), alphabet)
+    log_probs_TV = log_probs_BTV[0].float().cpu()
+    tokens = align(log_probs_TV, alphabet.encode(text))
+    most = [float(log_probs_TV[t.start_frame : t.end_frame, t.token].max()) for t in tokens]
+    likely = [replace(token, confidence=log_prob) for token, log_prob in zip(tokens, most, strict=True)]
+    spans, fits = group_words(tokens, alphabet), [s.confidence for s in group_words(likely, alphabet)]
     if alphabet.lexicon is not None:  # phones do not tell how a word is written
         spans = [replace(span, text=word) for span, word in zip(spans, text.split(), strict=True)]
     clock = Clock(model.frame_s, len(samples) / model.rate_hz, model.edges)
-    return [
-        Word(s.text, clock.at(s.start_frame), clock.at(s.end_frame), round(s.confidence, 4)) for s in spans
-    ]
+    times = [(clock.at(s.start_frame), clock.at(s.end_frame)) for s in spans]
+    return [Word(s.text, *at, round(s.confidence, 4)) for s, at in zip(spans, times, strict=True)], fits
 
 
 def of_recording(
@@ -60,11 +63,11 @@ def of_recording(
     if not normalise(text, model.style).strip():
         raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
     samples = audio.read(recording, model.rate_hz)
-    words, duration_s = align_words(model, samples, text), len(samples) / model.rate_hz
-    name = Path(recording).stem
+    words, fits = align_words(model, samples, text)
+    name, duration_s = Path(recording).stem, len(samples) / model.rate_hz
     if cutting is not None:
         utterance = Utterance(name, Path(recording), duration_s, text)
-        one = Aligned(_names([name])[0], utterance, words, duration_s)
+        one = Aligned(_names([name])[0], utterance, words, fits, duration_s)
         cut([one], cutting, joint=model.alphabet.joint)
     rendered = FORMATS[form](words, name=name, duration_s=duration_s)
     if output is not None:
@@ -119,8 +122,8 @@ def align_all(model: Recognizer, utterances: Sequence[Utterance]) -> tuple[list[
         for name, utterance in zip(names, utterances, strict=True):
             try:
                 samples = utterance.read(model.rate_hz)
-                words = align_words(model, samples, utterance.text)
-                done.append(Aligned(name, utterance, words, len(samples) / model.rate_hz))
+                words, fits = align_words(model, samples, utterance.text)
+                done.append(Aligned(name, utterance, words, fits, len(samples) / model.rate_hz))
             except (AudioError, AlphabetError, CtcError) as error:
                 failed[utterance.id] = str(error)
             progress(len(done) + len(failed), len(utterances))
@@ -139,8 +142,8 @@ def write(aligned: Sequence[Aligned], output: Path, *, form: str) -> None:
         _write(output, _ctm(aligned))
         return
     suffix = "TextGrid" if form == "textgrid" else form
-    for name, _, words, duration_s in aligned:
-        _write(output / f"{name}.{suffix}", FORMATS[form](words, name=name, duration_s=duration_s))
+    for a in aligned:
+        _write(output / f"{a.name}.{suffix}", FORMATS[form](a.words, name=a.name, duration_s=a.duration_s))
 
 
 def _write(path: Path, text: str) -> None:

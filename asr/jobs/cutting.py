@@ -1,10 +1,12 @@
 """Aligned recordings → a recording for each word, or for all words between two pauses, and a manifest."""
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from asr import audio
@@ -20,11 +22,16 @@ UTTERANCE_MARGINS_S = (0.25, 0.25)
 
 
 class Aligned(NamedTuple):
-    """An utterance, its id as a file name, its words and its duration (s)."""
+    """An utterance, its id as a file name, its words and its duration (s).
+
+    fits: of each word the mean ln p of its symbols, each where it is most probable. The confidence of a word
+    rates its times; this rates whether it was said at all.
+    """
 
     name: str
     utterance: Utterance
     words: list[Word]
+    fits: list[float]
     duration_s: float
 
 
@@ -129,7 +136,8 @@ def _cut(
             "audio_filepath": file,
             "duration": round(end_s - start_s, 4),
             "text": joint.join(word.text for word in words),
-            "confidence": round(sum(word.confidence for word in words) / len(words), 4),
+            "confidence": round(fmean(word.confidence for word in words), 4),
+            "fit": round(math.exp(fmean(aligned.fits[part.start : part.stop])), 4),
         }
         if utterance.speaker is not None:
             line["speaker"] = utterance.speaker
