@@ -345,6 +345,14 @@ def test_the_axes_may_lie_in_memory_in_any_order() -> None:
     assert torch.equal(ctc_loss(turned, *args), ctc_loss(log_probs_BTV, targets_BS, frames_B, labels_B))
 
 
+def test_labels_may_be_integers_of_any_kind() -> None:
+    log_probs_BTV, targets_BS, *lengths = random_batch(13)
+    small_BS = targets_BS.to(torch.uint16)
+    for door in (ctc_loss, lambda *given: forward_backward(*given).nll_B):
+        given, truth = (door(log_probs_BTV, labels, *lengths) for labels in (small_BS, targets_BS))
+        assert torch.equal(given, truth)
+
+
 GOOD = {
     "log_probs_BTV": torch.zeros(2, 5, 4),
     "targets_BS": torch.ones(2, 3, dtype=torch.int64),
@@ -359,7 +367,9 @@ GOOD = {
         ({"log_probs_BTV": torch.zeros(5, 4)}, r"\(5, 4\).*batch, frames, outputs"),
         ({"log_probs_BTV": torch.zeros(2, 5, 4).long()}, "int64.*floating point"),
         ({"targets_BS": torch.ones(6).long()}, r"\(6,\).*\(2, labels\)"),
+        ({"log_probs_BTV": torch.zeros(2, 5, 0)}, r"\(2, 5, 0\).*batch, frames, outputs"),
         ({"targets_BS": torch.ones(2, 3)}, "float32.*integers"),
+        ({"targets_BS": torch.ones(2, 3).to(torch.complex64)}, "complex64.*integers"),
         ({"targets_BS": torch.full((2, 3), 4)}, "from 4 to 4; with 4 outputs labels are 1 to 3"),
         ({"targets_BS": torch.zeros(2, 3).long()}, "0 is the blank"),
         ({"input_lengths_B": torch.tensor([5, 6])}, r"input lengths \[5, 6\].*0 to 5"),

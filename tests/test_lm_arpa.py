@@ -145,7 +145,6 @@ def test_words_of_all_scripts_pass_through(tmp_path: Path) -> None:
         ("\\3-grams:", "\\4-grams:", 22, "expected \\3-grams:"),
         ("-0.7\ta -0.3", "nan\ta -0.3", 12, "nan is no log10 probability"),
         ("-0.7\ta -0.3", "0.7\ta -0.3", 12, "0.7 is no log10 probability"),
-        ("-0.7\ta -0.3", "nan\ta -0.3", 12, "nan is no log10 probability"),
         ("-0.7\ta -0.3", "a\ta -0.3", 12, "a is no log10 probability"),
         ("-0.7\ta -0.3", "-0.7\ta b", 12, "b is no back-off weight"),
         ("-0.7\ta -0.3", "-0.7", 12, "expected log10 probability, 1 word "),
