@@ -192,21 +192,23 @@ def check_batch(
             f"targets have shape {tuple(targets_BS.shape)} and type {targets_BS.dtype}; "
             f"expected integers of shape ({batch}, labels), padded to the longest"
         )
-    bounds: Sequence[tuple[str, Tensor, int]] = (
-        ("input", input_lengths_B, frames),
-        ("target", target_lengths_B, targets_BS.shape[1]),
-    )
-    for name, lengths_B, most in bounds:
-        if lengths_B.shape != (batch,) or not _are_integers(lengths_B):
-            raise CtcError(
-                f"{name} lengths have shape {tuple(lengths_B.shape)} and type {lengths_B.dtype}; "
-                f"expected {batch} integers, one for each utterance"
-            )
-        if batch and not 0 <= int(lengths_B.long().min()) <= int(lengths_B.long().max()) <= most:
-            raise CtcError(f"{name} lengths {lengths_B.tolist()[:20]}: expected integers from 0 to {most}")
+    input_lengths_B = _check_lengths("input", input_lengths_B, batch, frames)
+    target_lengths_B = _check_lengths("target", target_lengths_B, batch, targets_BS.shape[1])
     targets_BS = targets_BS.long()
     check_labels(targets_BS[~_padding(target_lengths_B.to(targets_BS.device), targets_BS.shape[1])], outputs)
-    return log_probs_BTV, targets_BS, input_lengths_B.long(), target_lengths_B.long()
+    return log_probs_BTV, targets_BS, input_lengths_B, target_lengths_B
+
+
+def _check_lengths(name: str, lengths_B: Tensor, batch: int, most: int) -> Tensor:
+    if lengths_B.shape != (batch,) or not _are_integers(lengths_B):
+        raise CtcError(
+            f"{name} lengths have shape {tuple(lengths_B.shape)} and type {lengths_B.dtype}; "
+            f"expected {batch} integers, one for each utterance"
+        )
+    lengths_B = lengths_B.long()
+    if batch and not 0 <= int(lengths_B.min()) <= int(lengths_B.max()) <= most:
+        raise CtcError(f"{name} lengths {lengths_B.tolist()[:20]}: expected integers from 0 to {most}")
+    return lengths_B
 
 
 def _are_integers(tensor: Tensor) -> bool:
