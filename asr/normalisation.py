@@ -13,10 +13,12 @@ _INVISIBLE = re.compile(
 )  # soft hyphen, word joiner, byte order mark, marks of direction, variants of symbols, tags, and the like
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _JOINERS = re.compile(f"[{_NON_JOINER}{_JOINER}]+")
-_KEPT = f"'-{_NON_JOINER}{_JOINER}"  # within words
+_KEPT = f"'-·{_NON_JOINER}{_JOINER}"  # within words
 _VIRAMA = 9  # the combining class of viramas
 _GERSHAYIM = re.compile('(?<=[\u05d0-\u05ea])["\u05f4](?=[\u05d0-\u05ea])')  # marks a Hebrew acronym
-_LOOSE = re.compile(r"(?<![^\s'-])['-]+|['-]+(?![^\s'-])")  # not between letters, accents or digits
+_LOOSE = re.compile(  # not between letters, accents or digits; the point of Catalan, not between two l
+    r"(?<![^\s'·-])['-]+|['-]+(?![^\s'·-])|(?<![lL])·|·(?![lL])"
+)
 
 
 class _Plain(dict[int, str]):
@@ -29,7 +31,7 @@ class _Plain(dict[int, str]):
         return self[code]
 
 
-_PLAIN = _Plain(str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "\u05f3": "'"}))
+_PLAIN = _Plain(str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "\u05f3": "'", "ŀ": "l·", "Ŀ": "L·"}))
 
 
 def normalise(text: str, style: Style = "basic") -> str:
@@ -38,8 +40,9 @@ def normalise(text: str, style: Style = "basic") -> str:
     Args:
         text: any Unicode text.
         style: `none` composes to NFC and joins white space; `basic` also lowers case and removes punctuation
-            and symbols except apostrophes and hyphens within words, and characters without width, which never
-            separate words, except joiners that are part of the spelling; `upper` is `basic` in upper case.
+            and symbols except apostrophes, hyphens and Catalan `l·l` within words, and characters without
+            width, which never separate words, except joiners that are part of the spelling; `upper` is
+            `basic` in upper case.
 
     Raises:
         TextError: an unknown style.

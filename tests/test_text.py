@@ -109,6 +109,8 @@ def test_marks_of_hebrew_turkish_and_keycaps_split_no_word():
     assert normalise('אמר "שלום" לי') == "אמר שלום לי"
     assert normalise("İyi") == normalise("iyi")
     assert normalise("1\ufe0f\u20e3 ja") == "1 ja"
+    assert normalise("Paral·lel i «il·lusió» · fi·l") == "paral·lel i il·lusió fi l"
+    assert normalise("Coŀlecció", "upper") == "COL·LECCIÓ"
 
 
 def test_marks_that_combine_belong_to_the_word():
