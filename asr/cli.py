@@ -88,7 +88,7 @@ def run(words: Words = None, multirun: Multirun = False) -> None:
 
 @app.command()
 def prepare(words: Words = None, multirun: Multirun = False) -> None:
-    """Pack the corpus of a recipe, a manifest or a folder."""
+    """Pack the corpus of a recipe, a manifest or a folder, and print where."""
     _stage("prepare", words, multirun)
 
 

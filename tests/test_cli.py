@@ -258,7 +258,8 @@ def test_two_processes_do_not_work_in_one_experiment(asr, tmp_path):
     with locked(tmp_path / "mine" / ".lock"):
         status, _, err = asr(*words)
         assert status == 1 and "another process works in mine: wait for it" in " ".join(err.split())
-        assert asr("prepare", "mine.jsonl", *QUICK, "exp=mine")[0] == 0
+        status, corpus, _ = asr("prepare", "mine.jsonl", *QUICK, "exp=mine")
+        assert status == 0 and (Path(corpus.rstrip("\n")) / "train.jsonl").is_file()
         assert asr(*words[:-1], "exp=other")[0] == 0
     assert asr(*words)[0] == 0
 

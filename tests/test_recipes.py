@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -257,6 +259,42 @@ def test_recipes_are_short_and_their_readme_says_what_they_give():
         readme = (home / name / "README.md").read_text()
         for part in (f"asr run {name}", "**Result:**", "**Hardware and time:**", "**Seed:**"):
             assert part in readme, f"{name}: {part}"
+
+
+def test_one_command_goes_from_audio_books_to_digits_and_resumes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recorder = Path("bin/asr")  # writes down what it is asked, and makes what the next step takes
+    recorder.parent.mkdir()
+    recorder.write_text(
+        """#!/bin/bash
+        printf '%s\\0' "$@" >> asked; printf '\\n' >> asked
+        if [ "$1" = prepare ]; then echo corpus; fi
+        if [ "$1" = align ]; then echo "${@: -3}" > words/words.jsonl; exit 1; fi
+        """
+    )
+    recorder.chmod(0o755)
+    Path("corpus").mkdir()
+    for split in ("train", "dev"):
+        Path(f"corpus/{split}.jsonl").write_text(f"{split}\n")
+    monkeypatch.setenv("PATH", f"{recorder.parent.resolve()}:{os.environ['PATH']}")
+    monkeypatch.setenv("BOOKS", "data.root=books data.options.splits.dev=[dev-*]")
+    monkeypatch.setenv("MEMBERS", "2")
+    script = recipes.home() / "recipes/fsdd/audiobooks.sh"
+
+    def asked() -> list[list[str]]:
+        Path("asked").write_text("")
+        subprocess.run(["bash", script, "data.root=a b"], check=True)
+        return [line.split("\0")[:-1] for line in Path("asked").read_text().splitlines()]
+
+    first = asked()
+    books, corpus, align, words, digits = first
+    assert books[1:] == corpus[1:] == ["mini_librispeech/aligner", *os.environ["BOOKS"].split()]
+    assert Path(align[1]).read_text() == "train\ndev\n"
+    assert asked() == [books, words, digits]
+    made = [recipes.compose(step[1:]) for step in (books, words, digits)]
+    assert align[3] == f"{made[0].exp}/model" and made[2].training.start_from == f"{made[1].exp}/model"
+    assert Path(made[1].data.root) == Path(made[2].data.extra["folder"]["root"]) == Path("words/words.jsonl")
+    assert [one.members for one in made] == [1, 2, 2] and made[2].data.root == "a b"
 
 
 @pytest.mark.parametrize("size", ["small", "large", "streaming"])

@@ -28,11 +28,12 @@ def single(stage: str, words: Sequence[str]) -> None:
     """Run one stage of the recipe that the words of the command line describe."""
     if launching := [w for w in words if re.match(r"\+*hydra[/.](launcher|sweeper)\b", w)]:
         raise ConfigError(f"{launching[0]}: launchers and sweepers are for sweeps; add -m")
-    _do(stage, recipes.compose(words))
+    if (corpus := _do(stage, recipes.compose(words))) is not None:
+        print(corpus)
 
 
-def _do(stage: str, recipe: recipes.Recipe) -> None:
-    """Run the stage, alone in the folder of the experiment.
+def _do(stage: str, recipe: recipes.Recipe) -> Path | None:
+    """Run the stage, alone in the folder of the experiment; returns the packed corpus, if it makes no more.
 
     Raises:
         ConfigError: another process works there.
@@ -40,8 +41,7 @@ def _do(stage: str, recipe: recipes.Recipe) -> None:
     from asr.jobs.prepare import prepare
 
     if stage == "prepare":
-        prepare(recipe)
-        return
+        return prepare(recipe).folder
     with nullcontext() if int(os.environ.get("RANK", 0)) else _alone(Path(recipe.exp)):
         if stage == "train":
             from asr.jobs.members import train_all
@@ -51,6 +51,7 @@ def _do(stage: str, recipe: recipes.Recipe) -> None:
             from asr.jobs.run import run
 
             run(recipe)
+    return None
 
 
 @contextmanager

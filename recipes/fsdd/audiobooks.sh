@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Digits of unseen speakers, by models that begin with the words of audio books (README.md). Run again, it resumes.
+#   [BOOKS="data.root=/corpora/LibriSpeech …"] [MEMBERS=1] bash recipes/fsdd/audiobooks.sh [data.root=/copy/of/fsdd …]
+# BOOKS: overrides of the recipe of the audio books; the arguments: of the last step.
+set -euo pipefail
+read -ra books <<< "${BOOKS-}"
+members=${MEMBERS-3}
+
+# 1. A small model that finds when each word of the audio books is said.
+asr run mini_librispeech/aligner "${books[@]}"
+
+# 2. Every word as a recording of its own; the development set adds further voices.
+if [ ! -f words/words.jsonl ]; then
+  corpus=$(asr prepare mini_librispeech/aligner "${books[@]}")
+  mkdir -p words
+  cat "$corpus"/{train,dev}.jsonl > words/books.jsonl
+  asr align words/books.jsonl --model exp/mini_librispeech/aligner/model -o words/books.ctm \
+      --cut words --per_word 100 || [ -f words/words.jsonl ] # utterances that cannot be aligned are named
+fi
+
+# 3. Models of these words; then of the digits.
+asr run fsdd/words members="$members"
+asr run fsdd/audiobooks members="$members" "$@"
