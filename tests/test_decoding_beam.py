@@ -18,6 +18,7 @@ import asr.lm
 from asr.corpus import fsdd
 from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
+from asr.decoding.prefixes import ENTRIES
 from asr.errors import DecodingError, LanguageModelError
 from asr.text import Alphabet
 
@@ -251,6 +252,21 @@ def test_an_output_that_every_word_needs_and_nobody_heard_does_not_lose_the_rest
     assert search.finish() == [found]
     [several] = decoder.decode(log_probs_TV[None], [len(log_probs_TV)], n_best=2)
     assert several[0].text(letters) == found.text(letters)
+
+
+def test_prefixes_have_the_same_key_exactly_if_they_have_the_same_future():
+    letters = "abcdefghijklmnop"
+    words = ["".join(pair) for pair in itertools.product(letters, repeat=2)]
+    lm = asr.lm.train([" ".join(words[n::7]) for n in range(7)], order=2)
+    decoder = BeamDecoder(Alphabet([" ", *letters]), lm, lexicon=words, beam_width=500, beam_threshold=60.0)
+    search = decoder.begin()
+    search.advance(random_log_probs(12, 18, seed=4, sharpness=1.0))
+    entries = search._beam.entries[: search._beam.counts[ENTRIES]]
+    futures = [tuple(search._tree[n][["token", "word_node", "history", "hot"]]) for n in entries["node"]]
+    assert len(futures) > len(set(futures)) > 300
+    assert (
+        len(set(entries["key"])) == len(set(futures)) == len(set(zip(entries["key"], futures, strict=True)))
+    )
 
 
 def test_a_hotword_wins_where_it_is_nearly_as_likely():

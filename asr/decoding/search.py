@@ -298,8 +298,8 @@ def _insert(
             foresee(tables.ngrams, at.history, tables.word_ids[word.word])
     else:
         one.mask, one.first, one.ahead, one.leave = 0, 0, 1.0, math.exp(-tables.outside_step)
-    key = np.int64(at.token)
-    for part in (at.word_node, at.history, at.hot):
+    key = np.int64(0)
+    for part in (at.token, at.word_node, at.history, at.hot):
         key = (key ^ part) * 0x2545F4914F6CDD1D
         key ^= key >> 29
     one.key = key
