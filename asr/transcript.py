@@ -1,7 +1,8 @@
 """The result of recognition: text, words with times and confidence, segments. Times are in seconds."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, SupportsFloat
 
 from asr.text import Alphabet
@@ -46,8 +47,9 @@ class Transcript:
         """The whole as one segment of a recording in which it starts at `start_s`; None without words."""
         if not self.words:
             return None
+        end_s = start_s + self.duration_s
         words = tuple(
-            Word(w.text, round(w.start_s + start_s, 3), round(w.end_s + start_s, 3), w.confidence)
+            replace(w, start_s=_within(start_s + w.start_s, end_s), end_s=_within(start_s + w.end_s, end_s))
             for w in self.words
         )
         return Segment(self.text.strip(), words[0].start_s, words[-1].end_s, words)
@@ -66,7 +68,12 @@ class Clock:
 
     def at(self, frame: int) -> float:
         """Seconds from the start of the recording, within it."""
-        return round(min(max(frame - self.edges, 0) * self.frame_s, self.duration_s), 3)
+        return _within(max(frame - self.edges, 0) * self.frame_s, self.duration_s)
+
+
+def _within(time_s: float, duration_s: float) -> float:
+    """The time in whole milliseconds, the last before the end at most."""
+    return min(round(time_s, 3), math.floor(duration_s * 1000 + 1e-6) / 1000)
 
 
 def transcript_of(

@@ -19,6 +19,7 @@ from asr.corpus import fsdd
 from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
 from asr.decoding.prefixes import ENTRIES
+from asr.decoding.ranking import locate
 from asr.errors import DecodingError, LanguageModelError
 from asr.text import Alphabet
 
@@ -476,6 +477,20 @@ def test_what_no_path_spells_is_no_hypothesis_and_all_others_are_exact():
             lengths = torch.tensor([6]), torch.tensor([len(h.tokens)])
             truth = -forward_backward(log_probs_TV[None], targets, *lengths).nll_B.item()
             assert math.isfinite(truth) and h.log_prob == pytest.approx(truth, abs=1e-9)
+
+
+def test_texts_that_fit_badly_are_scored_exactly_too():
+    """Peaks of 14 nats, and labels that have nothing to do with them."""
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        frames = int(rng.integers(20, 80))
+        logits = rng.normal(size=(frames, 4))
+        logits[np.arange(frames), rng.integers(0, 4, frames)] += 14
+        log_probs_TV = torch.from_numpy(logits).log_softmax(-1)
+        tokens = rng.integers(1, 4, rng.integers(5, frames // 2 + 1))
+        lengths = torch.tensor([frames]), torch.tensor([len(tokens)])
+        truth = forward_backward(log_probs_TV[None], torch.from_numpy(tokens)[None], *lengths).nll_B
+        assert locate(log_probs_TV.exp().numpy(), tokens)[0] == pytest.approx(-float(truth), abs=1e-9)
 
 
 def test_an_array_that_torch_cannot_take_is_an_error_of_ours():

@@ -168,6 +168,15 @@ def test_times_count_from_the_first_sample_whatever_the_edges(model):
     assert [(w.start_s, w.end_s) for w in said.words] == [(0, 0), (0.4, 0.7), (1.5, 1.5)]
 
 
+@pytest.mark.parametrize("duration_s", [1.00059, 1.0004, 0.57, 1.0])
+def test_no_word_ends_after_its_recording(model, duration_s):
+    heard = Hypothesis((2,), ((2, 50),), (1.0,), -1, -1)
+    said = transcript_of(heard, model.alphabet, clock=Clock(0.1, duration_s), calibration=float)
+    segment = said.segment(20.0008)
+    assert 0 <= duration_s - said.words[-1].end_s < 0.001
+    assert segment is not None and 0 <= duration_s + 20.0008 - segment.words[-1].end_s < 0.0015
+
+
 def test_unknown_words_and_decoders_are_refused(model):
     with pytest.raises(AlphabetError, match="'z'"):
         model.log_prob(WAVES[0], "zab")

@@ -7,7 +7,8 @@ import numpy as np
 
 from asr.machine.compilation import kernel
 
-FORGET = 1e-40  # lattice states below this fraction of the frame's highest mass are pruned
+FORGET = 1e-60  # lattice states below this fraction of the frame's highest mass are pruned
+SURE = 110.0  # nats; FORGET is e^−138: of what is this close to the best path, less than 1e-12 was pruned
 
 
 @kernel()
@@ -32,8 +33,9 @@ def locate(y_TV: Any, tokens: Any, spans: Any, peaks: Any) -> float:
     These are the first frame of each token, the one after its last, and its highest probability in between.
 
     Forward variable and Viterbi over the states blank, token, blank, … (see `asr.ctc`), both as probabilities
-    rescaled in every frame, and only over the window of states that are not negligible. −∞ if no path in it
-    spells the tokens; the spans are then meaningless.
+    rescaled in every frame, and only over the window of states that are not negligible so far. −∞ if no path
+    in it spells the tokens; the spans are then meaningless. Of tokens that lose more than `SURE` to the best
+    path, what was pruned may have mattered in the end.
     """
     frames, states = y_TV.shape[0], 2 * len(tokens) + 1
     moves = np.empty((frames, states), np.int8)

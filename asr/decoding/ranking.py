@@ -126,12 +126,12 @@ def _scored(y_TV: np.ndarray, tokens: np.ndarray, weight: float, **rest: Any) ->
 def locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """(ln p(tokens), frames of each token, its highest probability there).
 
-    In log-space where plain probabilities do not suffice. If no path fits, −∞ and the frames of one that
+    In log-space where pruned probabilities do not suffice. If no path fits, −∞ and the frames of one that
     nearly does.
     """
     spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
     ln = occurrence.locate(y_TV, tokens, spans, peaks)
-    if ln > -math.inf:
+    if ln > -occurrence.SURE or ln > np.log(y_TV.max(1)).sum() - occurrence.SURE:
         return ln, spans, peaks
     log_probs_TV, least = torch.from_numpy(y_TV).log(), math.log(np.finfo(float).tiny)
     lengths = torch.tensor([len(y_TV)]), torch.tensor([len(tokens)])
