@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
 
@@ -19,6 +20,7 @@ from asr.training.doctor import Watch, diagnose
 EPOCH = {
     "kind": "epoch", "epochs": 30, "skipped": 0, "infeasible": 0, "out_of_memory": 0, "utterances": 100,
     "left_out": {}, "blank_share": 0.7, "length_ratio": 1.0, "padding": 0.05, "waited": 0.01, "seconds": 60.0,
+    "is_best": True,
 }  # fmt: skip
 
 
@@ -56,7 +58,14 @@ def test_a_healthy_run_is_healthy():
         ("too short", {"length_ratio": 0.5}),
         ("infeasible", {"left_out": {"infeasible": 3}}),
         ("infeasible", {"infeasible": lambda n: 2 * n}),
-        ("overfitting", {"dev_loss": lambda n: 1 + abs(n - 5) / 5, "wer": lambda n: 0.5 + (n != 5) / 10}),
+        (
+            "overfitting",
+            {
+                "dev_loss": lambda n: 1 + abs(n - 5) / 5,
+                "wer": lambda n: 0.5 + (n != 5) / 10,
+                "is_best": lambda n: n <= 5,
+            },
+        ),
         ("plateau", {"loss": 2.0, "dev_loss": 2.0, "wer": 0.6}),
         ("starvation", {"waited": 0.5}),
         ("memory", {"out_of_memory": lambda n: 3 * n}),
@@ -65,6 +74,15 @@ def test_a_healthy_run_is_healthy():
 )
 def test_each_sign_has_its_diagnosis_and_no_other(name, changes):
     assert names(epochs(**changes)) == [name]
+
+
+def test_a_run_that_diverged_says_so_and_nothing_else():
+    lines = epochs(6, skipped=lambda n: 40 * (n > 1), is_best=lambda n: n == 1)
+    for line in lines[1:]:
+        line |= {"loss": math.nan, "dev_loss": math.inf, "wer": 1.0}
+    assert names(lines) == ["not finite", "divergence"]
+    assert "rose to inf" in diagnose(lines)[1].problem
+    assert names(epochs(6, loss=math.nan, dev_loss=math.nan, skipped=40)) == ["not finite"]
 
 
 def test_a_layer_without_gradient_is_named():
@@ -167,12 +185,20 @@ def test_the_command_reads_an_experiment(asr, tmp_path):
     (tmp_path / "exp" / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     status, out, _ = asr("doctor", "exp")
     assert status == 0
-    assert "12 of 30 epochs" in out and "40% of what is computed is padding" in out and "try: " in out
+    assert (
+        "12 of 30 epochs" in out
+        and "best epoch 12 with" in out
+        and "40% of what is computed is padding" in out
+        and "try: " in out
+    )
+    by_loss = epochs(12, is_best=lambda n: n in (1, 4))  # as with training.denominator
+    (tmp_path / "exp" / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in by_loss))
+    assert "best epoch 4 with" in asr("doctor", "exp")[1]
     status, out, err = asr("doctor", "nothing")
     assert status == 1 and "no epoch has ended there yet" in err and "Traceback" not in err
     (tmp_path / "exp" / history.FILE).write_text('{"kind": "epoch"}\n')
     status, _, err = asr("doctor", "exp")
-    assert status == 1 and "is damaged: a line without 'wer'" in " ".join(err.split())
+    assert status == 1 and "is damaged: a line without 'is_best'" in " ".join(err.split())
 
 
 def test_the_command_examines_the_installation(asr):

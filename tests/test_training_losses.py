@@ -178,6 +178,22 @@ def test_the_denominator_takes_off_what_else_could_have_been_said(corpus, tmp_pa
     assert run.validate()["dev_loss"] > 0
 
 
+@pytest.mark.parametrize("denominator", [0.0, 0.9])
+def test_a_diverged_model_has_an_infinite_loss_and_its_texts_are_not_too_long(
+    corpus,  # noqa: F811
+    tmp_path,
+    denominator,
+):
+    config = dataclasses.replace(EXACT, denominator=denominator)
+    run = trainer(corpus(6), tmp_path / "exp", encoder=STILL, config=config, augmentation=QUIET)
+    with torch.no_grad():
+        run.recognizer.encoder.output.weight.mul_(1e8)
+    batch = next(run.feed.batches(0, run.plan(0)))
+    loss, labels, too_long, _ = run.loss.add_gradient(batch, seed=0).tolist()
+    assert (loss, labels, too_long) == (math.inf, batch.target_lengths_B.sum(), 0)
+    assert run.validate()["dev_loss"] == math.inf
+
+
 def test_the_denominator_grows_in_training_and_counts_in_full_in_validation(corpus, tmp_path):  # noqa: F811
     config = dataclasses.replace(QUICK, epochs=3, denominator=0.6, denominator_epochs=2)
     run, seen = trainer(corpus(12), tmp_path / "exp", config=config), []

@@ -2,7 +2,7 @@
 
 from asr.ctc.alignment import Span, WordSpan, align, group_words
 from asr.ctc.denominator import log_denominator, log_prior
-from asr.ctc.lattice import Lattice, forward_backward, required_frames
+from asr.ctc.lattice import Lattice, fits, forward_backward, required_frames
 from asr.ctc.loss import ctc_loss
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "WordSpan",
     "align",
     "ctc_loss",
+    "fits",
     "forward_backward",
     "group_words",
     "log_denominator",

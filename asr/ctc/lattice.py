@@ -236,3 +236,14 @@ def required_frames(targets: Sequence[int]) -> int:
     """
     labels = [int(label) for label in targets]
     return len(labels) + sum(a == b for a, b in pairwise(labels))
+
+
+def fits(targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor) -> Tensor:
+    """Whether each input is long enough for its targets (B,): where it is not, no path spells them.
+
+    >>> fits(torch.tensor([[1, 2, 2], [1, 2, 2]]), torch.tensor([3, 3]), torch.tensor([3, 2]))
+    tensor([False,  True])
+    """
+    padding_BS = _padding(target_lengths_B, targets_BS.shape[1])
+    again_BS = (targets_BS[:, 1:] == targets_BS[:, :-1]) & ~padding_BS[:, 1:]
+    return input_lengths_B >= target_lengths_B + again_BS.sum(1)

@@ -13,7 +13,7 @@ from typing import Literal
 from asr import __version__
 from asr.errors import TrainingError, how_to_install
 from asr.jobs.console import output
-from asr.training.doctor import diagnose
+from asr.training.doctor import best_epoch, diagnose
 from asr.training.history import FILE, read
 
 FREE_GB = 6.0
@@ -79,7 +79,7 @@ def show_experiment(folder: Path) -> None:
             "exp/digits"
         )
     try:
-        best, last = min(epochs, key=lambda e: (e["wer"], e["dev_loss"])), epochs[-1]
+        best, last = epochs[best_epoch(epochs)], epochs[-1]
         summary = (
             f"{folder}: {last['epoch']} of {last['epochs']} epochs, {last['updates']} updates; best epoch "
             f"{best['epoch']} with a development WER of {best['wer']:.2%}; now loss {last['loss']:.3f}, "

@@ -4,6 +4,7 @@ The lines are those of `asr.training.history`. A diagnosis needs signs over seve
 healthy run has; the limits below are rules of thumb.
 """
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,10 +46,20 @@ class Diagnosis:
 
 def diagnose(history: Sequence[Line]) -> list[Diagnosis]:
     """All problems of a run, most serious first; empty for a healthy or very short one."""
-    epochs = [{**_UNKNOWN, **line} for line in history if line["kind"] == "epoch"]
+    epochs = [_finite({**_UNKNOWN, **line}) for line in history if line["kind"] == "epoch"]
     steps = [line for line in history if line["kind"] == "step"]
     found = [sign(epochs, steps) for sign in _SIGNS]
     return [diagnosis for diagnosis in found if diagnosis is not None]
+
+
+def best_epoch(epochs: Sequence[Line]) -> int:
+    """The index of the line of the epoch that was kept as the best."""
+    return max((i for i, line in enumerate(epochs) if line["is_best"]), default=0)
+
+
+def _finite(epoch: Line) -> Line:
+    """The line with +∞ for a loss that could not be computed: it compares as the worst."""
+    return epoch | {key: math.inf for key in ("loss", "dev_loss") if math.isnan(epoch[key])}
 
 
 class Watch:
@@ -80,11 +91,12 @@ def _not_finite(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
 
 
 def _exploding(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
-    if len(epochs) < 2 or epochs[-1]["loss"] < 1.5 * min(e["loss"] for e in epochs):
+    lowest = min((e["loss"] for e in epochs), default=math.inf)
+    if not 0 < lowest < math.inf or epochs[-1]["loss"] < 1.5 * lowest:
         return None
     return Diagnosis(
         "divergence",
-        f"the training loss was {min(e['loss'] for e in epochs):.2f} and rose to {epochs[-1]['loss']:.2f}",
+        f"the training loss was {lowest:.2f} and rose to {epochs[-1]['loss']:.2f}",
         "a lower training.learning_rate or a smaller training.clip_norm",
     )
 
@@ -146,9 +158,8 @@ def _gradients(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
 def _overfitting(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
     if len(epochs) <= PATIENCE:
         return None
-    best = min(range(len(epochs)), key=lambda i: (epochs[i]["wer"], epochs[i]["dev_loss"]))
     lowest = min(range(len(epochs)), key=lambda i: epochs[i]["dev_loss"])
-    since = len(epochs) - 1 - max(best, lowest)
+    since = len(epochs) - 1 - max(best_epoch(epochs), lowest)
     risen = epochs[-1]["dev_loss"] > 1.1 * epochs[lowest]["dev_loss"]
     fallen = epochs[-1]["loss"] < 0.9 * epochs[lowest]["loss"]
     if since < PATIENCE or not (risen and fallen):

@@ -285,7 +285,7 @@ class Trainer:
         facts = {
             "epoch": p.epoch,
             "epochs": self.config.epochs,
-            "loss": p.loss_sum / max(p.labels, 1),
+            "loss": p.loss_sum / p.labels if p.labels else math.nan,
             **measured,
             "denominator": self.config.denominator,
             "is_best": is_best,

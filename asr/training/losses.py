@@ -10,7 +10,7 @@ from torch import Tensor
 
 from asr import lm
 from asr.augmentation import Augmentation
-from asr.ctc import ctc_loss, log_denominator, log_prior
+from asr.ctc import ctc_loss, fits, log_denominator, log_prior
 from asr.errors import ConfigError, TrainingError
 from asr.machine import devices
 from asr.recognizer import Recognizer
@@ -82,7 +82,10 @@ class Loss:
     def of_utterances(
         self, log_probs_BTV: Tensor, targets_BS: Tensor, frames_B: Tensor, labels_B: Tensor
     ) -> Tensor:
-        """The loss of each utterance from the final output layer only (nats, (B,)); +∞ if no path fits."""
+        """The loss of each utterance from the final output layer only, in nats (B,).
+
+        +∞ if the text is too long for the frames, or a diverged model gives it no probability at all.
+        """
         nll_B = ctc_loss(log_probs_BTV, targets_BS, frames_B, labels_B)
         if self.denominator:
             prior_B = log_prior(targets_BS, labels_B, self.trigram_VVV)
@@ -152,7 +155,7 @@ class Loss:
             else:
                 log_probs_BTV, _ = self.recognizer.encoder(features_BTF, frames_B)
         nll_B = self.of_utterances(log_probs_BTV, targets_BS, out_B, labels_B)
-        possible_B = ~torch.isposinf(nll_B)
+        possible_B = self._sent(fits(targets_BS, out_B, labels_B))
         loss = goal = torch.where(possible_B, nll_B, 0.0).sum()
         if self.intermediate_weight:
             middle_B = ctc_loss(middle_BTV, targets_BS, out_B, labels_B)

@@ -1,5 +1,6 @@
 """Packed corpora with targets, for training and validation, and the scores of a model on one."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from asr import scoring
 from asr.corpus import batches
 from asr.corpus.packed import PackedCorpus
-from asr.ctc import required_frames
+from asr.ctc import fits, required_frames
 from asr.decoding import greedy
 from asr.errors import CorpusError
 from asr.recognizer import Recognizer
@@ -87,8 +88,8 @@ def measure(
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
     Every rank processes its share of the batches and returns the scores of the whole split. The loss excludes
-    utterances that are infeasible or cannot be spelled; the error rates exclude none that are `measured`. The
-    length ratio is that of the characters of all hypotheses to those of all references.
+    utterances that are infeasible or cannot be spelled (NaN if there are no others), the error rates none
+    that are `measured`. The length ratio is that of the characters of all hypotheses to all references.
     """
     recognizer.eval()
     plan = batches.plan(
@@ -108,8 +109,9 @@ def measure(
         with autocast():
             log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
         nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
-        counted_B = np.isfinite(nll_B) & np.array([i not in split.unspellable for (i,) in items])
         log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
+        fits_B = fits(batch.targets_BS, out_B, batch.target_lengths_B).numpy()
+        counted_B = fits_B & np.array([i not in split.unspellable for (i,) in items])
         blank_BT = log_probs_BTV.argmax(-1) == 0
         inside_BT = inside(out_B, blank_BT.shape[1])[..., 0]
         labels_B = batch.target_lengths_B.cpu().numpy()
@@ -128,7 +130,7 @@ def measure(
     score = scoring.score_spoken(said, heard, alphabet=recognizer.alphabet)
     written, spoken = sum(map(len, heard)), sum(map(len, said))
     return {
-        "dev_loss": nll / max(labels, 1),
+        "dev_loss": nll / labels if labels else math.nan,
         "wer": score.wer,
         "cer": score.cer,
         "blank_share": blanks / max(frames, 1),
