@@ -114,48 +114,53 @@ def _sclite_edits(said: Sequence[str], heard: Sequence[str]) -> list[Edit]:
 
 def _distances(said: Sequence[str], heard: Sequence[str]) -> Callable[[int, int], int]:
     """The weighted distance of the first i words and the first j."""
-    if len(said) * len(heard) > _FEW_CELLS:
-        return _Table(said, heard).distance
-    return lambda i, j: Levenshtein.distance(said[:i], heard[:j], weights=(GAP, GAP, SUBSTITUTION))
+    if len(said) * len(heard) <= _FEW_CELLS:
+        return lambda i, j: Levenshtein.distance(said[:i], heard[:j], weights=(GAP, GAP, SUBSTITUTION))
+    numbers = {word: n for n, word in enumerate(heard)}
+    said_I, heard_J = (np.array([numbers.get(w, -1) for w in words], np.int32) for words in (said, heard))
+
+    def after(before: np.ndarray, i: int) -> np.ndarray:
+        """The row holds what each distance is less than the cost of deletions and insertions alone."""
+        row = np.zeros_like(before)
+        row[1:] = heard_J == said_I[i]
+        row[1:] *= SUBSTITUTION
+        row[1:] += before[:-1] + (2 * GAP - SUBSTITUTION)
+        np.maximum(row, before, out=row)
+        return np.maximum.accumulate(row, out=row)
+
+    saved = Rows(np.zeros(len(heard) + 1, np.int32), len(said), after)
+    return lambda i, j: (i + j) * GAP - int(saved[i][j])
 
 
-class _Table:
-    """The distances of all prefixes; fast if they are asked for from the last row to the first.
+class Rows:
+    """The rows of a table in which each follows from the one before; fast if asked for from last to first.
 
     Of n rows about √n are kept, from which as many others, a block of them, are computed again when needed.
+
+    Args:
+        first: row 0.
+        count: how many follow.
+        after: makes row i + 1 of row i and i.
     """
 
-    def __init__(self, said: Sequence[str], heard: Sequence[str]) -> None:
-        numbers = {word: n for n, word in enumerate(heard)}
-        self._said, self._heard = (
-            np.array([numbers.get(w, -1) for w in words], np.int32) for words in (said, heard)
-        )
-        self._step = math.isqrt(len(said)) + 1
-        self._kept = [np.zeros(len(heard) + 1, np.int32)]
-        for first in range(0, len(said), self._step):
-            self._kept.append(self._rows(self._kept[-1], first)[-1])
-        self._block, self._first = self._kept[-1:], len(self._kept) * self._step
+    def __init__(self, first: np.ndarray, count: int, after: Callable[[np.ndarray, int], np.ndarray]) -> None:
+        self._count, self._after, self._step = count, after, math.isqrt(count) + 1
+        self._kept = [first]
+        for begin in range(0, count, self._step):
+            self._kept.append(self._following(self._kept[-1], begin)[-1])
+        self._block, self._begin = self._kept[-1:], len(self._kept) * self._step
 
-    def distance(self, i: int, j: int) -> int:
-        """The distance of the first i words of one and the first j of the other."""
-        if not self._first <= i <= self._first + self._step:
-            self._first = i - i % self._step
-            self._block = self._rows(self._kept[i // self._step], self._first)
-        return (i + j) * GAP - int(self._block[i - self._first][j])
+    def __getitem__(self, i: int) -> np.ndarray:
+        if not self._begin <= i <= self._begin + self._step:
+            self._begin = i - i % self._step
+            self._block = self._following(self._kept[i // self._step], self._begin)
+        return self._block[i - self._begin]
 
-    def _rows(self, row: np.ndarray, first: int) -> list[np.ndarray]:
-        """The row before the word `first`, and the rows after the words of a block.
-
-        They hold what each distance is less than the cost of deletions and insertions alone.
-        """
+    def _following(self, row: np.ndarray, begin: int) -> list[np.ndarray]:
+        """The row and those of the block that begins with it."""
         rows = [row]
-        for word in self._said[first : first + self._step]:
-            row = np.zeros_like(row)
-            row[1:] = self._heard == word
-            row[1:] *= SUBSTITUTION
-            row[1:] += rows[-1][:-1] + (2 * GAP - SUBSTITUTION)
-            np.maximum(row, rows[-1], out=row)
-            rows.append(np.maximum.accumulate(row, out=row))
+        for i in range(begin, min(begin + self._step, self._count)):
+            rows.append(self._after(rows[-1], i))
         return rows
 
 

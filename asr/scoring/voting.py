@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from asr.scoring.alignment import Rows
 from asr.transcript import Word
 
 SILENCE = 0.5
@@ -56,20 +57,24 @@ def _merge(slots: list[Slot], text: Sequence[Word], *, before: int) -> list[Slot
     """
     known = [{word.text if word else None for word in slot} for slot in slots]
     skips = [None not in words for words in known]
-    gaps = np.arange(len(text) + 1)
-    costs = np.zeros((len(slots) + 1, len(text) + 1), np.int32)
-    costs[0] = gaps
-    for i, words in enumerate(known):
-        row = costs[i] + skips[i]
-        row[1:] = np.minimum(row[1:], costs[i, :-1] + [word.text not in words for word in text])
-        costs[i + 1] = np.minimum.accumulate(row - gaps) + gaps
+    numbers = {word.text: n for n, word in enumerate(text)}
+    numbers_J = np.array([numbers[word.text] for word in text], np.int32)
+    gaps = np.arange(len(text) + 1, dtype=np.int32)
+
+    def after(before: np.ndarray, i: int) -> np.ndarray:
+        row = before + skips[i]
+        differs_J = ~np.isin(numbers_J, [numbers[word] for word in known[i] if word in numbers])
+        row[1:] = np.minimum(row[1:], before[:-1] + differs_J)
+        return np.minimum.accumulate(row - gaps) + gaps
+
+    costs = Rows(gaps, len(slots), after)
     merged: list[Slot] = []
     i, j = len(slots), len(text)
     while i or j:
-        if i and j and costs[i, j] == costs[i - 1, j - 1] + (text[j - 1].text not in known[i - 1]):
+        if i and j and costs[i][j] == costs[i - 1][j - 1] + (text[j - 1].text not in known[i - 1]):
             i, j = i - 1, j - 1
             merged.append([*slots[i], text[j]])
-        elif i and costs[i, j] == costs[i - 1, j] + skips[i - 1]:
+        elif i and costs[i][j] == costs[i - 1][j] + skips[i - 1]:
             i -= 1
             merged.append([*slots[i], None])
         else:
