@@ -119,16 +119,17 @@ class Pipeline(Generic[T]):
         queue: deque[Recording] = deque()
         pool: list[tuple[Recording, Piece]] = []
         # the first batch is small, so that the first words come soon
-        limit_s, most_s = min(self.batch_s, 30.0), self.batch_s * POOL_BATCHES
+        limit_s, most_s, samples = min(self.batch_s, 30.0), self.batch_s * POOL_BATCHES, 0
         for number, source in enumerate(sources):
             recording = Recording(number)
             queue.append(recording)
             for piece in self._pieces(source, recording):
                 pool.append((recording, piece))
-                if sum(len(p.samples) for _, p in pool) >= limit_s * self.model.rate_hz:
+                samples += len(piece.samples)
+                if samples >= limit_s * self.model.rate_hz:
                     self._recognise(pool)
                     pool.clear()
-                    limit_s = min(2 * limit_s, most_s)
+                    limit_s, samples = min(2 * limit_s, most_s), 0
                     yield from self._finished(queue)
         self._recognise(pool)
         yield from self._finished(queue)

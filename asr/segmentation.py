@@ -26,9 +26,9 @@ OVERLAP_S = 6.0
 ENDPOINT_S = 0.7
 """Silence after speech that ends a segment."""
 SEGMENT_S = 60.0
-"""A longer segment ends at the next pause of at least `PAUSE_S`."""
+"""A longer segment ends at the next pause of `PAUSE_S`, and one n times as long at one n times as short."""
 PAUSE_S = 0.5
-"""See `SEGMENT_S`."""
+"""See `SEGMENT_S`; only between words."""
 LONGEST_SEGMENT_S = 600.0
 """At this length a segment ends even inside a word."""
 
@@ -151,7 +151,7 @@ class Segments:
         self._awaits_space &= is_silent
         self._has_space = is_silent and (self._has_space or heard == self._silent[-1])
         length_s, quiet_s = self._outputs * self._frame_s, self._quiet * self._frame_s
-        is_pause = length_s > SEGMENT_S and self._has_space and quiet_s >= PAUSE_S
+        is_pause = length_s > SEGMENT_S and self._has_space and quiet_s * length_s >= PAUSE_S * SEGMENT_S
         is_endpoint = self._has_speech and quiet_s >= ENDPOINT_S
         if ends := is_endpoint or is_pause or length_s >= LONGEST_SEGMENT_S:
             self._begin(is_parted=self._has_space or not is_silent)

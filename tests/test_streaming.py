@@ -21,7 +21,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import AudioError, ConfigError, DecodingError
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer
-from asr.segmentation import ENDPOINT_S, Segments
+from asr.segmentation import ENDPOINT_S, PAUSE_S, SEGMENT_S, Segments
 from asr.streaming import OutputStream
 from asr.text import Alphabet
 from asr.transcript import Partial
@@ -223,6 +223,18 @@ def test_segments_do_not_depend_on_blocks_and_keep_every_output(
         torch.testing.assert_close(part.exp().sum(1), log_probs_TV[: len(part)].exp().sum(1))
         loud = [t for t, best in enumerate(part.argmax(1)) if best > 1]
         assert not ends or len(part) - 1 - loud[-1] == math.ceil(ENDPOINT_S / 0.2)
+
+
+@pytest.mark.parametrize("quiet_s", [0.15, 0.3, 0.45])
+def test_the_longer_a_segment_the_shorter_the_pause_that_ends_it(quiet_s: float) -> None:
+    word = [2, 0, 3, 3]
+    heard = [*word, 1, *[0] * (round(quiet_s / 0.05) - 1)] * 2000
+    log_probs_TV = torch.eye(4)[heard].clamp(0.01, 0.97).log()
+    parts = [part.argmax(1).tolist() for part, ends in Segments((0, 1), 0.05).cut(log_probs_TV) if ends]
+    for part in parts:
+        assert part[-1] in (0, 1) and part[:4] == word, "no word is split"
+        assert SEGMENT_S * PAUSE_S / quiet_s <= len(part) * 0.05 < SEGMENT_S * PAUSE_S / quiet_s + 1
+    assert len(parts) > 1
 
 
 def test_a_space_that_comes_after_the_pause_begins_no_word() -> None:
