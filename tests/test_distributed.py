@@ -31,7 +31,9 @@ test_distributed.work(*sys.argv[1:])
 FEW = dataclasses.replace(QUICK, epochs=2, precision="float32", seconds_per_batch=7, average=2)
 
 
-def work(stem: str, folder: str, dropout: str, epochs: str) -> None:
+def work(
+    stem: str, folder: str, dropout: str, epochs: str, norm: str = "none", accumulate: str = "1"
+) -> None:
     """What each rank does."""
     from asr import cli
 
@@ -40,8 +42,8 @@ def work(stem: str, folder: str, dropout: str, epochs: str) -> None:
     cli.app = lambda: trainer(
         PackedCorpus(Path(stem)),
         Path(folder),
-        config=dataclasses.replace(FEW, epochs=int(epochs)),
-        encoder=dataclasses.replace(ENCODER, dropout=float(dropout)),
+        config=dataclasses.replace(FEW, epochs=int(epochs), accumulate=int(accumulate)),
+        encoder=dataclasses.replace(ENCODER, dropout=float(dropout), norm=norm),
     ).run()
     cli.main()
 
@@ -80,18 +82,31 @@ def assert_both_finish(ranks: list[subprocess.Popen[str]]) -> None:
         assert "Traceback" not in message
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_two_ranks_train_as_one_process_that_accumulates_two_batches(corpus, tmp_path, dropout):  # noqa: F811
+@pytest.mark.parametrize(
+    ("dropout", "norm", "accumulate"),
+    [(0.0, "none", 1), (0.2, "none", 1), (0.0, "batch", 1), (0.0, "batch", 2)],
+)
+def test_two_ranks_train_as_one_process_that_accumulates_twice_the_batches(
+    corpus,  # noqa: F811
+    tmp_path,
+    dropout,
+    norm,
+    accumulate,
+):
     train = corpus(28)
-    encoder = dataclasses.replace(ENCODER, dropout=dropout)
-    ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2)
-    alone = trainer(train, tmp_path / "one", config=dataclasses.replace(FEW, accumulate=2), encoder=encoder)
+    encoder = dataclasses.replace(ENCODER, dropout=dropout, norm=norm)
+    ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2, norm, accumulate)
+    config = dataclasses.replace(FEW, accumulate=2 * accumulate)
+    alone = trainer(train, tmp_path / "one", config=config, encoder=encoder)
     assert all(len(alone.plan(epoch)) % 2 == 0 for epoch in range(2))
     begin = {k: v.clone() for k, v in alone.recognizer.encoder.state_dict().items()}
     alone.run()
     assert_both_finish(ranks)
     one, two = moved(tmp_path / "one", begin), moved(tmp_path / "two", begin)
     assert float((one - two).norm() / one.norm()) < 1e-3
+    for name in (name for name in begin if "running_" in name):
+        one, two = (moved(tmp_path / exp, {name: begin[name]}) for exp in ("one", "two"))
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
     records = [history.read(tmp_path / name / history.FILE) for name in ("one", "two")]
     for ours, theirs in zip(*records, strict=True):
         for key in ("loss", "dev_loss", "wer", "cer", "blank_share", "length_ratio", "updates"):
@@ -182,7 +197,7 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_signal_while_results_are_read_stops_one_process_and_several(corpus, tmp_path, monkeypatch, size):  # noqa: F811
-    for name in ("__exit__", "sum_", "mean_", "spread_"):  # plays the first of `size` ranks
+    for name in ("__exit__", "sum_", "spread_"):  # plays the first of `size` ranks
         monkeypatch.setattr(Ranks, name, lambda self, *_: None)
     monkeypatch.setattr(Ranks, "__enter__", lambda self: self)
     monkeypatch.setattr(Ranks, "gather", lambda self, value: [value])

@@ -23,6 +23,8 @@ class MaskedBatchNorm(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    momentum = 0.1
+    """Share of each batch in the running averages."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -49,7 +51,7 @@ class MaskedBatchNorm(nn.Module):
     @torch.no_grad()
     def _follow(self, running_F: Tensor, now_F: Tensor) -> None:
         """Move a running moment towards that of the batch, unless that is not finite."""
-        running_F.lerp_(torch.where(now_F.isfinite(), now_F, running_F), 0.1)
+        running_F.lerp_(torch.where(now_F.isfinite(), now_F, running_F), self.momentum)
 
 
 class Dropout(nn.Module):

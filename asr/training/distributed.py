@@ -61,17 +61,6 @@ class Ranks:
         for t, summed in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
             t.copy_(summed.view_as(t))
 
-    def mean_(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its mean over all ranks, in place; precision as for `sum_`.
-
-        Raises:
-            TrainingError: another rank is gone.
-        """
-        tensors = list(tensors)
-        self.sum_(tensors)
-        for t in tensors if self.size > 1 else ():
-            t.div_(self.size)
-
     def spread_(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by that of the first rank, in place.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asr.encoder import Encoder
 from asr.errors import ConfigError, check_demands
+from asr.regularisation import MaskedBatchNorm
 from asr.training.distributed import Ranks
 
 
@@ -152,6 +153,13 @@ class Updater:
         self.optimizer: Any = build_optimizer(encoder.parameters(), config)
         self.norms: dict[str, Tensor] = {}
         """Norm of the gradient of each layer, before clipping, after a `finish` with `by_layer`."""
+        # One process meets the ranks' batches in turn, rank by rank. Of n batches in turn each but the first
+        # of a rank comes n − 1 others after its predecessor there, and is forgotten as much as all n are.
+        kept, n = 1 - MaskedBatchNorm.momentum, ranks.size
+        self._share = (1 - kept) * kept ** (n - 1 - ranks.rank) / (1 - kept**n)
+        for module in encoder.modules() if n > 1 else ():
+            if isinstance(module, MaskedBatchNorm):
+                module.momentum = 1 - kept**n
 
     def begin(self, rate: float) -> None:
         """Set the learning rate of the coming step, and reset the gradients."""
@@ -172,8 +180,10 @@ class Updater:
         """
         named = [(n, p.grad) for n, p in self.encoder.named_parameters() if p.grad is not None]
         gradients = [gradient for _, gradient in named]
-        self.ranks.sum_([sums, *gradients])
-        self.ranks.mean_(b for b in self.encoder.buffers() if b.is_floating_point())
+        moments = [b for b in self.encoder.buffers() if b.is_floating_point()]
+        for moment in moments if self.ranks.size > 1 else ():
+            moment.mul_(self._share)
+        self.ranks.sum_([sums, *gradients, *moments])
         labels = sums[1].clamp(min=1).float()
         norm = nn.utils.get_total_norm(gradients) / labels
         self.norms = {k: v / labels for k, v in gradient_norms(named).items()} if by_layer else {}
