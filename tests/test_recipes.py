@@ -200,6 +200,7 @@ def test_what_decodes_may_change_when_the_model_is_trained(asr, tmp_path):
     assert (folder / "checkpoints" / "last.pt").read_bytes() == weights
     assert (before.decoder.name, after.decoder.name) == ("beam", "greedy")
     assert before.lm is not None and after.lm is None
+    assert json.loads((folder / "recipe.json").read_text())["decoder"]["name"] == "greedy"
     stamp = (folder / "tuning.json").stat().st_mtime_ns
     asr(*words, "lm.order=0", "decoder.name=greedy")
     assert (folder / "tuning.json").stat().st_mtime_ns == stamp

@@ -19,7 +19,7 @@ from asr.jobs.language_model import check_language_model, digests, model_of_reci
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe, build, to_fields
-from asr.jobs.train import CURVES, TUNED, development_split
+from asr.jobs.train import CURVES, TUNED, development_split, write_recipe
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer
 from asr.training import history
@@ -96,6 +96,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
         facts |= tuning.to_json()
     calibration = calibrate(model, utterances)
     model.save(bundle)
+    write_recipe(recipe)
     facts["calibration"] = calibration.to_json()
     with whole_file(folder / TUNED) as file:
         file.write(json.dumps(facts) + "\n")
