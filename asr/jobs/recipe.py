@@ -5,7 +5,6 @@ differences only. A recipe is named by its path below a `recipes/` folder (this 
 working directory), without `default.yaml`: `digits`, `digits/streaming`.
 """
 
-import dataclasses
 import difflib
 import functools
 import json
@@ -24,6 +23,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.files import expanded
+from asr.jobs.settings import build, keys, schema
 from asr.lm import RecurrentConfig
 from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
@@ -201,7 +201,7 @@ def register() -> None:
     from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
-    store.store(name="schema", node=_schema(Recipe))
+    store.store(name="schema", node=schema(Recipe))
     for folder in reversed(list(_recipe_folders())):
         for path in sorted(folder.rglob("*.yaml")):
             group = Path("recipes", path.relative_to(folder)).parent.as_posix()
@@ -258,82 +258,12 @@ def from_hydra(config: Any) -> Recipe:
     return typing.cast("Recipe", build(Recipe, fields))
 
 
-def build(cls: type, fields: dict[str, Any], *, place: str = "") -> Any:
-    """An instance of the dataclass `cls` from plain nested dictionaries; values are checked against Literals.
-
-    Raises:
-        ConfigError: an unknown key or choice, with those that exist.
-    """
-    hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
-    values = {}
-    for key, value in fields.items():
-        if key not in known:
-            raise ConfigError(
-                f"{place}{key} does not exist; {place.rstrip('.') or 'the recipe'} has {sorted(known)}"
-            )
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            value = build(typing.cast(type, hint), value, place=f"{place}{key}.")
-        elif (choices := _choices(hint)) and value not in choices:
-            raise ConfigError(f"{place}{key}={value}: expected one of {', '.join(str(c) for c in choices)}")
-        elif isinstance(value, list) and "tuple" in str(hint):
-            value = tuple(value)
-        values[key] = value
-    return cls(**values)
-
-
-def to_fields(recipe: Any) -> dict[str, Any]:
-    """The recipe as plain nested dictionaries, ready for JSON and YAML."""
-    fields: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(recipe)))
-    return fields
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    if typing.get_origin(hint) is Literal:
-        return typing.get_args(hint)
-    parts = [_choices(part) for part in typing.get_args(hint)]
-    if not any(parts) or typing.get_origin(hint) in (list, tuple, dict):
-        return ()
-    return tuple(c for part in parts for c in part) + ((None,) if type(None) in typing.get_args(hint) else ())
-
-
-def _schema(cls: type) -> type:
-    """The dataclass with its Literals widened to their base type, as OmegaConf does not support Literals."""
-    hints = typing.get_type_hints(cls)
-    fields: list[Any] = []
-    for f in dataclasses.fields(cls):
-        hint = hints[f.name]
-        if dataclasses.is_dataclass(hint):
-            inner = _schema(typing.cast(type, hint))
-            fields.append((f.name, inner, field(default_factory=inner)))
-            continue
-        if choices := _choices(hint):
-            hint = str | None if None in choices else type(choices[0])
-        copied = (
-            field(default=f.default)
-            if f.default_factory is dataclasses.MISSING
-            else field(default_factory=f.default_factory)
-        )
-        fields.append((f.name, hint, copied))
-    return dataclasses.make_dataclass(cls.__name__, fields)
-
-
-def _keys(cls: type = Recipe, prefix: str = "") -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        if dataclasses.is_dataclass(hints[f.name]):
-            yield from _keys(typing.cast(type, hints[f.name]), f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name
-
-
 def explain(error: Exception) -> str:
     """Hydra's message in one or two lines, with the closest key that exists."""
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
     if match:
-        known, wrong = list(_keys()), match[1]
+        known, wrong = list(keys(Recipe)), match[1]
         near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
             key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]
         ]

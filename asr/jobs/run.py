@@ -18,7 +18,8 @@ from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import train_all
 from asr.jobs.prepare import Prepared, prepare
-from asr.jobs.recipe import Recipe, build, to_fields
+from asr.jobs.recipe import Recipe
+from asr.jobs.settings import build, to_fields
 from asr.jobs.train import CURVES, TUNED, development_split, write_recipe
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer

@@ -15,7 +15,8 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
 from asr.jobs.console import TrainingBar, say, warn
 from asr.jobs.prepare import Prepared
-from asr.jobs.recipe import Recipe, to_fields
+from asr.jobs.recipe import Recipe
+from asr.jobs.settings import to_fields
 from asr.lm import read_sentences
 from asr.pronunciation import Lexicon, pronounce
 from asr.recognizer import Recognizer
