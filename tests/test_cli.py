@@ -17,6 +17,7 @@ from tones import RATE_HZ, sentences
 from asr import cli, load
 from asr.audio import resample
 from asr.encoder import EncoderConfig
+from asr.errors import ConfigError
 from asr.files import locked
 from asr.jobs import recipe as recipes
 from asr.jobs import stages
@@ -413,6 +414,34 @@ def test_a_recipe_of_the_working_directory_is_found(tmp_path, monkeypatch):
     (tmp_path / "exp").mkdir()  # a folder of the name of a key is no group of configurations
     recipe = recipes.compose(["mine", "exp=exp/other"])
     assert (recipe.encoder.layers, recipe.exp) == (2, "exp/other")
+
+
+@pytest.mark.parametrize("file", ["digits/default.yaml", "digits.yaml"])
+def test_a_recipe_of_the_working_directory_takes_the_place_of_a_built_in_one_and_that_is_said(
+    tmp_path, monkeypatch, capsys, file
+):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "recipes" / file
+    mine.parent.mkdir(parents=True)
+    mine.write_text("encoder:\n  width: 7\n")
+    recipe = recipes.compose(["digits"])
+    assert (recipe.encoder.width, recipe.name, recipe.lm.order) == (7, "digits", 0)
+    built_in = recipes.home() / "recipes" / "digits" / "default.yaml"
+    assert f"recipe digits: {mine}, not {built_in}" in capsys.readouterr().err
+    mine.write_text("defaults: [/recipes/digits/default]\n")
+    if "default" in file:
+        with pytest.raises(ConfigError, match="a recipe is among its own defaults"):
+            recipes.compose(["digits"])
+    else:
+        assert recipes.compose(["digits"]).lm.order == 2
+
+
+def test_a_recipe_may_stand_beside_a_folder_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "foo").mkdir(parents=True)
+    (tmp_path / "recipes" / "foo.yaml").write_text("seed: 3\n")
+    (tmp_path / "recipes" / "foo" / "bar.yaml").write_text("seed: 4\n")
+    assert [recipes.compose([name]).seed for name in ("foo", "foo/bar")] == [3, 4]
 
 
 def test_an_exported_model_transcribes_like_the_bundle(asr, trained, tmp_path):

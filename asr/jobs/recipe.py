@@ -23,6 +23,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.files import expanded
+from asr.jobs.console import say
 from asr.jobs.settings import build, keys, schema
 from asr.lm import RecurrentConfig
 from asr.recognizer import DecoderConfig
@@ -120,9 +121,10 @@ def names() -> list[str]:
 
 
 def _recipe_folders() -> Iterator[Path]:
-    yield home() / "recipes"
+    """Where recipes are; of two with the same name that in the first folder counts."""
     if (local := Path.cwd() / "recipes").is_dir() and local.resolve() != (home() / "recipes").resolve():
         yield local
+    yield home() / "recipes"
 
 
 def hydra_overrides(words: Sequence[str]) -> list[str]:
@@ -167,9 +169,12 @@ def _quoted(word: str) -> str:
 def _recipe_overrides(word: str) -> list[str]:
     known = names()
     if word in known:
-        nested = any((folder / word).is_dir() for folder in _recipe_folders())
-        file = f"{word}/default" if nested else word
-        return [f"recipes={file}", f"name={word}"]
+        places = [(f, n) for f in _recipe_folders() for n in (f"{word}/default", word)]
+        (place, name), *others = [(f, n) for f, n in places if (f / f"{n}.yaml").is_file()]
+        if others:
+            unused = " and ".join(str(f / f"{n}.yaml") for f, n in others)
+            say(f"recipe {word}: {place / f'{name}.yaml'}, not {unused}")
+        return [f"recipes={name}", f"name={word}"]
     path = Path(word)
     if path.suffix in MANIFEST_SUFFIXES or path.is_dir():
         if not path.exists():
@@ -237,6 +242,10 @@ def composed(overrides: list[str]) -> Any:
             return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    except RecursionError as error:
+        raise ConfigError(
+            f"{overrides[0]}: a recipe is among its own defaults; give the one that builds on it another name"
+        ) from error
 
 
 def from_hydra(config: Any) -> Recipe:
