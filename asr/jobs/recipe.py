@@ -242,6 +242,13 @@ def composed(overrides: list[str]) -> Any:
             return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(explain(error)) from error
+    except ValueError as error:  # a group of configurations that is given something else than a name
+        for override in overrides:
+            group = home() / "conf" / override.partition("=")[0].lstrip("+")
+            if group.is_dir():
+                known = ", ".join(sorted(path.stem for path in group.glob("*.yaml")))
+                raise ConfigError(f"{override}: expected the name of a file in {group}: {known}") from error
+        raise ConfigError(f"{' '.join(overrides)}: {error}") from error
     except RecursionError as error:
         raise ConfigError(
             f"{overrides[0]}: a recipe is among its own defaults; give the one that builds on it another name"
@@ -252,13 +259,25 @@ def from_hydra(config: Any) -> Recipe:
     """The typed recipe of a configuration that Hydra composed; in paths `~` is the home folder.
 
     Raises:
-        ConfigError: a value that is not among the choices of its key, or no home folder.
+        ConfigError: a value that is missing or not among the choices of its key, or no home folder.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    fields: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    extra = [name for name, options in fields["data"]["extra"].items() if isinstance(options, dict)]
-    paths = [*_PATHS, *(f"data.extra.{name}.root" for name in extra)]
+    try:
+        fields: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    if not fields["exp"]:
+        raise ConfigError("exp= is empty: give the folder of the experiment, exp=FOLDER")
+    paths = list(_PATHS)
+    for name, options in fields["data"]["extra"].items():
+        key = f"data.extra.{name}"
+        if not isinstance(options or {}, dict):
+            raise ConfigError(f"{key}={options}: expected options of that source, such as {key}.root=FOLDER")
+        if options and not isinstance(options.get("root"), str | None):
+            raise ConfigError(f"{key}.root={options['root']}: expected one path, or none")
+        paths += [f"{key}.root"] if options else []
     for *sections, key in (path.split(".") for path in paths):
         section = functools.reduce(dict.__getitem__, sections, fields)
         if section.get(key):
@@ -270,6 +289,14 @@ def from_hydra(config: Any) -> Recipe:
 def explain(error: Exception) -> str:
     """Hydra's message in one or two lines, with the closest key that exists."""
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
+    key = found[1] if (found := re.search(r"full_key: *(\S+)", text)) else ""
+    if "Missing mandatory value" in text:
+        return f"{key} has no value: add {key}=…"
+    if interpolated := re.search(r"Interpolation key '([^']+)' not found", text):
+        return (
+            f"{key} refers to ${{{interpolated[1]}}}, a key that does not exist: "
+            "expected one with its section, such as ${name} or ${encoder.width}"
+        )
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
     if match:
         known, wrong = list(keys(Recipe)), match[1]
