@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from tones import RATE_HZ
 
 from asr import audio, load
 from asr.corpus.manifest import Utterance, read_manifest
+from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.jobs.align import align_words, read_text
 from asr.jobs.cutting import Aligned, between_pauses
@@ -120,6 +123,11 @@ def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, man
     assert one == two
 
 
+def test_one_recording_of_one_word_is_called_so(asr, trained, manifest, tmp_path):  # noqa: F811
+    _, _, err = asr("align", tmp_path / "1.wav", "b", "-m", trained, "--cut", tmp_path / "one")
+    assert "1 recording of 1 word: " in err
+
+
 def test_a_long_recording_is_cut_at_its_longest_pauses(asr, trained, tmp_path):  # noqa: F811
     texts = ["ab ca", "b", "dab ab ca", "da"]
     sounds = [spoken(text, seed=i) for i, text in enumerate(texts)]
@@ -215,6 +223,18 @@ def test_what_makes_no_sense_is_refused(asr, trained, manifest, words, complaint
     status, _, err = asr("align", *words, "--model", trained)
     assert status == 1
     assert complaint in " ".join(err.split())
+
+
+@pytest.mark.parametrize("name", ["none.txt", "a/none.LAB", "./none", "../none", "/none", "~/none"])
+def test_the_name_of_a_file_that_is_not_there_is_no_text(name):
+    with pytest.raises(ConfigError, match="no such file; expected a text, or a file with it"):
+        read_text(name)
+
+
+def test_a_text_can_come_from_another_program(tmp_path):
+    os.mkfifo(tmp_path / "said")
+    threading.Thread(target=(tmp_path / "said").write_text, args=("ab ca",)).start()
+    assert read_text(str(tmp_path / "said")) == "ab ca"
 
 
 def test_two_ids_that_would_be_the_same_file_are_refused(asr, trained, manifest):  # noqa: F811

@@ -1,5 +1,6 @@
 """`asr align`: recordings and their texts → word times as CTM, JSON or TextGrid, or a recording per word."""
 
+import errno
 import json
 import re
 from collections import Counter
@@ -22,6 +23,8 @@ from asr.text import normalise
 from asr.transcript import Clock, Transcript, Word
 
 MANIFESTS = (".jsonl", ".json")
+_NAME = re.compile(r"\S+\.(txt|text|lab|trn)|(~|\.{0,2}/)\S*", re.IGNORECASE)
+"""What nobody says, but is a name of a file."""
 
 
 def align_words(model: Recognizer, samples: np.ndarray, text: str) -> tuple[list[Word], list[float]]:
@@ -171,14 +174,24 @@ def _names(ids: Sequence[str]) -> list[str]:
 
 
 def read_text(text_or_file: str) -> str:
-    """The text itself, or the content of the file of that name."""
+    """The text itself, or the content of the file of that name.
+
+    Raises:
+        ConfigError: what looks like the name of a file, but is none.
+        TextError: a file that is not in UTF-8.
+    """
     path = Path(text_or_file)
     try:
-        return path.read_text(encoding="utf-8-sig") if path.is_file() else text_or_file
+        if path.exists() and not path.is_dir():
+            return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}); convert it") from error
-    except OSError:  # longer than a file name can be
-        return text_or_file
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # it is a text
+            raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if _NAME.fullmatch(text_or_file):
+        raise ConfigError(f"{text_or_file}: no such file; expected a text, or a file with it")
+    return text_or_file
 
 
 def to_ctm(words: Sequence[Word], *, name: str, duration_s: float) -> str:

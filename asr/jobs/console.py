@@ -32,6 +32,15 @@ def warn(text: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """The number and the noun, in the plural unless it is one.
+
+    >>> counted(1, "recording"), counted(1200, "recording")
+    ('1 recording', '1,200 recordings')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def counting(
     title: str, unit: str | None = "files", *, hidden: bool = False

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from asr import audio
 from asr.corpus.manifest import Utterance
 from asr.files import whole_file
-from asr.jobs.console import counting, say
+from asr.jobs.console import counted, counting, say
 from asr.transcript import Word
 
 WORD_MARGINS_S = (0.07, 0.1)
@@ -70,10 +70,10 @@ def cut(aligned: Sequence[Aligned], cutting: Cutting, *, joint: str) -> None:
     manifest = cutting.folder / ("words.jsonl" if cutting.longest_s is None else "utterances.jsonl")
     with whole_file(manifest) as file:
         file.writelines(f"{json.dumps(line, ensure_ascii=False)}\n" for line in facts)
-    what = f"{len({line['text'] for line in facts}):,} words"
+    what = counted(len({line["text"] for line in facts}), "word")
     if cutting.longest_s is not None:
         what = f"{max((line['duration'] for line in facts), default=0):.1f} s at most"
-    say(f"{len(facts):,} recordings of {what}: {manifest}")
+    say(f"{counted(len(facts), 'recording')} of {what}: {manifest}")
 
 
 def between_pauses(aligned: Aligned, longest_s: float) -> list[range]:
