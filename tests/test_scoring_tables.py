@@ -10,7 +10,8 @@ from asr.cli import app
 from asr.errors import ScoringError
 from asr.jobs.compare import compare_files, show_comparison, tell_apart
 from asr.jobs.score import recall, score_files, show_score
-from asr.scoring import print_score, rank, ranking_table, score
+from asr.scoring import compare, print_comparison, print_score, rank, ranking_table, score
+from asr.scoring.tables import print_table
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +39,17 @@ def test_a_score_is_printed_with_its_signature_and_its_worst_utterances(
     for text in ("25.00%", "REF:  the CAT sat", "HYP:  the BAT sat", "cat → bat", "style:none|align:minimal"):
         assert text in printed.out
     assert "read as trn, trn; 3 utterances paired by id" in printed.err
+
+
+def test_numbers_are_whole_however_narrow_the_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
+    said, heard = ["a b c"] * 1234, ["a x c"] * 1234
+    found = score(said, heard, speakers=["somebody", "nobody"] * 617, confidences=[(0.9, 0.8, 0.7)] * 1234)
+    narrow = Console(width=20)
+    print_score(found, narrow, recalls=recall(found, hotwords=["b"]))
+    print_table(ranking_table(rank({"good": score(said, said), "bad": found})), narrow)
+    print_comparison(compare(found, score(said, said)), narrow)
+    printed = capsys.readouterr().out
+    assert "…" not in printed and "33.33% – 33.33%" in printed and "3,702" in printed
 
 
 def test_a_score_as_json_is_one_object_alone_on_standard_output(

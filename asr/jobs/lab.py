@@ -12,6 +12,7 @@ from asr.jobs.console import output, say
 from asr.lab.comparison import LENGTHS
 from asr.lab.flow import Flow
 from asr.recognizer import Recognizer
+from asr.scoring.tables import print_table
 
 
 def gradients(path: Path, *, longest: int = 10_000) -> None:
@@ -22,7 +23,7 @@ def gradients(path: Path, *, longest: int = 10_000) -> None:
         table.add_column(column, justify="right")
     for e in expenses:
         table.add_row(f"{e.frames:,}", e.method, f"{1000 * e.time_s:,.2f}", f"{e.peak_bytes / 1000:,.0f}")
-    output.print(table)
+    print_table(table, output)
     output.print(lab.verdict(expenses))
     say(f"picture {lab.plot_gradients(expenses, path)}")
 
@@ -36,7 +37,7 @@ def gradient_flow(path: Path, model: Recognizer | None = None, recording: str | 
     for flow in flows:
         milliseconds = "" if flow.half_life_s is None else f"{1000 * flow.half_life_s:,.0f}"
         table.add_row(flow.name, f"{flow.half_life_frames:,.1f}", milliseconds)
-    output.print(table)
+    print_table(table, output)
     say(f"picture {lab.plot_gradient_flow(flows, path)}")
 
 

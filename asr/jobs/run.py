@@ -23,6 +23,7 @@ from asr.jobs.settings import build, to_fields
 from asr.jobs.train import CURVES, TUNED, development_split, write_recipe
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer
+from asr.scoring.tables import print_table
 from asr.training import history
 from asr.training.distributed import Ranks
 
@@ -145,4 +146,4 @@ def _print(results: dict[str, dict[str, Any]], name: str) -> None:
         counts = (str(r[k]) for k in ("substitutions", "deletions", "insertions"))
         rates = (f"{r['wer']:.2%}", interval, f"{r['cer']:.2%}")
         table.add_row(split, f"{r['sentences']:,}", f"{r['words']:,}", *rates, *counts)
-    output.print(table)
+    print_table(table, output)

@@ -195,6 +195,7 @@ def _rank(folder: Path) -> None:
     from asr import scoring
     from asr.jobs.console import output
     from asr.recognizer import load
+    from asr.scoring.tables import print_table
 
     files = sorted(folder.glob("*=*/**/dev.hypotheses.jsonl"))  # a value with slashes makes nested folders
     if not files:
@@ -212,7 +213,7 @@ def _rank(folder: Path) -> None:
     if left_out := len(runs) - len(scores):
         warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
-        output.print(scoring.ranking_table(scoring.rank(scores)))
+        print_table(scoring.ranking_table(scoring.rank(scores)), output)
 
 
 def _list_trained(folder: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from asr.scoring import breakdown
@@ -34,10 +35,9 @@ def print_score(
         most: rows of the longer tables.
         recalls: of out-of-vocabulary words and of hotwords, if asked for.
     """
-    console.print(_rates(score))
-    console.print(
-        _row(dict(zip(("utterances", *_COUNTS), (f"{score.sentences:,}", *_counts(score)), strict=True)))
-    )
+    print_table(_rates(score), console)
+    counts = (f"{score.sentences:,}", *_counts(score))
+    print_table(_row(dict(zip(("utterances", *_COUNTS), counts, strict=True))), console)
     if worst:
         for title, groups in (
             ("speaker", breakdown.by_speaker(score)),
@@ -45,15 +45,22 @@ def print_score(
             ("duration", breakdown.by_duration(score)),
         ):
             if len(groups) > 1:
-                console.print(_groups(title, groups, most))
+                print_table(_groups(title, groups, most), console)
         if score.errors:
-            console.print(_errors(breakdown.word_errors(score), most))
+            print_table(_errors(breakdown.word_errors(score), most), console)
     if recalls:
-        console.print(_recalls(recalls))
+        print_table(_recalls(recalls), console)
     for utterance in breakdown.worst(score, worst):
         console.print()
         print_utterance(utterance, console)
     console.print(f"[dim]{escape(score.signature)}[/]", soft_wrap=True)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table as wide as its cells, however narrow the console is: a number is never shortened."""
+    options = console.options.update(max_width=10_000)
+    table.width = Measurement.get(console, options, table).maximum
+    console.print(table, crop=False)
 
 
 def print_utterance(utterance: AlignedUtterance, console: Console) -> None:
@@ -72,7 +79,7 @@ def print_comparison(
         table.add_column(column, justify="right" if column else "left")
     for name, score in zip(names, (c.a, c.b), strict=True):
         table.add_row(escape(name), *_counts(score), f"{score.wer:.2%}", _interval(score.wer_interval))
-    console.print(table)
+    print_table(table, console)
     verdict = "better" if c.difference < 0 else "worse"
     tests = Table(show_header=False, box=None, pad_edge=False)
     points = f"{100 * c.difference:+.2f} points of WER"
@@ -82,7 +89,7 @@ def print_comparison(
     tests.add_row("McNemar", f"p = {_p(n.p)} (right only in {one}: {n.only_a}, only in {other}: {n.only_b})")
     told = f"[bold]{other} is {verdict}[/]" if c.is_significant else "[bold]not told apart[/]"
     tests.add_row("verdict", f"{told} at 5 % by the matched pairs test")
-    console.print(tests)
+    print_table(tests, console)
     console.print(f"{len(c.differing)} of {c.a.sentences} utterances differ")
     for pair in c.differing[:differing]:
         for name, utterance in zip(names, pair, strict=True):
