@@ -151,7 +151,9 @@ def test_unreadable_utterances_are_counted_not_scored(asr, trained, tmp_path):
     (tmp_path / "test 2.wav").write_bytes(b"RIFF")
     status, out, err = asr("evaluate", manifest, "--model", trained, "--json")
     assert status == 1
-    assert json.loads(out)["sentences"] == 4
+    found = json.loads(out)
+    assert (found["sentences"], found["failed"]) == (4, 1)
+    assert sum(group["sentences"] for group in found["lengths"].values()) == 4 and 0 <= found["ece"] <= 1
     assert "test 2.wav" in err
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from asr.cli import app
 from asr.errors import ScoringError
 from asr.jobs.compare import compare_files, show_comparison, tell_apart
-from asr.jobs.score import recall, score_files, show_score
+from asr.jobs.score import recall, score_files, show_score, to_json
 from asr.scoring import compare, print_comparison, print_score, rank, ranking_table, score
 from asr.scoring.tables import print_table
 
@@ -101,6 +101,8 @@ def test_confidences_of_words_that_normalisation_splits_are_left_out_and_said_to
     reference.write_text('{"id": "1", "text": "a b"}\n{"id": "2", "text": "c d"}', encoding="utf-8")
     found, _ = score_files(reference, hypothesis, style="basic")
     assert [u.confidences for u in found.utterances] == [(0.9, 0.8), None]
+    assert to_json(found)["ece"] == pytest.approx(0.15) and to_json(found)["nce"] is None
+    assert to_json(score("a", "a"))["ece"] is None
     assert "1 utterances have no confidences" in capsys.readouterr().err
 
 

@@ -13,6 +13,7 @@ from asr.corpus.manifest import Utterance, check_ids, read_manifest
 from asr.errors import AudioError, ScoringError
 from asr.files import whole_file
 from asr.jobs.console import counting, output, say, warn
+from asr.jobs.score import to_json as groups_to_json
 from asr.recognizer import Recognizer
 from asr.text import normalise
 from asr.transcript import Transcript
@@ -102,7 +103,7 @@ def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
 def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
     """Print the scores, as a table or as one JSON object; `report` is for a page with every error."""
     if as_json:
-        output.print_json(data=to_json(evaluation))
+        output.print_json(data=groups_to_json(evaluation.score) | to_json(evaluation))
     else:
         scoring.print_score(evaluation.score, output)
         speed = evaluation.audio_s / evaluation.seconds

@@ -9,6 +9,7 @@ from asr.jobs.console import output, say, warn
 from asr.scoring import Score, breakdown, pairing, score, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
+from asr.scoring.calibration import calibration_of
 from asr.scoring.styles import Style, word_splitter
 
 
@@ -94,7 +95,7 @@ def recall(found: Score, *, hotwords: Sequence[str] = (), vocabulary: Path | Non
 
 
 def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
-    """The score, the scores of its groups, and the recalls, as plain values."""
+    """The score, its calibration (None without confidences), the scores of its groups, and the recalls."""
     groups = {
         "speakers": breakdown.by_speaker(found),
         "lengths": breakdown.by_length(found),
@@ -103,6 +104,7 @@ def to_json(found: Score, recalls: Sequence[Recall] = ()) -> dict[str, Any]:
     keys = ("wer", "substitutions", "deletions", "insertions", "words", "sentences")
     return {
         **found.to_json(),
+        **dict(zip(("ece", "nce"), calibration_of(found), strict=True)),
         **{
             kind: {group.name: {key: getattr(group.score, key) for key in keys} for group in members}
             for kind, members in groups.items()

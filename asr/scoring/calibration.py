@@ -132,6 +132,15 @@ def normalised_cross_entropy(confidences_W: np.ndarray, right_W: np.ndarray) -> 
     return float(1 - told / untold)
 
 
+def calibration_of(score: Score) -> tuple[float | None, float | None]:
+    """Expected calibration error and normalised cross-entropy of a score; None without confidences."""
+    confidences_W, right_W = judged_words(score)
+    if not len(confidences_W):
+        return None, None
+    error = expected_calibration_error(reliability(confidences_W, right_W))
+    return error, normalised_cross_entropy(confidences_W, right_W)
+
+
 def _newton(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:
     """The weights that minimise the penalised logistic loss, which is convex; halves steps that overshoot."""
 

@@ -10,12 +10,7 @@ from rich.table import Table
 from asr.scoring import breakdown
 from asr.scoring.alignment import AlignedUtterance, print_alignment
 from asr.scoring.breakdown import Group, Recall
-from asr.scoring.calibration import (
-    expected_calibration_error,
-    judged_words,
-    normalised_cross_entropy,
-    reliability,
-)
+from asr.scoring.calibration import calibration_of
 from asr.scoring.intervals import CONFIDENCE
 from asr.scoring.significance import Comparison, Ranked
 from asr.scoring.word_errors import Score
@@ -125,11 +120,11 @@ def _rates(score: Score) -> Table:
         "CER": f"{score.cer:.2%}",
         "SER": f"{score.ser:.2%}",
     }
-    confidences_W, right_W = judged_words(score)
-    if len(confidences_W):
-        cells["ECE"] = f"{expected_calibration_error(reliability(confidences_W, right_W)):.2%}"
-        if (told := normalised_cross_entropy(confidences_W, right_W)) is not None:
-            cells["NCE"] = f"{told:.3f}"
+    error, told = calibration_of(score)
+    if error is not None:
+        cells["ECE"] = f"{error:.2%}"
+    if told is not None:
+        cells["NCE"] = f"{told:.3f}"
     if score.real_time_factor is not None:
         cells["RTF"] = f"{score.real_time_factor:.3g}"
     return _row(cells)
