@@ -117,7 +117,7 @@ def test_bad_files_are_listed_and_the_rest_goes_on(asr, trained, tmp_path):
         "--model", trained,
     )  # fmt: skip
     assert status == 1
-    assert out == "abc\n"
+    assert out == "\nabc\n\n\n", "lines and recordings must correspond"
     for name in ("empty.wav", "text.wav", "none.wav"):
         assert name in err
     assert "Traceback" not in err

@@ -18,6 +18,7 @@ from asr.features import FeaturesConfig
 from asr.jobs.transcribe import find_audio, transcribe
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
+from asr.transcript import Segment
 
 TEXT = " ".join(sentences(14, seed=3))
 
@@ -172,7 +173,7 @@ def test_standard_output_takes_one_line_a_recording_or_one_format(folder, capsys
     failed = transcribe(tone_model(), [str(folder)])
     out, err = capsys.readouterr()
     whole = [tone_model().transcribe(folder / "day 1" / f"{i}.wav").text for i in (0, 1, 3)]
-    assert out.splitlines() == whole
+    assert out.splitlines() == [*whole[:2], "", whole[2]]
     assert list(failed) == [str(folder / "day 1" / "2.wav")]
     assert "1 of 4 recordings could not be transcribed" in err
     file = io.BytesIO((folder / "day 1" / "0.wav").read_bytes())
@@ -192,6 +193,18 @@ def test_a_long_recording_after_another_is_printed_whole_and_once(tmp_path, caps
     assert soundfile.info(files[1]).duration > 40  # beyond the first batch, in which its first words are
     transcribe(tone_model(), list(map(str, files)))
     assert capsys.readouterr().out.splitlines() == [tone_model().transcribe(file).text for file in files]
+
+
+def test_a_line_that_was_begun_is_ended_after_an_interruption(folder, capsys, monkeypatch):
+    def interrupted(self, names, *, on_segment):
+        on_segment(0, Segment("ab", 0.0, 0.5, ()))
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Recognizer, "outcomes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transcribe(tone_model(), [str(folder)])
+    assert capsys.readouterr().out == "ab\n"
 
 
 def test_recordings_of_one_name_are_told_apart_on_standard_output(tmp_path, capsys):

@@ -5,6 +5,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,8 @@ def transcribe(
     """Transcribe each recording; returns, by file, why it failed.
 
     Without `output_dir` one format goes to standard output, `txt` as one line per recording, its segments as
-    soon as they are known. With it each recording has a file per format, and recordings whose files exist and
-    are not older are skipped.
+    soon as they are known; it stays empty if the recording fails. With it each recording has a file per
+    format, and recordings whose files exist and are not older are skipped.
 
     Args:
         model: a loaded recogniser.
@@ -138,13 +139,14 @@ def _work(
             if whole_s := length_s(names[number]):
                 progress(number + min(1.0, segment.end_s / whole_s), len(names))
 
-        for number, outcome in enumerate(model.outcomes(names, on_segment=on_segment, **settings)):
-            if isinstance(outcome, AudioError):
-                failed[names[number]] = str(outcome)
-                sink.failed(names[number])
-            else:
-                sink.done(names[number], outcome)
-            progress(number + 1, len(names))
+        with closing(sink):
+            for number, outcome in enumerate(model.outcomes(names, on_segment=on_segment, **settings)):
+                if isinstance(outcome, AudioError):
+                    failed[names[number]] = str(outcome)
+                    sink.failed(names[number])
+                else:
+                    sink.done(names[number], outcome)
+                progress(number + 1, len(names))
     return failed
 
 
@@ -210,10 +212,15 @@ class Printer:
         self._next()
 
     def failed(self, name: str) -> None:
-        """End the current line if it was begun, and move on to the next recording."""
-        if self._printed:
+        """End the line of the current recording, which may be empty, and move on to the next."""
+        if self._form == "txt":
             print(flush=True)
         self._next()
+
+    def close(self) -> None:
+        """End the current line if it was begun, as after Ctrl-C."""
+        if self._printed:
+            print(flush=True)
 
     def _next(self) -> None:
         self._early.pop(self._number, None)
@@ -255,6 +262,9 @@ class Files:
 
     def failed(self, name: str) -> None:
         """Do nothing: there is no file for a failed recording."""
+
+    def close(self) -> None:
+        """Do nothing: every file is closed."""
 
 
 def _list(failed: dict[str, str], total: int) -> None:
