@@ -12,17 +12,25 @@ import typer
 from asr import __version__
 from asr.errors import AsrError
 from asr.subcommands import (
+    FORMATS,
+    BeamWidth,
+    Decoder,
     Device,
     Hotwords,
     Json,
     Lm,
     Model,
+    Precision,
+    Rescore,
+    ScoringStyle,
     align,
+    are_formats,
     combine,
     export,
     laboratory,
     language_model,
     load_model,
+    one_of,
     tune,
 )
 
@@ -47,19 +55,8 @@ Words = Annotated[
     ),
 ]
 Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
-Decoder = Annotated[str | None, typer.Option(help="greedy, beam or pyctcdecode; by default the bundle's.")]
-BeamWidth = Annotated[
-    int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
-]
 Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
-Rescore = Annotated[
-    int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
-]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
-ScoringStyle = Annotated[str, typer.Option(help="Normalisation: none, basic, upper or english.")]
-Precision = Annotated[
-    str, typer.Option(help="float32; bf16 or int8 are faster on many processors and may cost words.")
-]
 
 _state = {"debug": False}
 
@@ -115,9 +112,11 @@ def _decoding(
     hotwords: list[str] | None,
     rescore: int | None,
 ) -> dict[str, Any]:
-    if decoder == "greedy" and lm is not None:
-        raise typer.BadParameter("--decoder greedy asks no language model: leave --lm out, or take beam")
-    return {"decoder": decoder, "beam_width": beam_width, "hotwords": hotwords, "rescore": rescore}
+    settings = {"beam_width": beam_width, "hotwords": hotwords, "rescore": rescore}
+    for name, value in {"lm": lm, **settings}.items():
+        if decoder == "greedy" and value:
+            raise typer.BadParameter(f"--decoder greedy has no use for --{name}: leave it out, or take beam")
+    return {"decoder": decoder, **settings}
 
 
 @app.command()
@@ -132,7 +131,11 @@ def transcribe(
     output_format: Annotated[
         str,
         typer.Option(
-            "--output_format", "--output-format", "-f", help="txt, vtt, srt, tsv, json, jsonl, ctm or all."
+            "--output_format",
+            "--output-format",
+            "-f",
+            help=f"{', '.join(FORMATS)} or all; several with commas.",
+            callback=are_formats,
         ),
     ] = "txt",
     word_timestamps: Annotated[
@@ -156,7 +159,11 @@ def transcribe(
     device: Device = "cpu",
     precision: Precision = "float32",
     vad: Annotated[
-        str, typer.Option(help="What finds pauses in long audio: energy, or silero, which also finds noise.")
+        str,
+        typer.Option(
+            help="What finds pauses in long audio: energy, or silero, which also finds noise.",
+            callback=one_of("energy", "silero"),
+        ),
     ] = "energy",
 ) -> None:
     """Print the transcripts of recordings, or write them as files."""
@@ -164,6 +171,8 @@ def transcribe(
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None or vad != "energy":
             raise typer.BadParameter("--stream takes one file or -, --microphone none; both print; no --vad")
+        if output_format not in ("txt", "jsonl"):
+            raise typer.BadParameter(f"--output_format {output_format}: a stream is written as txt or jsonl")
         from asr.jobs.listen import listen
 
         place = None if microphone or not audio else audio[0]
@@ -243,7 +252,10 @@ def score(
     reference: Annotated[Path, typer.Argument(help="Plain text, Kaldi text, trn, JSONL, STM or CTM.")],
     hypothesis: Annotated[Path, typer.Argument(help="The same, from any recogniser.")],
     style: ScoringStyle = "none",
-    alignment: Annotated[str, typer.Option(help="minimal, or sclite for its weights.")] = "minimal",
+    alignment: Annotated[
+        str,
+        typer.Option(help="minimal, or sclite for its weights.", callback=one_of("minimal", "sclite")),
+    ] = "minimal",
     utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
     plain: Plain = False,
     worst: Annotated[int, typer.Option(min=0, help="Utterances shown with their alignment.")] = 3,

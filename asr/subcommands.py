@@ -3,6 +3,7 @@
 Nothing heavy is imported.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +11,66 @@ import typer
 
 from asr.errors import ConfigError
 
+FORMATS = ("txt", "vtt", "srt", "tsv", "json", "jsonl", "ctm")
+"""Of transcripts; those of `asr.jobs.formats`, which is slow to import."""
+
+
+def one_of(*names: str) -> Callable[[str | None], str | None]:
+    """A check that an option, if it is given, has one of these values, before anything heavy is imported."""
+
+    def check(given: str | None) -> str | None:
+        if given is not None and given not in names:
+            raise typer.BadParameter(f"{given!r}: expected {', '.join(names)}")
+        return given
+
+    return check
+
+
+def are_formats(given: str) -> str:
+    """The names of formats with commas between them, if there are such formats."""
+    for name in given.split(","):
+        one_of(*FORMATS, "all")(name.strip())
+    return given
+
+
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 Lm = Annotated[str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM.")]
-Style = Annotated[str, typer.Option(help="Normalisation of the text: none, basic or upper.")]
+Style = Annotated[
+    str,
+    typer.Option(
+        help="Normalisation of the text: none, basic or upper.", callback=one_of("none", "basic", "upper")
+    ),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        help="greedy, beam or pyctcdecode; by default the bundle's.",
+        callback=one_of("greedy", "beam", "pyctcdecode"),
+    ),
+]
+BeamWidth = Annotated[
+    int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
+]
+Rescore = Annotated[
+    int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
+]
+ScoringStyle = Annotated[
+    str,
+    typer.Option(
+        help="Normalisation: none, basic, upper or english.",
+        callback=one_of("none", "basic", "upper", "english"),
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="float32; bf16 or int8 are faster on many processors and may cost words.",
+        callback=one_of("float32", "bf16", "int8"),
+    ),
+]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 
 
@@ -74,7 +129,14 @@ def align(
         str | None, typer.Argument(help="What is said in the recording: the text, or a file with it.")
     ] = None,
     output_format: Annotated[
-        str, typer.Option("--output_format", "--output-format", "-f", help="ctm, json or textgrid.")
+        str,
+        typer.Option(
+            "--output_format",
+            "--output-format",
+            "-f",
+            help="ctm, json or textgrid.",
+            callback=one_of("ctm", "json", "textgrid"),
+        ),
     ] = "ctm",
     output: Annotated[
         Path | None,
@@ -105,8 +167,10 @@ def align(
     """Find when each word of a known text is spoken."""
     from asr.jobs import align as jobs
 
-    if longest_s is not None and (cut is None or per_word):
-        raise ConfigError("--longest_s cuts utterances: name a folder with --cut, and leave out --per_word")
+    if cut is None and (longest_s is not None or per_word):
+        raise typer.BadParameter("--longest_s and --per_word are for recordings: name a folder with --cut")
+    if longest_s is not None and per_word:
+        raise typer.BadParameter("--longest_s cuts utterances: leave out --per_word")
     cutting = None if cut is None else jobs.Cutting(cut, per_word, longest_s)
     recognizer = load_model(model, device, None)
     if text is None:
@@ -119,7 +183,7 @@ def align(
 def export(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
-    form: Annotated[str, typer.Option("--format", "-f", help="onnx.")] = "onnx",
+    form: Annotated[str, typer.Option("--format", "-f", help="onnx.", callback=one_of("onnx"))] = "onnx",
 ) -> None:
     """Write features and encoder as one ONNX graph."""
     from asr.jobs.export import export as job
@@ -162,7 +226,7 @@ def lm_train(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="ARPA file, .gz compresses it; or .safetensors.")
     ],
-    order: Annotated[int, typer.Option(help="Longest n-gram, 1 to 6.")] = 4,
+    order: Annotated[int, typer.Option(min=1, max=6, help="Longest n-gram.")] = 4,
     cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
     style: Style = "basic",
     recurrent: Annotated[

@@ -209,13 +209,10 @@ def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["m.jsonl", "-f", "srt"], "expected one of ctm, json, textgrid"),
         (["m.jsonl", "-f", "json"], "name a folder with --output"),
         (["0.wav"], "expected a manifest"),
         (["0.wav", ""], "the text of 0.wav is empty: expected the words that are said in it"),
         (["0.wav", "?!"], "the text of 0.wav is empty: expected the words that are said in it"),
-        (["0.wav", "ab", "--longest_s", "9"], "name a folder with --cut"),
-        (["m.jsonl", "--cut", "f", "--longest_s", "9", "--per_word", "1"], "leave out --per_word"),
         (["none.jsonl"], "expected a JSONL manifest"),
     ],
 )

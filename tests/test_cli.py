@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,13 +17,19 @@ from tones import RATE_HZ, sentences
 
 from asr import cli, load
 from asr.audio import resample
+from asr.decoding.choice import DecoderName
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.files import locked
+from asr.jobs import align, stages
 from asr.jobs import recipe as recipes
-from asr.jobs import stages
+from asr.jobs.formats import FORMATS
+from asr.precision import Precision
 from asr.recognizer import Recognizer
+from asr.scoring.alignment import Alignment
+from asr.scoring.styles import Style
 from asr.text import Alphabet
+from asr.voice import VoiceDetector
 
 QUICK = [
     "features.rate_hz=8000",
@@ -386,7 +393,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["lm", "train", "none.txt", "-o", "lm.arpa", "--recurrent"], "ends in .safetensors"),
         (["lm", "train", "a", "-o", "b", "--recurrent", "--order", "3"], "--order is not for an LSTM"),
         (["lm", "train", "a", "-o", "b", "--width", "9"], "--width is for an LSTM"),
-        (["evaluate", "a", "-m", "b", "--decoder", "greedy", "--lm", "c"], "greedy asks no language model"),
+        (["lm", "train", "a", "-o", "b", "--order", "7"], "Invalid value for '--order'"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),
         (["lab", "gradient-flow", "--audio", "a.wav"], "name one with --model"),
         (["train", "digits", "hydra/launcher=slurm"], "launchers and sweepers are for sweeps; add -m"),
@@ -400,6 +407,46 @@ def test_mistakes_are_explained_without_a_traceback(asr, words, message):
     assert message in err, err
     assert "Traceback" not in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["transcribe", "a.wav", "--decoder", "viterbi"], "'viterbi': expected greedy, beam, pyctcdecode"),
+        (["transcribe", "a.wav", "--decoder", "greedy", "--beam_width", "5"], "no use for --beam_width"),
+        (["evaluate", "a", "--decoder", "greedy", "--lm", "c"], "no use for --lm"),
+        (["transcribe", "a.wav", "--precision", "fp16"], "'fp16': expected float32, bf16, int8"),
+        (["transcribe", "a.wav", "--vad", "none"], "'none': expected energy, silero"),
+        (["transcribe", "a.wav", "-f", "srt,doc"], "'doc': expected txt, vtt"),
+        (["transcribe", "-", "--stream", "-f", "srt"], "a stream is written as txt or jsonl"),
+        (["align", "a.wav", "a", "-f", "srt"], "'srt': expected ctm, json, textgrid"),
+        (["align", "a.wav", "a", "--longest_s", "9"], "name a folder with --cut"),
+        (["align", "a.jsonl", "--per_word", "1"], "name a folder with --cut"),
+        (["align", "a.jsonl", "--cut", "f", "--longest_s", "9", "--per_word", "1"], "leave out --per_word"),
+        (["export", "-o", "x.onnx", "--format", "tflite"], "'tflite': expected onnx"),
+    ],
+)
+def test_wrong_options_are_told_before_a_model_is_looked_for(asr, words, message):
+    status, out, err = asr(*words, "--model", "nothing")
+    assert (status, out) == (2, "")
+    assert message in " ".join(err.replace("│", " ").split()), err
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["transcribe", "a", "-m", "none", "--decoder"], get_args(DecoderName)),
+        (["transcribe", "a", "-m", "none", "--precision"], get_args(Precision)),
+        (["transcribe", "a", "-m", "none", "--vad"], get_args(VoiceDetector)),
+        (["transcribe", "a", "-m", "none", "-f"], (*FORMATS, "all", ",".join(FORMATS))),
+        (["align", "a", "a", "-m", "none", "-f"], align.FORMATS),
+        (["score", "none", "none", "--style"], get_args(Style)),
+        (["score", "none", "none", "--alignment"], get_args(Alignment)),
+    ],
+)
+def test_the_command_knows_every_name_that_its_jobs_know(asr, words, names):
+    for name in names:
+        assert asr(*words, name)[0] == 1, name
 
 
 def test_every_recipe_composes():
@@ -463,7 +510,6 @@ def test_an_exported_model_transcribes_like_the_bundle(asr, trained, tmp_path):
     assert asr("transcribe", "a.wav", "--model", "out/model.onnx")[:2] == said and said[1].strip()
     for words, why in [
         (("--model", trained, "-o", "model.pb"), "ends in .onnx"),
-        (("--model", trained, "-o", "x.onnx", "--format", "tflite"), "expected onnx"),
         (("--model", "out/model.onnx", "-o", "x.onnx"), "exported already"),
         (("--model", trained, "-o", "a.wav/x.onnx"), "cannot be written"),
     ]:
