@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from asr.audio import check_samples
+from asr.errors import AudioError
 from asr.machine.threads import each_alone
 
 Surroundings = tuple[np.ndarray, np.ndarray]
@@ -25,7 +27,14 @@ class Excerpts(NamedTuple):
 
     @classmethod
     def of(cls, pieces: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None) -> "Excerpts":
-        """The pieces, mono float32, each between its surroundings."""
+        """The pieces, mono float32, each between its surroundings.
+
+        Raises:
+            AudioError: none, or something else than samples.
+        """
+        if not len(pieces):
+            raise AudioError("no recordings: expected the samples of at least one")
+        pieces = [check_samples(piece) for piece in pieces]
         around = around or [NOTHING] * len(pieces)
         parts = ([b, piece, a] for piece, (b, a) in zip(pieces, around, strict=True))
         wholes = [torch.from_numpy(np.concatenate(part, dtype=np.float32)) for part in parts]

@@ -124,7 +124,7 @@ class Recognizer:
         """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of recordings.
 
         Args:
-            samples: mono float32 at `rate_hz`, one array per recording, none empty.
+            samples: mono float32 at `rate_hz`, one array per recording; none, or an empty one: AudioError.
             around: context before and after each, before it a whole number of output frames; it takes part
                 in the normalisation of the features, but has no outputs.
 

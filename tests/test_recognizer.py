@@ -188,6 +188,14 @@ def test_unknown_words_and_decoders_are_refused(model):
         model.transcribe(np.array(0.5))
 
 
+@pytest.mark.parametrize(
+    "given", [[], [np.zeros(0, np.float32)], [np.zeros((2, 5))], ["a"], WAVES[0], [[0.5]]]
+)
+def test_log_probs_are_those_of_samples_only(model, given):
+    with pytest.raises(AudioError, match="expected"):
+        model.log_probs(given)
+
+
 @pytest.mark.parametrize("one", ["a.flac", Path("a.flac"), b"RIFF", io.BytesIO(b"RIFF"), WAVES[0], None])
 def test_a_single_recording_is_not_taken_for_several(model, one):
     for many in (model.transcribe_many, model.outcomes):
