@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -491,6 +492,24 @@ def test_a_recipe_of_the_working_directory_takes_the_place_of_a_built_in_one_and
             recipes.compose(["digits"])
     else:
         assert recipes.compose(["digits"]).lm.order == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("encoder: {widht: 8}", "there is no key 'encoder.widht' in a recipe; did you mean 'encoder.width'?"),
+        ("enc: {width: 8}", "there is no key 'enc' in a recipe; did you mean 'encoder'?"),
+        ("encoder: {width: abc}", "encoder.width: Value 'abc' of type 'str' could not be converted"),
+        ("encoder: 8", "int is not a subclass of EncoderConfig"),
+        ("- seed: 2", "expected keys and values, such as `seed: 2`, but it is a list"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_told_with_its_file(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes" / "bad").mkdir(parents=True)
+    (file := tmp_path / "recipes" / "bad" / "typo.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: ") + ".*" + re.escape(message)):
+        recipes.compose(["bad/typo"])
 
 
 def test_a_recipe_may_stand_beside_a_folder_of_its_name(tmp_path, monkeypatch):

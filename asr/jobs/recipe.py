@@ -200,10 +200,10 @@ def register() -> None:
     `exp/`, would be taken for a config group.
 
     Raises:
-        ConfigError: a recipe that is not YAML.
+        ConfigError: a recipe that is not YAML, or a list.
     """
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
 
     store = ConfigStore.instance()
     store.store(name="schema", node=schema(Recipe))
@@ -214,6 +214,8 @@ def register() -> None:
                 node = OmegaConf.load(path)
             except (OSError, ValueError, yaml.YAMLError) as error:
                 raise ConfigError(f"{path}: not a readable recipe ({error})") from error
+            if not isinstance(node, DictConfig):
+                raise ConfigError(f"{path}: expected keys and values, such as `seed: 2`, but it is a list")
             store.store(group=group, name=path.stem, node=node, package="_global_")
 
 
@@ -290,6 +292,7 @@ def explain(error: Exception) -> str:
     """Hydra's message in one or two lines, with the closest key that exists."""
     text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
     key = found[1] if (found := re.search(r"full_key: *(\S+)", text)) else ""
+    place = _place(text)
     if "Missing mandatory value" in text:
         return f"{key} has no value: add {key}=…"
     if interpolated := re.search(r"Interpolation key '([^']+)' not found", text):
@@ -299,14 +302,17 @@ def explain(error: Exception) -> str:
         )
     match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
     if match:
-        known, wrong = list(keys(Recipe)), match[1]
+        known, wrong = list(keys(Recipe)), key or match[1]
+        known += sorted({key.partition(".")[0] for key in known if "." in key})
         near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
             key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]
         ]
         if wrong not in known:
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
             hint = "see the plugin of the launcher or sweeper" if wrong.startswith("hydra") else hint
-            return f"there is no key {wrong!r} in a recipe; {hint}"
+            return f"{place}{': ' if place else ''}there is no key {wrong!r} in a recipe; {hint}"
+    if place and "raised while composing" in (lines := text.splitlines())[0]:
+        return ": ".join([place, *([key] if key else []), lines[1].strip()])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if re.search(r"Lexer|mismatched input|no viable alternative|extraneous input", text):
         lines.append("put a value with such characters in quotes: 'key=\"value\"'")
@@ -314,3 +320,10 @@ def explain(error: Exception) -> str:
         line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "See "))
     ]
     return "; ".join(dict.fromkeys(kept))
+
+
+def _place(text: str) -> str:
+    """The recipe's file in which, as Hydra's message begins, something is wrong; empty if it names none."""
+    name = found[1] if (found := re.match(r"In '(recipes/[^']+)'", text)) else ""
+    files = (folder.parent / f"{name}.yaml" for folder in _recipe_folders())
+    return next((str(file) for file in files if name and file.is_file()), "")
