@@ -494,6 +494,13 @@ def test_a_recipe_of_the_working_directory_takes_the_place_of_a_built_in_one_and
         assert recipes.compose(["digits"]).lm.order == 2
 
 
+def test_options_of_a_source_may_be_given_together():
+    splits = {"train": "tr.jsonl", "dev": "dev.jsonl"}
+    given = ["data.options={splits:{train:tr.jsonl,dev:dev.jsonl}}", "data.extra={yesno:{root:waves}}"]
+    data = recipes.compose(["folder", *given]).data
+    assert data.options["splits"] == splits and data.extra == {"yesno": {"root": "waves"}}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -138,7 +138,7 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     bare = [w for w in words if not re.match(r"^[~+]|.*=", w) or _is_place(w)]
     rest = [_quoted(w) for w in words if w not in bare]
     # The keys of these mappings belong to the sources: any may be set, and the source checks them.
-    rest = ["++" + w if w.startswith(("data.options.", "data.extra.")) else w for w in rest]
+    rest = ["++" + w if re.match(r"data\.(options|extra)[.=]", w) else w for w in rest]
     if len(bare) > 1:
         raise ConfigError(f"one recipe is expected, but {' and '.join(map(repr, bare))} were given")
     if bare:
