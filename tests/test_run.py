@@ -175,6 +175,15 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     found.append(made.data.extra["folder"]["root"])
     assert found == [str(tmp_path / name) for name in ("a b", "e", "m", "t", "f")]
     assert made.data.extra["synthetic"] == {"train": 3}
+    bare = [
+        "data.root=~/a b",
+        "data.phones=~/p.txt",
+        "lm.text=[~/t, ~/a b.txt]",
+        "data.extra.folder.root=~/f",
+    ]
+    made = compose(["folder", *bare])
+    found = [made.data.root, made.data.phones, *made.lm.text, made.data.extra["folder"]["root"]]
+    assert found == [str(tmp_path / name) for name in ("a b", "p.txt", "t", "a b.txt", "f")]
 
 
 def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):

@@ -29,7 +29,7 @@ from asr.lm import RecurrentConfig
 from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
 
-_PATHS = ("data.root", "data.dir", "exp", "lm.arpa", "training.start_from")
+_PATHS = ("data.root", "data.dir", "data.phones", "exp", "lm.arpa", "training.start_from")
 _PACKAGE = Path(__file__).resolve().parents[1]
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
@@ -153,15 +153,20 @@ def _is_place(word: str) -> bool:
 
 
 def _quoted(word: str) -> str:
-    """The override with a path in quotes if it has characters that Hydra's grammar gives a meaning.
+    """The override with its paths in quotes if they have characters that Hydra's grammar gives a meaning.
 
     >>> _quoted("data.root=/corpora/grüße (1)"), _quoted("exp=exp/a"), _quoted("exp=exp/a,exp/b")
     ('data.root="/corpora/grüße (1)"', 'exp=exp/a', 'exp=exp/a,exp/b')
+    >>> _quoted("lm.text=[~/a.txt,b.txt]")
+    'lm.text=["~/a.txt", "b.txt"]'
     """
     key, _, value = word.partition("=")
     is_plain = re.fullmatch(r"[\w./:%+@?|$*-]*", value, re.ASCII) or value[:1] in tuple("\"'[{")
     is_sweep = "," in value and not _is_place(value)
-    if key not in _PATHS or is_plain or is_sweep:
+    if key == "lm.text" and (listed := re.fullmatch(r"\[([^][{}\"']*~[^][{}\"']*)\]", value)):
+        return f"{key}={json.dumps([name.strip() for name in listed[1].split(',')], ensure_ascii=False)}"
+    is_path = key in _PATHS or re.fullmatch(r"data\.extra\.\w+\.root", key)
+    if not is_path or is_plain or is_sweep:
         return word
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
