@@ -215,9 +215,9 @@ def check(config: AugmentationConfig) -> None:
         if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
             raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
     for name in ("reverb_s", "noise_snr_db"):
-        low, high = getattr(config, name)
-        if low > high or (name == "reverb_s" and low <= 0):
-            raise ConfigError(f"augmentation.{name}=({low}, {high}): expected a lower and an upper bound")
+        bounds = [*getattr(config, name)]
+        if len(bounds) != 2 or bounds != sorted(bounds) or (name == "reverb_s" and bounds[0] <= 0):
+            raise ConfigError(f"augmentation.{name}={bounds}: expected a lower and an upper bound")
     if not 0 <= config.tempo <= 1:
         raise ConfigError(f"augmentation.tempo={config.tempo}: expected 0 (off) to 1")
     if not 0 <= config.warp <= 0.5:

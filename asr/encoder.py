@@ -74,7 +74,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, inputs: int, outputs: int) -> None:
         super().__init__()
-        _check(config, inputs, outputs)
+        check(config, inputs, outputs)
         self.config = config
         self.subsampling: Stack | Convolution
         if config.subsampling == "stack":
@@ -263,27 +263,30 @@ def _reorder(x_BTF: Tensor, order: Tensor) -> Tensor:
     return x_BTF.flatten(0, 1).index_select(0, order).view_as(x_BTF)
 
 
-def _check(config: EncoderConfig, inputs: int, outputs: int) -> None:
+def check(config: EncoderConfig, inputs: int, outputs: int) -> None:
     """Raises ConfigError at the first setting that cannot work."""
     demands = [
-        (config.cell in _CELLS, f"cell={config.cell!r}: expected one of {', '.join(_CELLS)}"),
-        (config.norm in ("none", "layer", "batch"), f"norm={config.norm!r}: expected none, layer or batch"),
+        (config.cell in _CELLS, f"encoder.cell={config.cell!r}: expected one of {', '.join(_CELLS)}"),
+        (
+            config.norm in ("none", "layer", "batch"),
+            f"encoder.norm={config.norm!r}: expected none, layer or batch",
+        ),
         (
             config.subsampling in ("stack", "conv"),
-            f"subsampling={config.subsampling!r}: expected stack or conv",
+            f"encoder.subsampling={config.subsampling!r}: expected stack or conv",
         ),
-        (
-            min(config.layers, config.width, config.factor, config.channels, inputs) >= 1,
-            f"layers={config.layers}, width={config.width}, factor={config.factor}, "
-            f"channels={config.channels}, inputs={inputs}: expected at least 1 of each",
+        *(
+            (getattr(config, name) >= 1, f"encoder.{name}={getattr(config, name)}: expected at least 1")
+            for name in ("layers", "width", "factor", "channels")
         ),
+        (inputs >= 1, f"inputs={inputs}: expected at least 1"),
         (outputs >= 2, f"outputs={outputs}: expected the blank and at least one symbol"),
-        (config.projection >= 0, f"projection={config.projection}: expected 0 (off) or a width"),
-        (0 <= config.dropout < 1, f"dropout={config.dropout}: expected 0 to below 1"),
+        (config.projection >= 0, f"encoder.projection={config.projection}: expected 0 (off) or a width"),
+        (0 <= config.dropout < 1, f"encoder.dropout={config.dropout}: expected 0 to below 1"),
         (
             0 <= config.intermediate_layer < config.layers,
-            f"intermediate_layer={config.intermediate_layer}: expected 0 (off) to {config.layers - 1}, "
-            f"a layer before the last",
+            f"encoder.intermediate_layer={config.intermediate_layer}: expected 0 (off) to "
+            f"{config.layers - 1}, a layer before the last",
         ),
     ]
     check_demands(demands)

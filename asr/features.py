@@ -91,8 +91,9 @@ class Features(nn.Module):
         self.register_buffer("bank", triangles(self.bin_hz, self.edge_hz).float(), persistent=False)
         if (self.bank.sum(0) == 0).any():
             raise ConfigError(
-                f"bands={config.bands}: some bands lie between two bins of the {self.fft_samples}-point "
-                f"spectrum; take fewer bands or a longer window_s than {config.window_s}"
+                f"features.bands={config.bands}: some bands lie between two bins of the "
+                f"{self.fft_samples}-point spectrum; take fewer bands or a longer window_s than "
+                f"{config.window_s}"
             )
         if config.kind == "mfcc":
             from torchaudio.functional import create_dct  # whose import takes a while
@@ -311,32 +312,34 @@ def _check(config: FeaturesConfig) -> None:
     half_hz = config.rate_hz / 2
     hop = config.rate_hz * config.hop_s
     demands = [
-        (config.kind in ("logmel", "mfcc"), f"kind={config.kind!r}: expected logmel or mfcc"),
+        (config.rate_hz >= 1, f"features.rate_hz={config.rate_hz}: expected samples per second, say 16000"),
+        (config.kind in ("logmel", "mfcc"), f"features.kind={config.kind!r}: expected logmel or mfcc"),
         (
             config.normalise in ("utterance", "global", "none"),
-            f"normalise={config.normalise!r}: expected utterance, global or none",
+            f"features.normalise={config.normalise!r}: expected utterance, global or none",
         ),
-        (config.bands >= 1, f"bands={config.bands}: expected at least 1"),
+        (config.bands >= 1, f"features.bands={config.bands}: expected at least 1"),
         (
             config.kind != "mfcc" or 1 <= config.coefficients <= config.bands,
-            f"coefficients={config.coefficients}: expected 1 to bands={config.bands}",
+            f"features.coefficients={config.coefficients}: expected 1 to bands={config.bands}",
         ),
         (
             hop >= 1 and abs(hop - round(hop)) < 1e-6,
-            f"hop_s={config.hop_s} is {hop:g} samples at {config.rate_hz} Hz: expected a whole number",
+            f"features.hop_s={config.hop_s} is {hop:g} samples at {config.rate_hz} Hz: expected whole ones",
         ),
         (
             config.rate_hz * config.window_s >= 2 and config.window_s >= config.hop_s,
-            f"window_s={config.window_s}: expected at least hop_s={config.hop_s}, so that no sample is lost",
+            f"features.window_s={config.window_s}: expected at least hop_s={config.hop_s}, "
+            f"so that no sample is lost",
         ),
         (
             0 <= config.low_hz < (config.high_hz or half_hz) <= half_hz,
-            f"low_hz={config.low_hz}, high_hz={config.high_hz}: expected 0 ≤ low < high ≤ {half_hz:g}, "
-            f"half of rate_hz (high_hz=0 stands for that)",
+            f"features.low_hz={config.low_hz}, features.high_hz={config.high_hz}: "
+            f"expected 0 ≤ low < high ≤ {half_hz:g}, half of rate_hz (high_hz=0 stands for that)",
         ),
-        (config.span_s >= 0.1, f"span_s={config.span_s}: expected at least 0.1 seconds"),
-        (config.floor_db > 0, f"floor_db={config.floor_db}: expected more than 0"),
-        (config.edge_s >= 0, f"edge_s={config.edge_s}: expected 0 (off) or more"),
-        (0 <= config.preemphasis < 1, f"preemphasis={config.preemphasis}: expected 0 to below 1"),
+        (config.span_s >= 0.1, f"features.span_s={config.span_s}: expected at least 0.1 seconds"),
+        (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
+        (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),
+        (0 <= config.preemphasis < 1, f"features.preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]
     check_demands(demands)

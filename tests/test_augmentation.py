@@ -352,7 +352,7 @@ def test_masks_are_zero_whole_and_within_their_limits(frames: int) -> None:
     [
         {"speed": (0.1,)}, {"speed": (1.005,)}, {"noise": 1.5}, {"reverb": -0.1}, {"pad_s": -1.0},
         {"gain_db": -3.0}, {"time_masks": -1}, {"noise_snr_db": (10.0, 5.0)}, {"reverb_s": (0.0, 0.5)},
-        {"warp": 0.9}, {"tempo": 1.5},
+        {"warp": 0.9}, {"tempo": 1.5}, {"noise_snr_db": (5.0, 20.0, 30.0)}, {"reverb_s": (0.2,)},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

@@ -130,6 +130,25 @@ def test_recordings_that_are_measured_and_trained_on_are_told(asr, words, tmp_pa
     assert status == 0 and "2 of 5 dev recordings are in train too" in said and "test recordings" not in said
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "features.rate_hz=0",
+        "features.rate_hz=-8000",
+        "features.bands=400",
+        "encoder.width=-3",
+        "encoder.layers=0",
+        "augmentation.noise_snr_db=[5.0, 20.0, 30.0]",
+        "augmentation.reverb_s=[0.2]",
+        "seed=99999999999999999999",
+    ],
+)
+def test_a_setting_that_cannot_work_is_noticed_before_the_corpus_is_packed(asr, words, given):
+    status, said = asr("train", *words, given)
+    assert status == 1 and f"error: {given}: " in said
+    assert not Path("data").exists() and not Path("exp").exists()
+
+
 def test_who_names_no_recordings_is_told_the_key(asr):
     status, said = asr("run", "folder")
     assert status == 1 and "add data.root=FOLDER" in said.replace("\n", " ")

@@ -7,10 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from asr import corpus
+from asr import corpus, draws, encoder
 from asr.corpus.manifest import Utterance, join_named
 from asr.corpus.packed import READ_ERROR, PackedCorpus, PackReport, pack
 from asr.errors import ConfigError, CorpusError
+from asr.features import Features
 from asr.files import locked, whole_file
 from asr.jobs.console import counting, say, warn
 from asr.jobs.recipe import DataConfig, Recipe
@@ -51,8 +52,10 @@ def prepare(recipe: Recipe) -> Prepared:
     """The packed corpus of the recipe; made if it does not exist, or is incomplete or damaged.
 
     Raises:
+        ConfigError: settings of what comes later that cannot work, before anything is done.
         CorpusError: the original corpus is missing or damaged, or nothing in it can be used.
     """
+    _check_settings(recipe)
     folder = packed_folder(recipe.data, rate_hz=recipe.features.rate_hz)
     with locked(folder / ".lock"):  # ranks of a run, or jobs of a sweep, share a corpus
         may_change = "folder" in (recipe.data.source, *recipe.data.extra)  # the user's own recordings
@@ -68,6 +71,14 @@ def prepare(recipe: Recipe) -> Prepared:
             except CorpusError as error:
                 warn(f"{error}; this is being done now")
         return _prepare(recipe, folder)
+
+
+def _check_settings(recipe: Recipe) -> None:
+    """Raises ConfigError at the first setting of features, augmentation and encoder that cannot work."""
+    encoder.check(recipe.encoder, inputs=Features(recipe.features).outputs, outputs=2)
+    draws.check(recipe.augmentation)
+    if abs(recipe.seed) >= 1 << 62:
+        raise ConfigError(f"seed={recipe.seed}: expected a whole number of at most 18 digits")
 
 
 def _prepare(recipe: Recipe, folder: Path) -> Prepared:
