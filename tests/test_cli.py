@@ -308,6 +308,7 @@ def test_a_sweep_over_bundles_is_ranked_although_their_paths_have_slashes(asr, t
     shutil.copytree(tmp_path / "a" / "model", tmp_path / "b" / "model")
     status, out, err = asr("run", "mine.jsonl", *QUICK, "training.start_from=a/model,b/model", "-m")
     assert status == 0, err
+    assert re.search(r"going on from a/model: [5-9] outputs are taken over, 0 are new", " ".join(err.split()))
     assert "training.start_from=a/model" in out and "training.start_from=b/model" in out  # the ranking
 
 

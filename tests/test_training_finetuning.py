@@ -23,7 +23,7 @@ def build(symbols: str, *, seed: int, **changes: object) -> Recognizer:
 
 def test_only_the_rows_of_new_symbols_are_new(tmp_path):
     base, new, fresh = build(" abc", seed=1), build(" xcb", seed=2, dropout=0.4), build(" xcb", seed=2)
-    start_from(new, str(base.save(tmp_path)))
+    assert start_from(new, str(base.save(tmp_path))) == 4
     mine, theirs, untouched = (r.encoder.state_dict() for r in (new, base, fresh))
     for name in mine:
         if not name.startswith("output"):

@@ -166,10 +166,14 @@ def _announce(trainer: Trainer) -> None:
         warn(f"train: left out of training: {counts}")
     if too_long := len(trainer.dev.texts) - len(trainer.dev.measured):
         warn(f"{trainer.dev.corpus.stem.name}: left out when epochs are measured: {too_long} too long")
+    outputs = trainer.recognizer.alphabet.size
+    if kept := trainer.taken_over:
+        new = outputs - kept
+        say(f"going on from {trainer.config.start_from}: {kept} outputs are taken over, {new} are new")
     weights = sum(p.numel() for p in trainer.recognizer.encoder.parameters())
     state = trainer.progress
     resumed = f", going on at epoch {state.epoch + 1}, step {state.step}" if state.updates else ""
     say(
         f"training {weights / 1e6:.2f} M weights on {trainer.device}, "
-        f"{len(trainer.train.kept):,} utterances, {trainer.recognizer.alphabet.size} outputs{resumed}"
+        f"{len(trainer.train.kept):,} utterances, {outputs} outputs{resumed}"
     )

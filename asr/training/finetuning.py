@@ -15,10 +15,11 @@ _FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer")
 """Encoder settings that may differ, as they do not change the shape of the weights taken over."""
 
 
-def start_from(recognizer: Recognizer, bundle: str) -> None:
-    """Copy the weights and feature statistics of a bundle into a new recogniser, and what it was trained on.
+def start_from(recognizer: Recognizer, bundle: str) -> int:
+    """The number of outputs, with the blank, that the new recogniser takes over from a bundle.
 
-    Only output-layer rows of symbols that the bundle lacks, and layers that it lacks, keep their new weights.
+    So it does with all other weights, the feature statistics, and what the bundle was trained on. Only
+    output-layer rows of symbols that the bundle lacks, and layers that it lacks, keep their new weights.
 
     Raises:
         BundleError: there is no such bundle.
@@ -43,6 +44,7 @@ def start_from(recognizer: Recognizer, bundle: str) -> None:
                 ours[into.to(ours.device)] = theirs[name][out_of].to(ours.device)
             else:
                 ours.copy_(theirs[name])
+    return len(known)
 
 
 def freeze(encoder: Encoder, patterns: Sequence[str]) -> None:

@@ -109,6 +109,7 @@ class Trainer:
         self.identity = Identity(identity or {}, train.fingerprint, dev.fingerprint, seed)
         self.history: History | None = None
         self._interrupted, self._must_stop = False, must_stop
+        self.taken_over = 0  # outputs, from the bundle `start_from`, if this run begins now
         self._resume(defaults or {})
 
     @property
@@ -132,7 +133,7 @@ class Trainer:
         state = checkpoint.read(self.last)
         if state is None:
             if self.config.start_from is not None:
-                start_from(self.recognizer, self.config.start_from)
+                self.taken_over = start_from(self.recognizer, self.config.start_from)
             return
         if differing := self.identity.differs_in(state["identity"], defaults):
             raise TrainingError(
