@@ -287,6 +287,8 @@ def test_a_typing_error_in_a_sweep_names_the_nearest_key_and_nothing_is_trained(
     assert status == 1 and "did you mean 'training.learning_rate'?" in err
     status, _, err = asr("train", "mine.jsonl", *QUICK, "training.epochs=choice(x,2)", "-m")
     assert status == 1 and "HYDRA_FULL_ERROR" not in err
+    status, _, err = asr("train", "mine.jsonl", *QUICK, "encoder.layers=1,2", "encoder.width=8,abc", "-m")
+    assert status == 1 and "encoder.width=abc; Value 'abc'" in err and "HYDRA_FULL_ERROR" not in err
     assert not (tmp_path / "exp").exists()
 
 

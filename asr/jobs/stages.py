@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,9 +117,9 @@ def sweep(stage: str, words: Sequence[str]) -> None:
     given = recipes.hydra_overrides(words)
     overrides = list({o.partition("=")[0]: o for o in given}.values())  # of a key given twice the last counts
     parsed = _parsed(overrides)
-    first = [one for o in parsed if (one := _first(o)) is not None]
-    if any(o.startswith("recipes=") for o in first):
-        recipes.composed(first)  # or an error that names the nearest key
+    for choice in _each_choice(parsed):
+        if any(o.startswith("recipes=") for o in choice):
+            recipes.composed(choice)  # or an error that names the nearest key
     slurm = [o for o in overrides if re.fullmatch(r"\+*hydra/launcher=\w*slurm", o)]
     if slurm and shutil.which("srun") is None:
         raise ConfigError(f"{slurm[0]}: there is no Slurm on this machine (srun is missing)")
@@ -176,15 +177,27 @@ def _parsed(overrides: list[str]) -> "list[Override]":
         raise ConfigError(recipes.explain(error)) from error
 
 
-def _first(override: "Override") -> str | None:
-    """The override with the first of the values that it sweeps over; None if there is no list of them."""
+def _each_choice(parsed: "list[Override]") -> Iterator[list[str]]:
+    """The overrides of jobs in which each value that a sweep lists occurs, others with their first values."""
+    listed = [values for o in parsed if (values := _values(o))]
+    first = [values[0] for values in listed]
+    yield first
+    for k, values in enumerate(listed):
+        yield from ([*first[:k], value, *first[k + 1 :]] for value in values[1:])
+
+
+def _values(override: "Override") -> list[str]:
+    """The override with each value that it lists, or with the first of a range; none if it lists none."""
     from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
 
     if not override.is_sweep_override():
-        return override.input_line
+        return [override.input_line or ""]
     if not isinstance(override.value(), ChoiceSweep | RangeSweep):
-        return None
-    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+        return []
+    values = override.sweep_string_iterator()
+    if isinstance(override.value(), RangeSweep):
+        values = islice(values, 1)
+    return [f"{override.get_key_element()}={value}" for value in values]
 
 
 def _rank(folder: Path) -> None:
