@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -46,6 +46,8 @@ PART_SLACK_S = 0.05
 """So much may be missing at the end of a part of a recording, as durations are often rounded."""
 
 Source = str | Path | bytes | BinaryIO
+
+_NO_FILE = 7  # libsndfile's error, also for an mp3 in which libmpg123 finds no frame
 
 _BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory depends on the actual data, not on the header
 
@@ -186,7 +188,8 @@ def _open(source: Source, *, spool: bool = False) -> Iterator[tuple[soundfile.So
         try:
             # As bytes, because a file name need not be valid text.
             target = os.fsencode(opened) if isinstance(opened, str) else opened
-            file = stack.enter_context(_ForwardFile(target))
+            with _quiet(Path(name).suffix.lower() == ".mp3"):
+                file = stack.enter_context(_ForwardFile(target))
             if containers.is_of_unknown_length(file):
                 raw = stack.enter_context(containers.contents(file))
                 raw.seek(0)
@@ -248,7 +251,13 @@ def _why_unreadable(name: str, opened: str | BinaryIO, error: Exception) -> str:
         return f"{name}: {suffix} cannot be read; convert it first: ffmpeg -i IN{suffix} OUT.flac"
     if isinstance(error, TypeError):
         return f"{name}: {suffix} files have no header, so rate and format are unknown; convert it to wav"
-    return f"{name} is not a recording that libsndfile can read, or its beginning is damaged ({_why(error)})"
+    said = "no MPEG frame found" if getattr(error, "code", 0) == _NO_FILE else _why(error)
+    return f"{name} is not a recording that libsndfile can read, or its beginning is damaged ({said})"
+
+
+def _quiet(is_mp3: bool) -> AbstractContextManager[None]:
+    """Without what libmpg123 writes to standard error about damage, which an AudioError tells."""
+    return containers.quiet() if is_mp3 else nullcontext()
 
 
 def _why(error: Exception) -> str:
@@ -267,7 +276,8 @@ def _mono_blocks(
     block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
     while True:
         try:
-            block_TC = file.read(block_samples, dtype="float32", always_2d=True)
+            with _quiet(file.format == "MP3"):
+                block_TC = file.read(block_samples, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError) as error:
             raise AudioError(
                 f"{name} is damaged or cut short after {at / file.samplerate:.2f} s ({_why(error)})"
@@ -287,7 +297,7 @@ def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: floa
     start, wanted = round(start_s * file.samplerate), round(duration_s * file.samplerate)
     before = min(start, file.samplerate)  # the first samples of an mp3 or an Opus file after a jump are wrong
     try:
-        with containers.quiet() if file.format == "MP3" else nullcontext():
+        with _quiet(file.format == "MP3"):
             file.seek(start - before)
             at = start - before + len(file.read(before))
     except soundfile.SoundFileError as error:

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ _NO_CHUNK = re.compile(r"Unknown chunk marker \(\w+\) at position (\d+)")
 _PIPED = 0x7000_0000  # programs that write to a pipe claim about 2³¹ or 2³² bytes
 _BEGINS, _ENDS = 2, 4  # flags of an Ogg page: the first or the last of its stream
 _LARGEST_FRAME = 1441  # bytes of an mp3
+_silence = threading.Lock()
 
 
 def fault(file: soundfile.SoundFile, samples: int) -> str | None:
@@ -164,18 +166,19 @@ def _xing(file: BinaryIO) -> tuple[int, bytes, int, int]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without what C libraries write to standard error: libmpg123 misses the frames before a jump, aloud."""
-    try:
-        errors = os.dup(2)
-    except OSError:  # there is no standard error
-        yield
-        return
-    with Path(os.devnull).open("wb") as nothing:
-        os.dup2(nothing.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(errors, 2)
-        os.close(errors)
+    with _silence:  # of two threads one would bring back the silence of the other
+        try:
+            errors = os.dup(2)
+        except OSError:  # there is no standard error
+            yield
+            return
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(errors, 2)
+            os.close(errors)
 
 
 class Endless:
