@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from asr import __version__
-from asr.errors import AsrError
+from asr.errors import AsrError, visible
 from asr.subcommands import (
     FORMATS,
     BeamWidth,
@@ -327,7 +327,7 @@ def main() -> None:
         if not (is_full := error.errno in (errno.ENOSPC, errno.EDQUOT)) and error.filename is None:
             raise
         hint = "; free some space and run again" if is_full else ""
-        _fail(f"{error.filename or 'a file that is written'}: {error.strerror}{hint}")
+        _fail(f"{error.filename or 'standard output or a file that is written'}: {error.strerror}{hint}")
 
 
 def _goes_on(words: list[str]) -> bool:
@@ -337,9 +337,10 @@ def _goes_on(words: list[str]) -> bool:
 
 def _fail(error: Any) -> None:
     if _state["debug"]:
-        raise error
-    typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-    typer.echo(str(error), err=True)
+        raise
+    style: dict[str, Any] = {} if os.environ.get("NO_COLOR") else {"fg": "red", "bold": True}
+    typer.secho("error: ", **style, nl=False, err=True)
+    typer.echo(visible(str(error)), err=True)
     sys.exit(1)
 
 

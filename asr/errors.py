@@ -20,7 +20,10 @@ A message says what was given and where, what was expected, and what to do. The 
 without a traceback; `--debug` shows the traceback.
 """
 
+import re
 from collections.abc import Iterable
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class AsrError(Exception):
@@ -96,6 +99,15 @@ def how_to_install(extra: str) -> str:
         required = []
     packages = [r.split(";")[0].strip() for r in required if f"extra == '{extra}'" in r.replace('"', "'")]
     return " ".join(["pip install", *(f"'{p}'" for p in packages or [f".[{extra}]"])])
+
+
+def visible(text: str) -> str:
+    """The text with control characters escaped, so that what is quoted from a file commands no terminal.
+
+    >>> visible("a\\tb\\x1b[31m")
+    'a\\tb\\\\x1b[31m'
+    """
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def check_demands(demands: Iterable[tuple[bool, str]]) -> None:

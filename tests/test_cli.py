@@ -1,5 +1,6 @@
 """The command as people use it: recipes, overrides, odd files, errors without tracebacks."""
 
+import io
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from asr.decoding.choice import DecoderName
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.files import locked
-from asr.jobs import align, stages
+from asr.jobs import align, console, stages
 from asr.jobs import recipe as recipes
 from asr.jobs.formats import FORMATS
 from asr.precision import Precision
@@ -434,6 +435,30 @@ def test_wrong_options_are_told_before_a_model_is_looked_for(asr, words, message
     status, out, err = asr(*words, "--model", "nothing")
     assert (status, out) == (2, "")
     assert message in " ".join(err.replace("│", " ").split()), err
+
+
+def test_what_a_message_quotes_commands_no_terminal(asr, tmp_path):
+    evil = "\x1b]0;owned\x07"
+    status, _, err = asr("transcribe", "a.wav", "--model", tmp_path / evil)
+    assert status == 1 and "\\x1b]0;owned\\x07" in err and "\x1b" not in err
+
+
+def test_messages_and_warnings_command_no_terminal(capsys):
+    console.warn("\x1b]0;owned")
+    console.say("\x1b]0;owned")
+    assert capsys.readouterr().err.replace("\n", "|") == "warning: \\x1b]0;owned|\\x1b]0;owned|"
+
+
+@pytest.mark.parametrize(("given", "shown"), [("1", "error: "), ("", "\x1b[31m\x1b[1merror: \x1b[0m")])
+def test_no_color_is_heeded_by_errors(monkeypatch, given, shown):
+    monkeypatch.setenv("NO_COLOR", given)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "argv", ["asr", "transcribe", "a.wav", "--model", "nothing"])
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert terminal.getvalue().startswith(shown)
 
 
 @pytest.mark.parametrize(

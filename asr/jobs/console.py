@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from asr.errors import visible
+
 console = Console(stderr=True, highlight=False)
 """Messages, warnings and bars."""
 output = Console(highlight=False, soft_wrap=True)
@@ -24,12 +26,12 @@ output = Console(highlight=False, soft_wrap=True)
 
 def say(text: str) -> None:
     """Print a message to the user."""
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(visible(text), markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """Print a warning: the job continues, but the user should know."""
-    console.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+    console.print(f"[yellow]warning:[/] {escape(visible(text))}", soft_wrap=True)
 
 
 def counted(number: int, noun: str) -> str:
