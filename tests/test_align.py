@@ -54,6 +54,7 @@ def test_one_recording_in_each_format(asr, trained, tmp_path, manifest):  # noqa
     status, _, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, "-f", "json", "-o", "words.json")
     words = json.loads((tmp_path / "words.json").read_text())
     assert (status, [w["word"] for w in words["words"]]) == (0, ["ab", "ca"])
+    assert all(0 < w["probability"] == w["confidence"] <= 1 for w in words["words"])
     status, out, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, "-f", "textgrid")
     assert (status, re.findall(r'text = "(.+)"', out)) == (0, ["ab", "ca"])
 

@@ -204,8 +204,11 @@ def to_ctm(words: Sequence[Word], *, name: str, duration_s: float) -> str:
 
 
 def to_json(words: Sequence[Word], *, name: str, duration_s: float) -> str:
-    """One object with the recording, its duration and its words."""
-    lines = [{"word": w.text, "start": w.start_s, "end": w.end_s, "confidence": w.confidence} for w in words]
+    """One object with the recording, its duration and its words.
+
+    A word has the keys of `asr transcribe -f json`; `confidence`, the older name, is its probability.
+    """
+    lines = [formats.word_dict(w) | {"confidence": w.confidence} for w in words]
     facts = {"audio": name, "duration": duration_s, "words": lines}
     return json.dumps(facts, ensure_ascii=False, indent=2) + "\n"
 

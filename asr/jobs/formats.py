@@ -2,7 +2,9 @@
 
 Conventions. Every format is a function of a transcript and the name of its recording, and ends with a line
 break unless it is empty. Sources: SubRip (.srt) as its players read it; WebVTT, W3C 2019; CTM as NIST's
-sclite reads it; the keys of JSON and the columns of TSV are those of whisper.
+sclite reads it; the columns of TSV are those of whisper, and so are the keys of JSON, but for `audio` and
+`duration`. Of whisper's, `language` and what its decoder tells about itself (`tokens`, `avg_logprob` …) are
+missing.
 """
 
 import json
