@@ -20,9 +20,13 @@ from asr.subcommands import (
     Json,
     Lm,
     Model,
+    Multirun,
+    Plain,
     Precision,
+    Recalled,
     Rescore,
     ScoringStyle,
+    Words,
     align,
     are_formats,
     combine,
@@ -46,17 +50,6 @@ app = typer.Typer(
 app.add_typer(language_model, name="lm")
 app.add_typer(laboratory, name="lab")
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RECIPE [KEY=VALUE]...",
-        help="A recipe, or your manifest or folder of recordings; and values that differ. "
-        "Without one the recipes are named.",
-    ),
-]
-Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
-Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
 
 _state = {"debug": False}
 
@@ -140,7 +133,7 @@ def transcribe(
     ] = "txt",
     word_timestamps: Annotated[
         bool,
-        typer.Option("--word_timestamps", "--word-timestamps", help="Times of words: srt, vtt, json, jsonl."),
+        typer.Option("--word_timestamps", "--word-timestamps", help="Words' times: srt, vtt, tsv, json(l)."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Do again what is there.")] = False,
     stream: Annotated[
@@ -149,7 +142,12 @@ def transcribe(
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen to the microphone.")] = False,
     sample_rate: Annotated[
         int | None,
-        typer.Option("--sample_rate", "--sample-rate", min=1000, help="Of raw PCM given to --stream."),
+        typer.Option(
+            "--sample_rate",
+            "--sample-rate",
+            min=1000,
+            help="Hz of raw PCM given to --stream; by default the model's.",
+        ),
     ] = None,
     decoder: Decoder = None,
     lm: Lm = None,
@@ -194,14 +192,14 @@ def transcribe(
 @app.command()
 def serve(
     model: Model,
-    host: Annotated[str, typer.Option(help="Address to listen at; the default is this machine alone.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Listen there; by default to this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", "-p", min=0, max=65535, help="0: any free one.")] = 8000,
     token: Annotated[
         str, typer.Option(envvar="ASR_TOKEN", help="Clients must send it as bearer token.")
     ] = "",
-    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What clients call it; else its experiment's name.")
+    ] = None,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more gets 503.")] = 64,
     upload_mb: Annotated[
         int, typer.Option("--upload_mb", "--upload-mb", min=1, help="Largest upload in MiB.")
@@ -237,7 +235,10 @@ def evaluate(
     report: Annotated[Path | None, typer.Option(help="Write a page with every error.")] = None,
     json: Json = False,
 ) -> None:
-    """Word error rate of a model on a manifest, with its interval."""
+    """Word error rate of a model on a manifest, with its interval.
+
+    ECE: calibration error, NCE: normalised cross-entropy, RTF: processing time / duration.
+    """
     from asr.jobs import evaluate as jobs
 
     settings = _decoding(decoder, lm, beam_width, hotwords, rescore)

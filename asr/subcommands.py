@@ -33,11 +33,22 @@ def are_formats(given: str) -> str:
     return given
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE [KEY=VALUE]...",
+        help="A recipe, or your manifest or folder of recordings; and values that differ. "
+        "Without one the recipes are named.",
+    ),
+]
+Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Lm = Annotated[str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM.")]
+Lm = Annotated[
+    str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM, the default.")
+]
 Style = Annotated[
     str,
     typer.Option(
@@ -52,10 +63,17 @@ Decoder = Annotated[
     ),
 ]
 BeamWidth = Annotated[
-    int | None, typer.Option("--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame.")
+    int | None,
+    typer.Option(
+        "--beam_width", "--beam-width", min=1, help="Prefixes kept in each frame; by default the bundle's."
+    ),
 ]
 Rescore = Annotated[
-    int | None, typer.Option(min=0, help="Hypotheses that the bundle's LSTM judges anew; 0: none, faster.")
+    int | None,
+    typer.Option(
+        min=0,
+        help="Hypotheses that the bundle's LSTM judges anew, by default as many as it says; 0: none, faster.",
+    ),
 ]
 ScoringStyle = Annotated[
     str,
@@ -71,6 +89,8 @@ Precision = Annotated[
         callback=one_of("float32", "bf16", "int8"),
     ),
 ]
+Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 
 
@@ -297,7 +317,8 @@ def lab_gradient_flow(
 
 @laboratory.command("memory")
 def lab_memory(
-    output: Picture = Path("memory.png"), updates: Annotated[int, typer.Option(min=1)] = 1000
+    output: Picture = Path("memory.png"),
+    updates: Annotated[int, typer.Option(min=1, help="Of each cell, at most; README: 1500.")] = 1000,
 ) -> None:
     """Which cells learn to recall a symbol after a long gap; takes about ten minutes."""
     from asr.jobs import lab
