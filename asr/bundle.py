@@ -138,7 +138,9 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         BundleError: no such file, one that is truncated or foreign, or one of a newer format.
     """
     if not file.is_file():
-        raise BundleError(f"{file}: no model there; `asr train` writes one to exp/<recipe>/model")
+        inner = file.parent / "model"
+        hint = f"did you mean {inner}?" if inner.is_dir() else "`asr train` writes one to exp/<recipe>/model"
+        raise BundleError(f"{file}: no model there; {hint}")
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}

@@ -224,7 +224,7 @@ def combine(
     from asr.jobs.vote import SUFFIXES, vote_files
 
     are_transcripts = [Path(model).suffix.lower() in SUFFIXES for model in models]
-    if any(are_transcripts) and not all(are_transcripts):
+    if not all(are_transcripts) and (any(are_transcripts) or output.suffix.lower() in SUFFIXES):
         raise ConfigError(
             f"{', '.join(models)}: expected either transcripts ({', '.join(SUFFIXES)}) or models"
         )

@@ -151,7 +151,7 @@ def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(asr, tr
     assert (status, "the same command goes on" in err) == (130, True)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["0.json", "0.srt"]
     status, _, err = asr(*words)
-    assert status == 0 and "1 of 3 recordings are done already" in err
+    assert status == 0 and "1 of 3 recordings done already" in err
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
@@ -476,6 +476,19 @@ def test_no_color_is_heeded_by_errors(monkeypatch, given, shown):
 def test_the_command_knows_every_name_that_its_jobs_know(asr, words, names):
     for name in names:
         assert asr(*words, name)[0] == 1, name
+
+
+def test_what_is_near_a_model_or_missing_is_named(asr, trained, tmp_path):
+    for words, message in [
+        (["transcribe", "a.wav", "-m", "exp/mine"], "did you mean exp/mine/model?"),
+        (["transcribe", "a.wav", "-m", trained, "--lm", "none.arpa"], "none.arpa does not exist"),
+        (["transcribe", "a.wav", "-m", trained, "--device", "gpu"], "'gpu': expected cpu, cuda or cuda:N"),
+        (["doctor", "none"], "none: no such folder"),
+        (["combine", "h.trn", "h.kaldi", "-o", "both.ctm"], "either transcripts (.ctm, .jsonl, .json) or"),
+    ]:
+        (tmp_path / "exp" / "mine" / "model").mkdir(parents=True, exist_ok=True)
+        status, out, err = asr(*words)
+        assert (status, out, message in err) == (1, "", True), err
 
 
 def test_every_recipe_composes():

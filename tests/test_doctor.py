@@ -185,15 +185,12 @@ def test_the_command_reads_an_experiment(asr, tmp_path):
     (tmp_path / "exp" / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     status, out, _ = asr("doctor", "exp")
     assert status == 0
-    assert (
-        "12 of 30 epochs" in out
-        and "best epoch 12 with" in out
-        and "40% of what is computed is padding" in out
-        and "try: " in out
-    )
+    assert "12 of 30 epochs" in out and "best epoch 12 with" in out
+    assert "40% of what is computed is padding" in out and "try: " in out
     by_loss = epochs(12, is_best=lambda n: n in (1, 4))  # as with training.denominator
     (tmp_path / "exp" / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in by_loss))
     assert "best epoch 4 with" in asr("doctor", "exp")[1]
+    (tmp_path / "nothing").mkdir()
     status, out, err = asr("doctor", "nothing")
     assert status == 1 and "no epoch has ended there yet" in err and "Traceback" not in err
     (tmp_path / "exp" / history.FILE).write_text('{"kind": "epoch"}\n')

@@ -75,7 +75,7 @@ def test_a_folder_that_is_interrupted_is_finished_by_the_same_command(tmp_path: 
     assert all((out / name).read_text() == whole for name in before)
     with started(*command) as process:
         _, said = process.communicate(timeout=300)
-    assert process.returncode == 0 and f"{len(before)} of {recordings} recordings are done already" in said
+    assert process.returncode == 0 and f"{len(before)} of {recordings} recordings done already" in said
     after = written()
     assert len(after) == recordings
     assert {name: after[name] for name in before} == before, "what was done is not done again"

@@ -103,7 +103,7 @@ def test_confidences_of_words_that_normalisation_splits_are_left_out_and_said_to
     assert [u.confidences for u in found.utterances] == [(0.9, 0.8), None]
     assert to_json(found)["ece"] == pytest.approx(0.15) and to_json(found)["nce"] is None
     assert to_json(score("a", "a"))["ece"] is None
-    assert "1 utterances have no confidences" in capsys.readouterr().err
+    assert "without confidences: 1 utterance, whose" in capsys.readouterr().err
 
 
 def test_a_comparison_is_printed_with_its_tests_and_where_systems_differ(

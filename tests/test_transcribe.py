@@ -162,7 +162,7 @@ def test_files_are_written_once_and_again_when_a_recording_is_newer(folder, tmp_
     assert transcribe(tone_model(), [str(folder)], **job) == {}
     assert (out / "day 1" / "0.txt").read_text() == "mine\n"
     assert (out / "day 1" / "1.txt").is_file()
-    assert "2 of 3 recordings are done already" in capsys.readouterr().err
+    assert "2 of 3 recordings done already" in capsys.readouterr().err
     transcribe(tone_model(), [str(folder)], **job, overwrite=True)
     assert (out / "day 1" / "0.txt").read_text() != "mine\n"
 

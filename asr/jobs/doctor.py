@@ -12,7 +12,7 @@ from typing import Literal
 
 from asr import __version__
 from asr.errors import TrainingError, how_to_install
-from asr.jobs.console import output
+from asr.jobs.console import counted, output
 from asr.training.doctor import best_epoch, diagnose
 from asr.training.history import FILE, read
 
@@ -71,6 +71,8 @@ def show_experiment(folder: Path) -> None:
     Raises:
         TrainingError: there is no history, or it is damaged.
     """
+    if not folder.is_dir():
+        raise TrainingError(f"{folder}: no such folder; expected that of an experiment, such as exp/digits")
     history = read(folder / FILE)
     epochs = [line for line in history if line["kind"] == "epoch"]
     if not epochs:
@@ -121,7 +123,7 @@ def _torch() -> Iterator[Check]:
             facts = torch.cuda.get_device_properties(i)
             yield Check("gpu", "good", f"{facts.name}, {facts.total_memory / 1e9:.0f} GB")
     else:
-        threads = f"{torch.get_num_threads()} threads, {_products()}"
+        threads = f"{counted(torch.get_num_threads(), 'thread')}, {_products()}"
         yield Check("gpu", "missing", f"none that torch can use; training runs on the processor, {threads}")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from asr.errors import ScoringError
-from asr.jobs.console import output, say, warn
+from asr.jobs.console import counted, output, say, warn
 from asr.scoring import Score, breakdown, pairing, score, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
@@ -124,7 +124,8 @@ def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...]
         for text, confidences in zip(paired.hypotheses[0], paired.confidences[0], strict=True)
     ]
     if lost := sum(a is not b for a, b in zip(kept, paired.confidences[0], strict=True)):
-        warn(f"{lost} utterances have no confidences: normalisation {style!r} joins or splits their words")
+        lacking = f"without confidences: {counted(lost, 'utterance')}"
+        warn(f"{lacking}, whose words normalisation {style!r} joins or splits")
     return kept
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from asr import audio
 from asr.errors import AudioError, ConfigError
 from asr.files import whole_file
-from asr.jobs.console import counting, say, warn
+from asr.jobs.console import counted, counting, say, warn
 from asr.jobs.formats import FORMATS
 from asr.recognizer import Recognizer
 from asr.transcript import Segment, Transcript
@@ -117,8 +117,8 @@ def transcribe(
         names = [name for name in recordings if overwrite or not sink.has(name)]
         if skipped := len(recordings) - len(names):
             say(
-                f"{skipped} of {len(recordings)} recordings are done already (newer files so named are in "
-                f"{output_dir}); --overwrite does them again"
+                f"{skipped} of {counted(len(recordings), 'recording')} done already (newer files so named are "
+                f"in {output_dir}); --overwrite does them again"
             )
     failed = _work(model, names, sink, settings)
     _list(failed, len(names))
@@ -270,6 +270,6 @@ class Files:
 def _list(failed: dict[str, str], total: int) -> None:
     if not failed:
         return
-    say(f"{len(failed)} of {total} recordings could not be transcribed:")
+    say(f"{len(failed)} of {counted(total, 'recording')} could not be transcribed:")
     for why in failed.values():
         say(f"  {why}")

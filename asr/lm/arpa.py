@@ -43,6 +43,8 @@ def load(path: str | Path) -> NGramModel:
         with open_bytes(path) as file:
             lines.file = file
             return _read(lines)
+    except FileNotFoundError as error:
+        raise LanguageModelError(f"{path} does not exist; an ARPA file was expected") from error
     except UNREADABLE as error:
         raise LanguageModelError(f"{path}, after line {lines.number}: cannot be read ({error})") from error
 

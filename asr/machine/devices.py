@@ -21,9 +21,11 @@ def choose_device(wanted: str | torch.device) -> torch.device:
         device = torch.device(wanted)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        if "device string" in why:  # followed by all that torch has ever run on
+            raise ConfigError(f"device {str(wanted)!r}: expected cpu, cuda or cuda:N") from error
         raise ConfigError(
-            f"device {str(wanted)!r} cannot be used here ({str(error).splitlines()[0]}); try cpu, or ask "
-            "`asr doctor`"
+            f"device {str(wanted)!r} cannot be used here ({why}); try cpu, or ask `asr doctor`"
         ) from error
     return device
 
