@@ -16,6 +16,7 @@ _HOMES = {
     "Alphabet": "asr.text",
     "AsrError": "asr.errors",
     "Recognizer": "asr.recognizer",
+    "Score": "asr.scoring",
     "Transcript": "asr.transcript",
     "load": "asr.recognizer",
     "score": "asr.scoring",
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
     from asr.errors import AsrError as AsrError
     from asr.recognizer import Recognizer as Recognizer
     from asr.recognizer import load as load
+    from asr.scoring import Score as Score
     from asr.scoring import score as score
     from asr.text import Alphabet as Alphabet
     from asr.transcript import Transcript as Transcript
 
-__all__ = ["Alphabet", "AsrError", "Recognizer", "Transcript", "__version__", "load", "score"]
+__all__ = ["Alphabet", "AsrError", "Recognizer", "Score", "Transcript", "__version__", "load", "score"]
 
 
 def __getattr__(name: str) -> Any:
@@ -42,4 +44,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_ROOMS})
+    return sorted({*_HOMES, *_ROOMS, *(name for name in globals() if name.startswith("__"))})
