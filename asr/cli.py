@@ -12,7 +12,6 @@ import typer
 from asr import __version__
 from asr.errors import AsrError, visible
 from asr.subcommands import (
-    FORMATS,
     BeamWidth,
     Decoder,
     Device,
@@ -20,21 +19,21 @@ from asr.subcommands import (
     Json,
     Lm,
     Model,
-    Multirun,
+    OutputFormat,
     Plain,
     Precision,
     Recalled,
     Rescore,
+    SampleRate,
     ScoringStyle,
-    Words,
+    Vad,
     align,
-    are_formats,
+    choice,
     combine,
     export,
     laboratory,
     language_model,
     load_model,
-    one_of,
     tune,
 )
 
@@ -51,6 +50,15 @@ app.add_typer(language_model, name="lm")
 app.add_typer(laboratory, name="lab")
 
 
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE [KEY=VALUE]...",
+        help="A recipe, or your manifest or folder of recordings; and values that differ. "
+        "Without one the recipes are named.",
+    ),
+]
+Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
 _state = {"debug": False}
 
 
@@ -121,16 +129,7 @@ def transcribe(
     output_dir: Annotated[
         Path | None, typer.Option("--output_dir", "--output-dir", "-o", help="Write files there, and resume.")
     ] = None,
-    output_format: Annotated[
-        str,
-        typer.Option(
-            "--output_format",
-            "--output-format",
-            "-f",
-            help=f"{', '.join(FORMATS)} or all; several with commas.",
-            callback=are_formats,
-        ),
-    ] = "txt",
+    output_format: OutputFormat = "txt",
     word_timestamps: Annotated[
         bool,
         typer.Option("--word_timestamps", "--word-timestamps", help="Words' times: srt, vtt, tsv, json(l)."),
@@ -140,15 +139,7 @@ def transcribe(
         bool, typer.Option("--stream", help="Print words of one source, say -, while they are said.")
     ] = False,
     microphone: Annotated[bool, typer.Option("--microphone", help="Listen to the microphone.")] = False,
-    sample_rate: Annotated[
-        int | None,
-        typer.Option(
-            "--sample_rate",
-            "--sample-rate",
-            min=1000,
-            help="Hz of raw PCM given to --stream; by default the model's.",
-        ),
-    ] = None,
+    sample_rate: SampleRate = None,
     decoder: Decoder = None,
     lm: Lm = None,
     beam_width: BeamWidth = None,
@@ -156,13 +147,7 @@ def transcribe(
     rescore: Rescore = None,
     device: Device = "cpu",
     precision: Precision = "float32",
-    vad: Annotated[
-        str,
-        typer.Option(
-            help="What finds pauses in long audio: energy, or silero, which also finds noise.",
-            callback=one_of("energy", "silero"),
-        ),
-    ] = "energy",
+    vad: Vad = "energy",
 ) -> None:
     """Print the transcripts of recordings, or write them as files."""
     settings: dict[str, Any] = _decoding(decoder, lm, beam_width, hotwords, rescore)
@@ -254,8 +239,7 @@ def score(
     hypothesis: Annotated[Path, typer.Argument(help="The same, from any recogniser.")],
     style: ScoringStyle = "none",
     alignment: Annotated[
-        str,
-        typer.Option(help="minimal, or sclite for its weights.", callback=one_of("minimal", "sclite")),
+        str, choice("minimal", "sclite", help="minimal, or sclite for its weights.")
     ] = "minimal",
     utt2spk: Annotated[Path | None, typer.Option(help="Lines of utterance id and speaker.")] = None,
     plain: Plain = False,

@@ -26,6 +26,11 @@ def one_of(*names: str) -> Callable[[str | None], str | None]:
     return check
 
 
+def choice(*names: str, help: str) -> Any:  # noqa: A002 (as typer calls it)
+    """An option whose value is one of the names."""
+    return typer.Option(help=help, callback=one_of(*names))
+
+
 def are_formats(given: str) -> str:
     """The names of formats with commas between them, if there are such formats."""
     for name in given.split(","):
@@ -33,15 +38,6 @@ def are_formats(given: str) -> str:
     return given
 
 
-Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RECIPE [KEY=VALUE]...",
-        help="A recipe, or your manifest or folder of recordings; and values that differ. "
-        "Without one the recipes are named.",
-    ),
-]
-Multirun = Annotated[bool, typer.Option("-m", "--multirun", help="Sweep over values given with commas.")]
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -51,16 +47,11 @@ Lm = Annotated[
 ]
 Style = Annotated[
     str,
-    typer.Option(
-        help="Normalisation of the text: none, basic or upper.", callback=one_of("none", "basic", "upper")
-    ),
+    choice("none", "basic", "upper", help="Normalisation of the text: none, basic or upper."),
 ]
 Decoder = Annotated[
     str | None,
-    typer.Option(
-        help="greedy, beam or pyctcdecode; by default the bundle's.",
-        callback=one_of("greedy", "beam", "pyctcdecode"),
-    ),
+    choice("greedy", "beam", "pyctcdecode", help="greedy, beam or pyctcdecode; by default the bundle's."),
 ]
 BeamWidth = Annotated[
     int | None,
@@ -77,20 +68,40 @@ Rescore = Annotated[
 ]
 ScoringStyle = Annotated[
     str,
-    typer.Option(
-        help="Normalisation: none, basic, upper or english.",
-        callback=one_of("none", "basic", "upper", "english"),
-    ),
+    choice("none", "basic", "upper", "english", help="Normalisation: none, basic, upper or english."),
 ]
 Precision = Annotated[
     str,
-    typer.Option(
+    choice(
+        *("float32", "bf16", "int8"),
         help="float32; bf16 or int8 are faster on many processors and may cost words.",
-        callback=one_of("float32", "bf16", "int8"),
     ),
 ]
 Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
+OutputFormat = Annotated[
+    str,
+    typer.Option(
+        *("--output_format", "--output-format", "-f"),
+        help=f"{', '.join(FORMATS)} or all; several with commas.",
+        callback=are_formats,
+    ),
+]
+SampleRate = Annotated[
+    int | None,
+    typer.Option(
+        *("--sample_rate", "--sample-rate"),
+        min=1000,
+        help="Hz of raw PCM given to --stream; by default the model's.",
+    ),
+]
+Vad = Annotated[
+    str,
+    choice(
+        *("energy", "silero"),
+        help="What finds pauses in long audio: energy, or silero, which also finds noise.",
+    ),
+]
 Hotwords = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase to prefer; repeatable.")]
 
 

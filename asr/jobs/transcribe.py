@@ -117,8 +117,8 @@ def transcribe(
         names = [name for name in recordings if overwrite or not sink.has(name)]
         if skipped := len(recordings) - len(names):
             say(
-                f"{skipped} of {counted(len(recordings), 'recording')} done already (newer files so named are "
-                f"in {output_dir}); --overwrite does them again"
+                f"{skipped} of {counted(len(recordings), 'recording')} done already (newer files so named "
+                f"are in {output_dir}); --overwrite does them again"
             )
     failed = _work(model, names, sink, settings)
     _list(failed, len(names))
