@@ -276,8 +276,7 @@ def _mono_blocks(
     block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
     while True:
         try:
-            with _quiet(file.format == "MP3"):
-                block_TC = file.read(block_samples, dtype="float32", always_2d=True)
+            block_TC = file.read(block_samples, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, ValueError) as error:
             raise AudioError(
                 f"{name} is damaged or cut short after {at / file.samplerate:.2f} s ({_why(error)})"

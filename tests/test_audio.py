@@ -179,15 +179,8 @@ def test_parts_of_an_mp3_are_read_without_a_word_of_the_library(tmp_path, capfd)
     assert capfd.readouterr().err == "heard\n"
 
 
-def test_a_damaged_mp3_is_one_error_and_not_a_word_of_the_library(tmp_path, capfd):
-    noise = np.random.default_rng(0)
-    path = write(tmp_path / "a.mp3", noise.uniform(-0.5, 0.5, 160_000).astype("f4"), 16000)
-    damaged = bytearray(path.read_bytes())
-    damaged[9000:12000] = noise.bytes(3000)
-    path.write_bytes(damaged)
-    (tmp_path / "junk.mp3").write_bytes(noise.bytes(100_000))
-    with pytest.raises(AudioError, match="damaged"):
-        audio.read(path)
+def test_what_is_no_mp3_is_one_error_and_not_a_word_of_the_library(tmp_path, capfd):
+    (tmp_path / "junk.mp3").write_bytes(np.random.default_rng(0).bytes(100_000))
     with pytest.raises(AudioError, match="no MPEG frame found"):
         audio.read(tmp_path / "junk.mp3")
     print("heard", file=sys.stderr)
