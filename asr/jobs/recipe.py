@@ -1,8 +1,8 @@
 """A recipe: everything that determines a result, composed by Hydra from defaults, files and overrides.
 
 The defaults are those of the dataclasses below and of those they refer to; `conf/` and `recipes/` state
-differences only. A recipe is named by its path below a `recipes/` folder (this project's, or one in the
-working directory), without `default.yaml`: `digits`, `digits/streaming`.
+differences only. A recipe is named by its path below a `recipes/` folder (one in the working directory, whose
+recipes come first, or this project's), without `default.yaml`: `digits`, `digits/streaming`.
 """
 
 import difflib

@@ -153,8 +153,8 @@ class Updater:
         self.optimizer: Any = build_optimizer(encoder.parameters(), config)
         self.norms: dict[str, Tensor] = {}
         """Norm of the gradient of each layer, before clipping, after a `finish` with `by_layer`."""
-        # One process meets the ranks' batches in turn, rank by rank. Of n batches in turn each but the first
-        # of a rank comes n − 1 others after its predecessor there, and is forgotten as much as all n are.
+        # One process would meet the batches of the ranks in turn, n moves of the running moments for one of
+        # each rank: a rank forgets as much in its one move, and the mean of all weights the later ones more.
         kept, n = 1 - MaskedBatchNorm.momentum, ranks.size
         self._share = (1 - kept) * kept ** (n - 1 - ranks.rank) / (1 - kept**n)
         for module in encoder.modules() if n > 1 else ():
