@@ -203,11 +203,11 @@ def align(
     if longest_s is not None and per_word:
         raise typer.BadParameter("--longest_s cuts utterances: leave out --per_word")
     cutting = None if cut is None else jobs.Cutting(cut, per_word, longest_s)
+    read = None if text is None else jobs.read_text(text)
     recognizer = load_model(model, device, None)
-    if text is None:
+    if read is None:
         failed = jobs.of_manifest(recognizer, Path(audio), form=output_format, output=output, cutting=cutting)
         raise typer.Exit(1 if failed else 0)
-    read = jobs.read_text(text)
     jobs.of_recording(recognizer, audio, read, form=output_format, output=output, cutting=cutting)
 
 

@@ -483,6 +483,7 @@ def test_what_is_near_a_model_or_missing_is_named(asr, trained, tmp_path):
         (["transcribe", "a.wav", "-m", "exp/mine"], "did you mean exp/mine/model?"),
         (["transcribe", "a.wav", "-m", trained, "--lm", "none.arpa"], "none.arpa does not exist"),
         (["transcribe", "a.wav", "-m", trained, "--device", "gpu"], "'gpu': expected cpu, cuda or cuda:N"),
+        (["align", "a.wav", "none.txt", "-m", "nothing"], "none.txt: no such file"),
         (["doctor", "none"], "none: no such folder"),
         (["combine", "h.trn", "h.kaldi", "-o", "both.ctm"], "either transcripts (.ctm, .jsonl, .json) or"),
     ]:
