@@ -49,7 +49,6 @@ app = typer.Typer(
 app.add_typer(language_model, name="lm")
 app.add_typer(laboratory, name="lab")
 
-
 Words = Annotated[
     list[str] | None,
     typer.Argument(
