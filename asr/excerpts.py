@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from asr.audio import check_samples
 from asr.errors import AudioError
 from asr.machine.threads import each_alone
 
@@ -32,9 +31,8 @@ class Excerpts(NamedTuple):
         Raises:
             AudioError: none, or something else than samples.
         """
-        if not len(pieces):
-            raise AudioError("no recordings: expected the samples of at least one")
-        pieces = [check_samples(piece) for piece in pieces]
+        if not len(pieces) or not all(isinstance(piece, np.ndarray) and piece.ndim == 1 for piece in pieces):
+            raise AudioError("expected samples as one-dimensional numpy arrays, one for each recording")
         around = around or [NOTHING] * len(pieces)
         parts = ([b, piece, a] for piece, (b, a) in zip(pieces, around, strict=True))
         wholes = [torch.from_numpy(np.concatenate(part, dtype=np.float32)) for part in parts]
