@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.ctc import ctc_loss, forward_backward, required_frames
+from asr.ctc import ctc_loss, fits, forward_backward, required_frames
 from asr.ctc.loss import _Compiled, _Native, _Portable
 from asr.errors import CtcError
 
@@ -131,6 +131,7 @@ def test_two_hundred_mixed_batches_agree_with_torch() -> None:
         (truth,) = torch.autograd.grad(finite_B.sum(), logits_BTV)
         fits_B = theirs_B < math.inf
         infeasible += int((~fits_B).sum())
+        assert torch.equal(fits(targets_BS, frames_B, labels_B), fits_B)
         softmax_minus_gamma = (
             logits_BTV.softmax(-1)
             - forward_backward(logits_BTV.log_softmax(-1), targets_BS, frames_B, labels_B).occupancy_BTV

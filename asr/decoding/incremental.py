@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from asr.decoding import outcome, search
+from asr.decoding import occurrence, outcome, search
 from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
@@ -109,7 +109,7 @@ class Search:
         """
         found, self._wider = self.provisional(begin), None
         [y_TV] = self._blocks
-        if found[0].log_prob < np.log(y_TV.max(1)).sum() - LOST * len(y_TV):
+        if found[0].log_prob < occurrence.best_ln(y_TV) - LOST * len(y_TV):
             wider = self._again(y_TV)
             again = wider.provisional(begin)
             if again and again[0].score > found[0].score:

@@ -8,7 +8,7 @@ import numpy as np
 from asr.machine.compilation import kernel
 
 FORGET = 1e-60  # lattice states below this fraction of the frame's highest mass are pruned
-SURE = 110.0  # nats; FORGET is e^−138: of what is this close to the best path, less than 1e-12 was pruned
+SURE = 110.0  # nats behind the best path; FORGET is e^−138, so that pruned states hardly matter up to here
 
 
 @kernel()
@@ -24,6 +24,11 @@ def best_path(y_TV: Any) -> Any:
         count += best not in (0, before)
         before = best
     return tokens[:count]
+
+
+def best_ln(y_TV: np.ndarray) -> float:
+    """ln p of the most probable path."""
+    return float(np.log(y_TV.max(1)).sum())
 
 
 @kernel()

@@ -131,7 +131,7 @@ def locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.
     """
     spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
     ln = occurrence.locate(y_TV, tokens, spans, peaks)
-    if ln > -occurrence.SURE or ln > np.log(y_TV.max(1)).sum() - occurrence.SURE:
+    if ln > -occurrence.SURE or ln > occurrence.best_ln(y_TV) - occurrence.SURE:
         return ln, spans, peaks
     log_probs_TV, least = torch.from_numpy(y_TV).log(), math.log(np.finfo(float).tiny)
     lengths = torch.tensor([len(y_TV)]), torch.tensor([len(tokens)])

@@ -46,7 +46,7 @@ class Diagnosis:
 
 def diagnose(history: Sequence[Line]) -> list[Diagnosis]:
     """All problems of a run, most serious first; empty for a healthy or very short one."""
-    epochs = [_finite({**_UNKNOWN, **line}) for line in history if line["kind"] == "epoch"]
+    epochs = [_comparable({**_UNKNOWN, **line}) for line in history if line["kind"] == "epoch"]
     steps = [line for line in history if line["kind"] == "step"]
     found = [sign(epochs, steps) for sign in _SIGNS]
     return [diagnosis for diagnosis in found if diagnosis is not None]
@@ -57,8 +57,8 @@ def best_epoch(epochs: Sequence[Line]) -> int:
     return max((i for i, line in enumerate(epochs) if line["is_best"]), default=0)
 
 
-def _finite(epoch: Line) -> Line:
-    """The line with +∞ for a loss that could not be computed: it compares as the worst."""
+def _comparable(epoch: Line) -> Line:
+    """The line with +∞ for a loss that is not a number, so that it compares as the worst."""
     return epoch | {key: math.inf for key in ("loss", "dev_loss") if math.isnan(epoch[key])}
 
 
