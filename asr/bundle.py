@@ -30,8 +30,12 @@ from asr.text import Alphabet, Style
 if TYPE_CHECKING:
     from asr.lm import NGramModel, RecurrentModel
 
-FORMAT = 2
-"""Format of ensembles; models with one encoder are written in format 1, which older versions can read."""
+FILE = "model.safetensors"
+"""Name of the file in the folder of a model."""
+FORMAT = 3
+"""Format of bundles with 8-bit weights; of others 2 for ensembles, else 1, which older versions can read."""
+_SCALE = ".scale"
+"""Ends the name of the scales, one for each row, by which the 8-bit weights beside it are multiplied."""
 
 
 class Model(Protocol):
@@ -48,7 +52,7 @@ class Model(Protocol):
 def describe(model: Model) -> dict[str, Any]:
     """Everything about a recogniser except its tensors, ready for JSON."""
     return {
-        "format": FORMAT if isinstance(model.encoder, Ensemble) else 1,
+        "format": 2 if isinstance(model.encoder, Ensemble) else 1,
         "version": __version__,
         "features": dataclasses.asdict(model.features.config),
         "encoder": ensemble.describe(model.encoder),
@@ -104,8 +108,13 @@ def unpack_lm(tensors: Mapping[str, Tensor]) -> "tuple[NGramModel | None, Recurr
     )
 
 
-def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write the bundle to disk, whole or not at all.
+def file_of(path: Path) -> Path:
+    """The file of a bundle that is given by its folder, or by itself, a `.safetensors` file."""
+    return path if path.suffix == ".safetensors" else path / FILE
+
+
+def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any], *, small: bool = False) -> None:
+    """Write the bundle to disk, whole or not at all; `small`: the encoder's matrices in 8 bits.
 
     Raises:
         BundleError: the tensors have no data because the model was loaded from ONNX; or the disk is full, or
@@ -114,6 +123,8 @@ def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> Non
     if any(t.is_meta for t in tensors.values()):
         raise BundleError(f"{file}: an exported model cannot become a bundle again; keep the bundle")
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    if small:
+        tensors, header = _rounded(tensors), header | {"format": FORMAT}
     header = header | {"crc32": _checksum(tensors)}  # not beside it: safetensors shuffles keys
     data = save(tensors, metadata={"asr": json.dumps(header, ensure_ascii=False, sort_keys=True)})
     with whole_file(file, "wb", error=BundleError) as out:
@@ -150,7 +161,7 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             if header.get("crc32", checksum := _checksum(tensors)) != checksum:
                 raise BundleError(f"{file}: its numbers are not those that were written; copy it again")
-            return header, tensors
+            return header, _restored(tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{file}: truncated, or not a model of this toolkit ({error})") from error
 
@@ -161,6 +172,32 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(name for name, tensor in tensors.items() if tensor.numel()):
         crc = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
     return f"{crc:08x}"
+
+
+def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, but each matrix of the encoder in 8 bits, with one scale for each row."""
+    small = dict(tensors)
+    for name, t in tensors.items():
+        if name.startswith("encoder.") and t.is_floating_point() and t.dim() > 1 and t.numel():
+            scale = t.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+            small[name] = (t / _by_row(scale, t)).round().to(torch.int8)
+            small[name + _SCALE] = scale.float()
+    return small
+
+
+def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `_rounded` was given, up to rounding; tensors that it has not rounded as they are."""
+    scales = {name: tensors[name + _SCALE] for name in tensors if name + _SCALE in tensors}
+    used = {name + _SCALE for name in scales}
+    return {
+        name: t * _by_row(scales[name], t) if name in scales else t
+        for name, t in tensors.items()
+        if name not in used
+    }
+
+
+def _by_row(scale_N: Tensor, like: Tensor) -> Tensor:
+    return scale_N.view(-1, *[1] * (like.dim() - 1))
 
 
 def read_header(text: str, file: Path) -> dict[str, Any]:

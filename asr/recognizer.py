@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel, RecurrentModel
     from asr.onnx_model import OnnxModel
 
-FILE = "model.safetensors"
-
 Source = str | Path | bytes | BinaryIO | np.ndarray
 Around = Sequence[Surroundings] | None
 
@@ -305,15 +303,16 @@ class Recognizer:
         labels_B = torch.tensor([targets_1S.shape[1]])
         return -float(forward_backward(log_probs_BTV.double(), targets_1S, lengths_B, labels_B).nll_B[0])
 
-    def save(self, path: str | Path) -> Path:
-        """Write the bundle, whole or not at all, and return its file.
+    def save(self, path: str | Path, *, small: bool = False) -> Path:
+        """Write the bundle, whole or not at all, and return its file; `small`: weights in 8 bits.
 
         `path` is a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
         """
-        file = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / FILE
+        file = bundle.file_of(Path(path))
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
-        bundle.write(file, tensors | bundle.pack_lm(self.lm, self.rescorer), bundle.describe(self))
+        tensors |= bundle.pack_lm(self.lm, self.rescorer)
+        bundle.write(file, tensors, bundle.describe(self), small=small)
         return file
 
 
@@ -336,7 +335,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
         if precision != "float32":
             raise ConfigError(f"precision={precision}: exported models compute in float32; take the bundle")
         return Recognizer(**onnx_model.read(path)).to(device)
-    file = path / FILE if path.is_dir() else path
+    file = path / bundle.FILE if path.is_dir() else path
     header, tensors = bundle.read(file)
     try:
         recognizer = Recognizer.build(**bundle.parts(header))

@@ -41,14 +41,10 @@ def are_formats(given: str) -> str:
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 Lm = Annotated[
     str | None, typer.Option(help="ARPA model in place of the bundle's n-grams and LSTM, the default.")
 ]
-Style = Annotated[
-    str,
-    choice("none", "basic", "upper", help="Normalisation of the text: none, basic or upper."),
-]
+Style = Annotated[str, choice("none", "basic", "upper", help="Normalisation: none, basic or upper.")]
 Decoder = Annotated[
     str | None,
     choice("greedy", "beam", "pyctcdecode", help="greedy, beam or pyctcdecode; by default the bundle's."),
@@ -213,13 +209,15 @@ def align(
 
 def export(
     model: Model,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file; .onnx.")],
-    form: Annotated[str, typer.Option("--format", "-f", help="onnx.", callback=one_of("onnx"))] = "onnx",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file: .onnx, .safetensors (int8).")],
+    form: Annotated[
+        str | None, typer.Option("--format", "-f", help="onnx or int8.", callback=one_of("onnx", "int8"))
+    ] = None,
 ) -> None:
-    """Write features and encoder as one ONNX graph."""
+    """Write features and encoder as one ONNX graph, or the bundle in 8 bits."""
     from asr.jobs.export import export as job
 
-    job(load_model(model, "cpu", None), output, form=form)
+    job(load_model(model, "cpu", None), output, form=form, source=model)
 
 
 def combine(

@@ -576,8 +576,13 @@ def test_an_exported_model_transcribes_like_the_bundle(asr, trained, tmp_path):
     assert status == 0 and "out/model.onnx" in err and "of the bundle's" in err
     said = asr("transcribe", "a.wav", "--model", trained)[:2]
     assert asr("transcribe", "a.wav", "--model", "out/model.onnx")[:2] == said and said[1].strip()
+    status, _, err = asr("export", "--model", trained, "-o", "small.safetensors")
+    assert status == 0 and "of the bundle's" in err
+    assert asr("transcribe", "a.wav", "--model", "small.safetensors")[:2] == said
     for words, why in [
-        (("--model", trained, "-o", "model.pb"), "ends in .onnx"),
+        (("--model", trained, "-o", "model.pb"), "ends in .onnx or .safetensors"),
+        (("--model", trained, "-o", "model.onnx", "-f", "int8"), "ends in .safetensors"),
+        (("--model", trained, "-o", f"{trained}/model.safetensors"), "is the model itself"),
         (("--model", "out/model.onnx", "-o", "x.onnx"), "exported already"),
         (("--model", trained, "-o", "a.wav/x.onnx"), "cannot be written"),
     ]:

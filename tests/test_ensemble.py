@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -140,12 +139,22 @@ def test_what_does_not_belong_together_is_refused(other, why):
         combine([model(), other])
 
 
-def test_one_is_not_several_and_several_are_not_trained_further(tmp_path):
+def test_training_goes_on_from_a_member(tmp_path):
+    members = three()
+    combine(members).save(tmp_path)
+    for number, (shape, member) in enumerate(zip(SHAPES, members, strict=True), 1):
+        new = model(shape, seed=9)
+        assert start_from(new, str(tmp_path), number) == 6
+        assert torch.equal(new.log_probs(WAVES)[0], member.log_probs(WAVES)[0])
+        assert new.trained_on["start_from"] == member.trained_on
+    for number in (0, 4):
+        with pytest.raises(ConfigError, match=f"has 3 members, but no member {number}"):
+            start_from(model(), str(tmp_path), number)
+
+
+def test_one_is_not_several():
     with pytest.raises(ConfigError, match="at least two"):
         combine([model()])
-    combine([model(), model(seed=2)]).save(tmp_path)
-    with pytest.raises(ConfigError, match="give a member"):
-        start_from(model(), str(tmp_path))
     ensemble = build([SMALL, SMALL], 24, 6)
     assert isinstance(ensemble, Ensemble) and isinstance(build(SMALL, 24, 6), Encoder)
     with pytest.raises(ConfigError, match="one of its members"):
@@ -206,10 +215,14 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     call(monkeypatch, *words, "members=3")
     assert len(load("two/model").trained_on["members"]) == 3
     call(monkeypatch, *words, "exp=on", "training.start_from=two/model", "training.learning_rate=1e-9")
-    shutil.rmtree("two/member-3")
-    with pytest.raises(AssertionError):  # at once, not when two are trained
-        call(monkeypatch, *words, "exp=more", "training.start_from=two/model", "members=3")
-    assert "has no member-3" in " ".join(capsys.readouterr().err.split()) and not Path("more").exists()
+    with pytest.raises(AssertionError):  # at once, not when three are trained
+        call(monkeypatch, *words, "exp=more", "training.start_from=two/model", "members=4")
+    assert "but no member 4" in " ".join(capsys.readouterr().err.split()) and not Path("more").exists()
+    call(monkeypatch, *words, "exp=same", "training.start_from=two/member-1/model")
+    same = [load(f"same/member-{k}/model").trained_on for k in (1, 2)]
+    assert [facts["start_from"] for facts in same] == 2 * [members[0].trained_on]
+    Path("two").rename("first")  # what is trained needs its beginning no more
+    call(monkeypatch, *words, "exp=on", "training.start_from=two/model", "training.learning_rate=1e-9")
     for number in (1, 2):
-        before, after = (load(f"{exp}/member-{number}/model") for exp in ("two", "on"))
+        before, after = (load(f"{exp}/member-{number}/model") for exp in ("first", "on"))
         torch.testing.assert_close(before.log_probs([wave])[0], after.log_probs([wave])[0], atol=1e-4, rtol=0)

@@ -18,6 +18,7 @@ from asr import cli, load
 from asr.errors import ConfigError, DownloadError
 from asr.jobs import recipe as recipes
 from asr.lm import train
+from asr.training.finetuning import member_of
 
 TINY = [
     "encoder.layers=1",
@@ -288,14 +289,31 @@ def test_one_command_goes_from_audio_books_to_digits_and_resumes(tmp_path, monke
         return [line.split("\0")[:-1] for line in Path("asked").read_text().splitlines()]
 
     first = asked()
-    books, corpus, align, words, digits = first
+    books, corpus, align, words, export, digits = first
     assert books[1:] == corpus[1:] == ["mini_librispeech/aligner", *os.environ["BOOKS"].split()]
     assert Path(align[1]).read_text() == "train\ndev\n"
-    assert asked() == [books, words, digits]
+    assert asked() == [books, words, export, digits]
     made = [recipes.compose(step[1:]) for step in (books, words, digits)]
-    assert align[3] == f"{made[0].exp}/model" and made[2].training.start_from == f"{made[1].exp}/model"
-    assert Path(made[1].data.root) == Path(made[2].data.extra["folder"]["root"]) == Path("words/words.jsonl")
+    assert align[3] == f"{made[0].exp}/model" and export[2] == f"{made[1].exp}/model"
+    assert made[2].training.start_from == export[4] == "words/words.safetensors"
+    assert Path(made[1].data.root) == Path("words/words.jsonl")
     assert [one.members for one in made] == [1, 2, 2] and made[2].data.root == "a b"
+
+
+def test_fsdd_goes_on_from_models_that_come_with_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = recipes.compose(["fsdd"])
+    base = load(recipe.training.start_from)
+    words = recipes.compose(["fsdd/words"])
+    assert base.features.config == recipe.features == words.features
+    members = [member_of(recipe.training.start_from, k + 1) for k in range(recipe.members)]
+    assert [facts["recipe"] for _, _, facts in members] == recipe.members * ["fsdd/words"]
+    assert {facts["seed"] for _, _, facts in members} == {1, 1001, 2001}
+    assert all(encoder.config == words.encoder for _, encoder, _ in members)
+    mine = tmp_path / "recipes" / "fsdd" / "words.safetensors"  # one's own comes first
+    base.save(mine, small=True)
+    assert recipes.compose(["fsdd"]).training.start_from == "recipes/fsdd/words.safetensors"
+    assert recipes.compose(["fsdd", "training.start_from=other/model"]).training.start_from == "other/model"
 
 
 @pytest.mark.parametrize("size", ["small", "large", "streaming"])

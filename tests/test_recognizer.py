@@ -15,6 +15,7 @@ from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder
 from asr.encoder import EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError, DecodingError, LanguageModelError
 from asr.features import FeaturesConfig
+from asr.jobs.export import export
 from asr.lm import RecurrentModel, train
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
@@ -48,6 +49,42 @@ def test_a_bundle_rebuilds_the_same_model(model, tmp_path):
 def test_saving_twice_gives_the_same_bytes(model, tmp_path):
     a, b = model.save(tmp_path / "a"), model.save(tmp_path / "b.safetensors")
     assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("subsampling", ["stack", "conv"])
+def test_a_small_bundle_rounds_each_row_to_255_steps(subsampling, tmp_path, monkeypatch):
+    shape = EncoderConfig(layers=2, width=96, subsampling=subsampling, channels=8, factor=2)
+    features = FeaturesConfig(rate_hz=8000, bands=24, normalise="global")
+    model = Recognizer.build(Alphabet(list(" abcd")), features=features, encoder=shape).eval()
+    model.features.fit([(torch.from_numpy(WAVES[0])[None], torch.tensor([len(WAVES[0])]))])
+    with torch.no_grad():
+        model.encoder.output.weight[2] = 0.0
+    whole, small = (model.save(tmp_path / f"{small}", small=small) for small in (False, True))
+    assert small.stat().st_size < 0.3 * whole.stat().st_size
+    again = load(tmp_path / "True")
+    for name, weights in model.encoder.state_dict().items():
+        found = again.encoder.state_dict()[name]
+        if weights.dim() == 1:
+            assert torch.equal(found, weights)
+            continue
+        step = weights.flatten(1).abs().amax(1) / 127
+        assert ((found - weights).flatten(1).abs().amax(1) <= step * 0.501).all()
+        assert not torch.equal(found, weights) and found.dtype == torch.float32
+    theirs, ours = again.features.state_dict(), model.features.state_dict()
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    twice = again.save(tmp_path / "twice", small=True)
+    torch.testing.assert_close(load(twice).log_probs(WAVES)[0], again.log_probs(WAVES)[0], atol=1e-5, rtol=0)
+    monkeypatch.setattr("asr.bundle.FORMAT", 2)
+    with pytest.raises(BundleError, match="in format 3"):
+        load(small)
+
+
+def test_a_model_that_has_diverged_is_not_made_small(model, tmp_path):
+    with torch.no_grad():
+        model.encoder.output.bias[1] = math.nan
+    with pytest.raises(BundleError, match="differ from the bundle's by nan"):
+        export(model, tmp_path / "small.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_subword_alphabets_travel_in_the_bundle(model, tmp_path):

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
+from asr.bundle import file_of
 from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.jobs.console import say
-from asr.recognizer import FILE, Recognizer, load
+from asr.recognizer import Recognizer, load
 
 
 def combine(models: Sequence[Recognizer]) -> Recognizer:
@@ -67,8 +68,7 @@ def _facts(models: Sequence[Recognizer]) -> dict[str, Any]:
 
 def _file(path: Path, *, is_written: bool) -> Path:
     """The file that a bundle's path stands for when it is read, or when it is written."""
-    is_file = path.suffix == ".safetensors" if is_written else not path.is_dir()
-    return (path if is_file else path / FILE).resolve()
+    return (file_of(path) if is_written or path.is_dir() else path).resolve()
 
 
 def combine_bundles(bundles: Sequence[str | Path], output: Path) -> None:

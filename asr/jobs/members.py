@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from asr.bundle import FILE
 from asr.corpus.decode import available_cores, start_worker
 from asr.errors import AsrError, ConfigError, TrainingError
 from asr.jobs.combine import combine
@@ -26,8 +27,9 @@ from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
 from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
-from asr.recognizer import FILE, Recognizer, load
+from asr.recognizer import Recognizer, load
 from asr.training.distributed import Ranks
+from asr.training.finetuning import member_of
 from asr.training.history import FILE as HISTORY
 from asr.training.interruption import on_signal, signals_wait
 
@@ -48,7 +50,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
 
     Raises:
         ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
-        CorpusError, TrainingError: see `train`; or a training process died.
+        BundleError, CorpusError, TrainingError: see `train`; or a training process died.
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
@@ -57,6 +59,9 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
         return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
     members = [_member(recipe, k) for k in range(recipe.members)]
+    last = members[-1]
+    if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
+        member_of(start, last.training.start_member)  # so that it is not missed when the others are trained
     bundles = _train_each(members, prepared)
     if not Ranks().is_first:
         return bundle
@@ -87,20 +92,11 @@ def _check_folder(folder: Path, *, members: int) -> None:
 
 
 def _member(recipe: Recipe, k: int) -> Recipe:
-    """The recipe of one member; an ensemble is trained further from its member of that number.
-
-    Raises:
-        ConfigError: it has fewer members.
-    """
+    """The recipe of one member; an ensemble is trained further member by member."""
     folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
     training = recipe.training
-    if training.start_from and (Path(training.start_from).parent / MEMBER.format(1)).is_dir():
-        start = Path(training.start_from).parent / folder.name / "model"
-        if not start.is_dir():
-            raise ConfigError(
-                f"members={recipe.members}: training.start_from={training.start_from} has no {folder.name}"
-            )
-        training = dataclasses.replace(training, start_from=str(start))
+    if training.start_from:
+        training = dataclasses.replace(training, start_member=training.start_member + k)
     return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder), training=training)
 
 

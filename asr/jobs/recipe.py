@@ -289,6 +289,9 @@ def from_hydra(config: Any) -> Recipe:
         section = functools.reduce(dict.__getitem__, sections, fields)
         if section.get(key):
             section[key] = expanded(section[key])
+    start = fields["training"]["start_from"]
+    if start and not Path(start).exists() and (home() / start).is_file():  # one that comes with a recipe
+        fields["training"]["start_from"] = str(home() / start)
     fields["lm"]["text"] = [expanded(name) for name in fields["lm"]["text"]]
     return typing.cast("Recipe", build(Recipe, fields))
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from asr import recognizer
+from asr.bundle import FILE
 from asr.errors import ConfigError
 from asr.files import whole_file
 from asr.jobs.console import output, say
@@ -22,7 +22,7 @@ from asr.jobs.recipe import Recipe
 from asr.jobs.settings import build, to_fields
 from asr.jobs.train import CURVES, TUNED, development_split, write_recipe
 from asr.jobs.tune import calibrate, plot, tell, tune
-from asr.recognizer import Recognizer
+from asr.recognizer import Recognizer, load
 from asr.scoring.tables import print_table
 from asr.training import history
 from asr.training.distributed import Ranks
@@ -47,7 +47,7 @@ def run(recipe: Recipe) -> Path:
     stamp = _stamp(bundle)
     results = _known_results(prepared, folder, stamp)
     if missing := [split for split in prepared.splits if split != "train" and split not in results]:
-        model = recognizer.load(bundle)
+        model = load(bundle)
         for split in missing:
             results[split] = _evaluate(prepared, split, model, folder)
             with whole_file(folder / RESULTS) as file:
@@ -83,7 +83,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
 
     `tuning.json` is written last, after the bundle, so that a killed run only has to repeat this.
     """
-    model, facts = recognizer.load(bundle), {"asked": _decoding(recipe)}
+    model, facts = load(bundle), {"asked": _decoding(recipe)}
     model.decoder, model.lm, model.rescorer = dataclasses.replace(recipe.decoder), None, None
     utterances = prepared.open(development_split(prepared)).utterances
     if (found := model_of_recipe(recipe, prepared, model.alphabet)) is not None:
@@ -105,7 +105,7 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
 
 
 def _stamp(bundle: Path) -> str:
-    with (bundle / recognizer.FILE).open("rb") as file:
+    with (bundle / FILE).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

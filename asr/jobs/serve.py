@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from asr.bundle import FILE
 from asr.errors import ConfigError, how_to_install
 from asr.jobs.console import say, warn
-from asr.recognizer import FILE, Recognizer
+from asr.recognizer import Recognizer
 
 PATIENCE_S = 5
 """Time for requests in progress to finish when the service is stopped."""

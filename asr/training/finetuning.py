@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Any, cast
 
 import torch
 
@@ -15,7 +16,26 @@ _FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer")
 """Encoder settings that may differ, as they do not change the shape of the weights taken over."""
 
 
-def start_from(recognizer: Recognizer, bundle: str) -> int:
+def member_of(bundle: str, member: int) -> tuple[Recognizer, Encoder, dict[str, Any]]:
+    """The model of a bundle; its encoder, of an ensemble one of them; and what that was trained on.
+
+    Args:
+        member: which of an ensemble, counted from 1; ignored if there is only one encoder.
+
+    Raises:
+        BundleError: there is no such bundle.
+        ConfigError: no such member.
+    """
+    base = load(bundle)
+    if not isinstance(base.encoder, Ensemble):
+        return base, base.encoder, base.trained_on
+    members = base.encoder.members
+    if not 1 <= member <= len(members):
+        raise ConfigError(f"training.start_from={bundle} has {len(members)} members, but no member {member}")
+    return base, cast(Encoder, members[member - 1]), base.trained_on["members"][member - 1]
+
+
+def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> int:
     """The number of outputs, with the blank, that the new recogniser takes over from a bundle.
 
     So it does with all other weights, the feature statistics, and what the bundle was trained on. Only
@@ -23,16 +43,14 @@ def start_from(recognizer: Recognizer, bundle: str) -> int:
 
     Raises:
         BundleError: there is no such bundle.
-        ConfigError: other settings of features or encoder, with those to give; or the bundle is an ensemble.
+        ConfigError: other settings of features or encoder, with those to give; or no such member.
     """
-    base = load(bundle)
-    if isinstance(base.encoder, Ensemble):
-        raise ConfigError(f"training.start_from={bundle}: several models heard as one; give a member of it")
+    base, encoder, trained_on = member_of(bundle, member)
     _check_same("features", recognizer.features.config, base.features.config, ())
-    _check_same("encoder", recognizer.encoder.config, base.encoder.config, _FREE)
+    _check_same("encoder", recognizer.encoder.config, encoder.config, _FREE)
     recognizer.features.load_state_dict(base.features.state_dict())
-    recognizer.trained_on["start_from"] = base.trained_on
-    theirs = base.encoder.state_dict()
+    recognizer.trained_on["start_from"] = trained_on
+    theirs = encoder.state_dict()
     rows = {symbol: i for i, symbol in enumerate(base.alphabet.symbols, 1)}
     known = [(0, 0)] + [(i, rows[s]) for i, s in enumerate(recognizer.alphabet.symbols, 1) if s in rows]
     into, out_of = (torch.tensor(column) for column in zip(*known, strict=True))

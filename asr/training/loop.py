@@ -132,8 +132,8 @@ class Trainer:
     def _resume(self, defaults: dict[str, Any]) -> None:
         state = checkpoint.read(self.last)
         if state is None:
-            if self.config.start_from is not None:
-                self.taken_over = start_from(self.recognizer, self.config.start_from)
+            if (bundle := self.config.start_from) is not None:
+                self.taken_over = start_from(self.recognizer, bundle, self.config.start_member)
             return
         if differing := self.identity.differs_in(state["identity"], defaults):
             raise TrainingError(

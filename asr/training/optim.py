@@ -38,8 +38,9 @@ class TrainingConfig:
     beta2: float = 0.98
     clip_norm: float = 5.0
     start_from: str | None = None
-    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew. With `members`,
-    each goes on from the member of its number beside that bundle (`member-1/model`), if there are any."""
+    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew."""
+    start_member: int = 1
+    """Which of its members, if it is an ensemble; with `members`, the others start from the following."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
@@ -69,7 +70,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError at the first setting that cannot work."""
-        least = {"epochs": 1, "accumulate": 1, "join": 1, "log_every": 1, "give_up_after": 1}
+        counts = ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after")
+        least = dict.fromkeys(counts, 1)
         least |= dict.fromkeys(("average", "patience", "pause_s", "warmup_epochs", "weight_decay"), 0)
         least |= dict.fromkeys(("clip_norm", "denominator_epochs"), 0)
         values = {name: getattr(self, name) for name in least}

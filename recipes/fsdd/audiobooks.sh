@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Digits of unseen speakers, by models that begin with the words of audio books (README.md). Run again, it resumes.
+# From audio books to words.safetensors, from which the recipe fsdd goes on, and to digits by it (README.md). Run again, it
+# resumes.
 #   [BOOKS="data.root=/corpora/LibriSpeech …"] [MEMBERS=1] bash recipes/fsdd/audiobooks.sh [data.root=/copy/of/fsdd …]
 # BOOKS: overrides of the recipe of the audio books; the arguments: of the last step.
 set -euo pipefail
@@ -18,6 +19,7 @@ if [ ! -f words/words.jsonl ]; then
       --cut words --per_word 100 || [ -f words/words.jsonl ] # utterances that cannot be aligned are named
 fi
 
-# 3. Models of these words; then of the digits.
+# 3. Models of these words, one file; then of the digits.
 asr run fsdd/words members="$members"
-asr run fsdd/audiobooks members="$members" "$@"
+asr export --model exp/fsdd/words/model -o words/words.safetensors
+asr run fsdd members="$members" training.start_from=words/words.safetensors exp=exp/fsdd/audiobooks "$@"
