@@ -116,17 +116,24 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment):
     assert records[0] == records[1]
 
 
-def test_a_bundle_says_what_it_was_trained_further_from_even_after_an_interruption(corpus, tmp_path):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_bundle_says_what_it_was_trained_further_from_even_after_an_interruption(share, corpus, tmp_path):
     train, base = corpus(), Recognizer.build(Alphabet(list(" abcd")), features=FEATURES, encoder=ENCODER)
     base.trained_on = {"recipe": "other", "seed": 3}
-    further = dataclasses.replace(QUICK, start_from=str(base.save(tmp_path / "base")))
+    further = dataclasses.replace(QUICK, start_from=str(base.save(tmp_path / "base")), start_share=share)
 
     def die(kind: str, facts: dict[str, object]) -> None:
         if (tmp_path / "parts" / "checkpoints" / "last.pt").is_file():
             raise KilledError
 
-    trainer(train, tmp_path / "whole", config=further).run()
-    assert load(tmp_path / "whole" / "model").trained_on["start_from"] == base.trained_on
+    whole = trainer(train, tmp_path / "whole", config=further)
+    whole.run()
+    made = load(tmp_path / "whole" / "model")
+    assert made.trained_on["start_from"] == base.trained_on
+    assert ("50% of the way back" in made.trained_on["weights"]) == (share > 0)
+    [(_, best)], begun = whole.best.read(), base.encoder.state_dict()
+    for name, found in made.encoder.state_dict().items():
+        torch.testing.assert_close(found, (1 - share) * best[name] + share * begun[name], rtol=0, atol=1e-6)
     with pytest.raises(KilledError):
         trainer(train, tmp_path / "parts", config=further, observer=die).run()
     trainer(train, tmp_path / "parts", config=further).run()

@@ -10,7 +10,7 @@ from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
-from asr.training.finetuning import freeze, start_from
+from asr.training.finetuning import freeze, move_back, start_from
 
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
 ENCODER = EncoderConfig(layers=2, width=8, factor=2)
@@ -32,6 +32,21 @@ def test_only_the_rows_of_new_symbols_are_new(tmp_path):
         for ours, other in ((0, 0), (1, 1), (3, 4), (4, 3)):  # blank, space, c, b
             assert torch.equal(mine[name][ours], theirs[name][other])
         assert torch.equal(mine[name][2], untouched[name][2])
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_weights_move_back_to_where_they_started(share, tmp_path):
+    base, tuned, after = build(" abc", seed=1), build(" xcb", seed=2), build(" xcb", seed=2)
+    move_back(after, str(base.save(tmp_path)), share=share)
+    begun, before, found = (r.encoder.state_dict() for r in (base, tuned, after))
+    for name in found:
+        if not name.startswith("output"):
+            expected = (1 - share) * before[name] + share * begun[name]
+            torch.testing.assert_close(found[name], expected, rtol=0, atol=1e-7)
+    for name in ("output.weight", "output.bias"):
+        assert torch.equal(found[name][2], before[name][2])  # x
+        expected = (1 - share) * before[name][3] + share * begun[name][4]
+        torch.testing.assert_close(found[name][3], expected, rtol=0, atol=1e-7)
 
 
 def test_another_shape_is_refused_with_the_settings_to_give(tmp_path):

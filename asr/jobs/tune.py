@@ -46,6 +46,8 @@ class Trial:
     prior_weight: float
     wer: float
     cer: float
+    errors_N: np.ndarray = field(repr=False, compare=False)
+    """Of each utterance."""
 
 
 @dataclass
@@ -73,13 +75,16 @@ class Tuning:
         """The trial of lowest WER, then CER, then smallest prior weight, then closest to the defaults.
 
         Of weights that are equal here the defaults are preferred, as the language model may help elsewhere.
+        For the same reason the prior is used only if the best without it is worse by more than noise.
         """
         usual = DecoderConfig()
 
         def order(t: Trial) -> tuple[float, ...]:
             return t.wer, t.cer, t.prior_weight, abs(t.alpha - usual.alpha), abs(t.beta - usual.beta)
 
-        return min(self.trials, key=order)
+        best = min(self.trials, key=order)
+        plain = min((t for t in self.trials if t.prior_weight == 0), key=order, default=best)
+        return plain if within_noise(plain.errors_N, best.errors_N) else best
 
     @property
     def beam_wer(self) -> float:
@@ -91,7 +96,7 @@ class Tuning:
         """The error rates of everything that was tried, as plain values."""
         return {
             "greedy_wer": self.greedy_wer,
-            "trials": [asdict(t) for t in self.trials],
+            "trials": [{k: v for k, v in asdict(t).items() if k != "errors_N"} for t in self.trials],
             "widths": {str(width): score.wer for width, score in self.widths.items()},
             "hotword_weights": {f"{weight:g}": score.wer for weight, score in self.hotword_weights.items()},
             "rescore_shares": {f"{share:g}": score.wer for share, score in self.rescore_shares.items()},
@@ -148,7 +153,7 @@ def _search_weights(emissions: Emissions, tuning: Tuning) -> None:
         with counting(title, "settings") as progress:
             for n, p in enumerate(new, 1):
                 score = emissions.score(**dict(zip(("alpha", "beta", "prior_weight"), p, strict=True)))
-                tuning.trials.append(Trial(*p, score.wer, score.cer))
+                tuning.trials.append(Trial(*p, score.wer, score.cer, score.errors_N))
                 progress(n, len(new))
 
     explore(product(_ALPHA, _BETA, _PRIOR_WEIGHT), "searching α, β and the prior's weight")
@@ -169,19 +174,21 @@ def _score_each(
     return scores
 
 
-def smallest_within_noise(scores: Mapping[int, Score]) -> int:
-    """The smallest width whose errors exceed those of the best by at most one standard error.
+def within_noise(errors_N: np.ndarray, best_N: np.ndarray) -> bool:
+    """Whether the errors of the utterances exceed those of the best setting by at most one standard error.
 
     It is the standard error of the sum of the utterances' differences d, if their mean is 0: √Σd².
 
     Source: Breiman et al. 1984, section 3.4.3 (the 1-SE rule).
     """
+    more_N = errors_N - best_N
+    return bool(more_N.sum() <= math.sqrt((more_N**2).sum()))
+
+
+def smallest_within_noise(scores: Mapping[int, Score]) -> int:
+    """The smallest width whose errors are within noise of those of the best."""
     best = min(scores, key=lambda width: (scores[width].errors, width))
-    for width in sorted(scores):
-        more_N = scores[width].errors_N - scores[best].errors_N
-        if more_N.sum() <= math.sqrt((more_N**2).sum()):
-            return width
-    return best
+    return next(w for w in sorted(scores) if within_noise(scores[w].errors_N, scores[best].errors_N))
 
 
 def _search_rescore_share(emissions: Emissions, tuning: Tuning, rescorer: RecurrentModel) -> None:

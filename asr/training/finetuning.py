@@ -65,6 +65,19 @@ def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> int:
     return len(known)
 
 
+def move_back(recognizer: Recognizer, bundle: str, member: int = 1, *, share: float) -> None:
+    """Move the weights this share of the way back to those of the bundle; what it lacks stays.
+
+    Errors as for `start_from`. Source: Wortsman et al. 2022, "Robust fine-tuning of zero-shot models".
+    """
+    tuned = {name: t.clone() for name, t in recognizer.encoder.state_dict().items()}
+    start_from(recognizer, bundle, member)
+    with torch.no_grad():
+        for name, weights in recognizer.encoder.state_dict().items():
+            back = share if weights.is_floating_point() else 0.0
+            weights.copy_(torch.lerp(tuned[name], weights, back) if back else tuned[name])
+
+
 def freeze(encoder: Encoder, patterns: Sequence[str]) -> None:
     """Freeze the parameters whose names match a pattern such as `layers.0.*`.
 

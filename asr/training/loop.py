@@ -29,7 +29,7 @@ from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
 from asr.training.doctor import Watch
 from asr.training.feed import Feed, mix
-from asr.training.finetuning import freeze, start_from
+from asr.training.finetuning import freeze, move_back, start_from
 from asr.training.history import History
 from asr.training.identity import Identity
 from asr.training.interruption import on_signal
@@ -232,14 +232,8 @@ class Trainer:
 
     def _tell(self, steps: int, speed: float) -> None:
         p = self.progress
-        facts = {
-            "epoch": p.epoch + 1,
-            "epochs": self.config.epochs,
-            "step": p.step,
-            "steps": steps,
-            "loss": self.ledger.loss,
-            "audio_s_per_s": round(speed, 1),
-        }
+        place = {"epoch": p.epoch + 1, "epochs": self.config.epochs, "step": p.step, "steps": steps}
+        facts = place | {"loss": self.ledger.loss, "audio_s_per_s": round(speed, 1)}
         if self._is_logged(p.updates) and self.history is not None:
             layers = {layer: float(f"{float(n):.4g}") for layer, n in self.updater.norms.items()}
             norms = {"gradient_norm": self.ledger.norm, "gradient_norms": layers}
@@ -332,6 +326,9 @@ class Trainer:
         else:
             self._set_weights(kept[0][1] if kept else {})
             wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
+        if (share := self.config.start_share) and (bundle := self.config.start_from) is not None:
+            move_back(self.recognizer, bundle, self.config.start_member, share=share)
+            wer, source = self.validate()["wer"], f"{source}, {share:.0%} of the way back to {bundle}"
         p.finished = True
         self.recognizer.encoder.eval()
         self._save_bundle(wer, source)

@@ -41,6 +41,9 @@ class TrainingConfig:
     """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew."""
     start_member: int = 1
     """Which of its members, if it is an ensemble; with `members`, the others start from the following."""
+    start_share: float = 0.0
+    """At the end the weights go back by this share of the way to those of `start_from`, so that less of what it
+    had learnt is forgotten, e.g. 0.5. 0 is off."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
@@ -85,6 +88,7 @@ class TrainingConfig:
                 *((v > 0, f"training.{k}={v}: expected more than 0") for k, v in over_zero.items()),
                 (0 <= self.beta2 < 1, f"training.beta2={self.beta2}: expected 0 to below 1"),
                 (0 <= self.final_share <= 1, f"training.final_share={self.final_share}: expected 0 to 1"),
+                (0 <= self.start_share <= 1, f"training.start_share={self.start_share}: expected 0 to 1"),
             ]
         )
 
