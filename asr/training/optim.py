@@ -42,8 +42,8 @@ class TrainingConfig:
     start_member: int = 1
     """Which of its members, if it is an ensemble; with `members`, the others start from the following."""
     start_share: float = 0.0
-    """At the end the weights go back by this share of the way to those of `start_from`, so that less of what it
-    had learnt is forgotten, e.g. 0.5. 0 is off."""
+    """In the end the weights go back by this share of the way to those of `start_from`, for instance 0.5, so
+    that less of what it had learnt is forgotten. 0 is off."""
     freeze: list[str] = field(default_factory=list)
     """Patterns of names of encoder parameters that are not trained, such as `layers.0.*`."""
     intermediate_weight: float = 0.0
