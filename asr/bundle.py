@@ -108,9 +108,10 @@ def unpack_lm(tensors: Mapping[str, Tensor]) -> "tuple[NGramModel | None, Recurr
     )
 
 
-def file_of(path: Path) -> Path:
-    """The file of a bundle that is given by its folder, or by itself, a `.safetensors` file."""
-    return path if path.suffix == ".safetensors" else path / FILE
+def file_of(path: Path, *, is_written: bool = False) -> Path:
+    """The file that a bundle's path, its folder or the file itself, stands for when it is read or written."""
+    is_file = path.suffix == ".safetensors" if is_written else not path.is_dir()
+    return path if is_file else path / FILE
 
 
 def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any], *, small: bool = False) -> None:

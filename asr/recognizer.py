@@ -308,7 +308,7 @@ class Recognizer:
 
         `path` is a folder (made if missing; the file is `model.safetensors` in it) or a `.safetensors` file.
         """
-        file = bundle.file_of(Path(path))
+        file = bundle.file_of(Path(path), is_written=True)
         tensors = {f"features.{k}": v for k, v in self.features.state_dict().items()}
         tensors |= {f"encoder.{k}": v for k, v in self.encoder.state_dict().items()}
         tensors |= bundle.pack_lm(self.lm, self.rescorer)
@@ -335,8 +335,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
         if precision != "float32":
             raise ConfigError(f"precision={precision}: exported models compute in float32; take the bundle")
         return Recognizer(**onnx_model.read(path)).to(device)
-    file = path / bundle.FILE if path.is_dir() else path
-    header, tensors = bundle.read(file)
+    header, tensors = bundle.read(file := bundle.file_of(path))
     try:
         recognizer = Recognizer.build(**bundle.parts(header))
         for name in ("features", "encoder"):

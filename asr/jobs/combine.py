@@ -66,18 +66,13 @@ def _facts(models: Sequence[Recognizer]) -> dict[str, Any]:
     return facts | {"members": [model.trained_on for model in models]}
 
 
-def _file(path: Path, *, is_written: bool) -> Path:
-    """The file that a bundle's path stands for when it is read, or when it is written."""
-    return (file_of(path) if is_written or path.is_dir() else path).resolve()
-
-
 def combine_bundles(bundles: Sequence[str | Path], output: Path) -> None:
     """Write the combined model to `output`.
 
     Raises:
         ConfigError: the output is one of the bundles.
     """
-    if _file(output, is_written=True) in {_file(Path(path), is_written=False) for path in bundles}:
+    if file_of(output, is_written=True).resolve() in {file_of(Path(path)).resolve() for path in bundles}:
         raise ConfigError(f"{output} is one of the models: give the combined one a place of its own")
     model = combine([load(path) for path in bundles])
     file = model.save(output)

@@ -44,10 +44,10 @@ def export(
         raise ConfigError(f"{output}: expected a name that ends in {' or '.join(expected)}")
     if model.runtime is not None:
         raise ConfigError("this model was exported already: give the bundle")
-    if source is not None and output.exists() and output.samefile(file_of(Path(source))):
-        raise ConfigError(f"{output} is the model itself: give the file another name")
     is_small = output.suffix == SUFFIXES["int8"]
     try:
+        if source is not None and output.exists() and output.samefile(file_of(Path(source))):
+            raise ConfigError(f"{output} is the model itself: give the file another name")
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f"{output.stem}.", dir=output.parent) as folder:
             trial = Path(folder) / output.name
