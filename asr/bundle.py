@@ -188,7 +188,9 @@ def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _restored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `_rounded` was given, up to rounding; tensors that it has not rounded as they are."""
-    scales = {name: tensors[name + _SCALE] for name in tensors if name + _SCALE in tensors}
+    scales = {name: tensors[name + _SCALE] for name, t in tensors.items() if t.dtype == torch.int8}
+    if any(s.shape != tensors[name].shape[:1] or s.dtype != torch.float32 for name, s in scales.items()):
+        raise ValueError("the scales of 8-bit weights do not fit them")
     used = {name + _SCALE for name in scales}
     return {
         name: t * _by_row(scales[name], t) if name in scales else t

@@ -303,17 +303,18 @@ def test_one_command_goes_from_audio_books_to_digits_and_resumes(tmp_path, monke
 def test_fsdd_goes_on_from_models_that_come_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = recipes.compose(["fsdd"])
-    base = load(recipe.training.start_from)
+    base = load(start := recipes.located(recipe.training.start_from))
     words = recipes.compose(["fsdd/words"])
     assert base.features.config == recipe.features == words.features
-    members = [member_of(recipe.training.start_from, k + 1) for k in range(recipe.members)]
+    members = [member_of(start, k + 1) for k in range(recipe.members)]
     assert [facts["recipe"] for _, _, facts in members] == recipe.members * ["fsdd/words"]
     assert {facts["seed"] for _, _, facts in members} == {1, 1001, 2001}
     assert all(encoder.config == words.encoder for _, encoder, _ in members)
     mine = tmp_path / "recipes" / "fsdd" / "words.safetensors"  # one's own comes first
     base.save(mine, small=True)
-    assert recipes.compose(["fsdd"]).training.start_from == "recipes/fsdd/words.safetensors"
-    assert recipes.compose(["fsdd", "training.start_from=other/model"]).training.start_from == "other/model"
+    assert recipes.located(recipe.training.start_from) == "recipes/fsdd/words.safetensors"
+    assert recipes.located("README.md") == "README.md" and recipes.located("exp/none") == "exp/none"
+    assert recipes.compose(["fsdd", "training.start_from="]).training.start_from is None
 
 
 @pytest.mark.parametrize("size", ["small", "large", "streaming"])

@@ -136,8 +136,18 @@ def test_a_bundle_says_what_it_was_trained_further_from_even_after_an_interrupti
         torch.testing.assert_close(found, (1 - share) * best[name] + share * begun[name], rtol=0, atol=1e-6)
     with pytest.raises(KilledError):
         trainer(train, tmp_path / "parts", config=further, observer=die).run()
+    (tmp_path / "base").rename(tmp_path / "away")  # what was begun needs its beginning no more
     trainer(train, tmp_path / "parts", config=further).run()
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+def test_training_that_starts_from_its_own_bundle_goes_back_to_what_that_was(corpus, tmp_path):
+    base = Recognizer.build(Alphabet(list(" abcd")), features=FEATURES, encoder=ENCODER)
+    own = base.save(tmp_path / "own" / "model")
+    further = dataclasses.replace(QUICK, start_from=str(own), start_share=1.0)
+    trainer(corpus(), tmp_path / "own", config=further).run()
+    found, begun = load(own).encoder.state_dict(), base.encoder.state_dict()
+    assert all(torch.equal(found[name], begun[name]) for name in begun)
 
 
 def test_a_signal_after_the_last_step_stops_too_once_the_bundle_is_written(corpus, tmp_path):

@@ -10,20 +10,22 @@ from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
-from asr.training.finetuning import freeze, move_back, start_from
+from asr.training.finetuning import freeze, moved_back, start_from
 
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24)
 ENCODER = EncoderConfig(layers=2, width=8, factor=2)
 
 
 def build(symbols: str, *, seed: int, **changes: object) -> Recognizer:
-    encoder = dataclasses.replace(ENCODER, **changes)
-    return Recognizer.build(Alphabet(list(symbols)), features=FEATURES, encoder=encoder, seed=seed)
+    features = dataclasses.replace(FEATURES, edge_s=changes.pop("edge_s", 0.0))  # type: ignore[arg-type]
+    encoder = dataclasses.replace(ENCODER, **changes)  # type: ignore[arg-type]
+    return Recognizer.build(Alphabet(list(symbols)), features=features, encoder=encoder, seed=seed)
 
 
 def test_only_the_rows_of_new_symbols_are_new(tmp_path):
     base, new, fresh = build(" abc", seed=1), build(" xcb", seed=2, dropout=0.4), build(" xcb", seed=2)
-    assert start_from(new, str(base.save(tmp_path))) == 4
+    count, taken = start_from(new, str(base.save(tmp_path)))
+    assert count == 4 and taken["output.bias"].isnan().tolist() == [False, False, True, False, False]
     mine, theirs, untouched = (r.encoder.state_dict() for r in (new, base, fresh))
     for name in mine:
         if not name.startswith("output"):
@@ -37,8 +39,9 @@ def test_only_the_rows_of_new_symbols_are_new(tmp_path):
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_weights_move_back_to_where_they_started(share, tmp_path):
     base, tuned, after = build(" abc", seed=1), build(" xcb", seed=2), build(" xcb", seed=2)
-    move_back(after, str(base.save(tmp_path)), share=share)
-    begun, before, found = (r.encoder.state_dict() for r in (base, tuned, after))
+    _, taken = start_from(after, str(base.save(tmp_path)))
+    begun, before = base.encoder.state_dict(), tuned.encoder.state_dict()
+    found = moved_back(before, taken, share)
     for name in found:
         if not name.startswith("output"):
             expected = (1 - share) * before[name] + share * begun[name]
@@ -51,7 +54,8 @@ def test_weights_move_back_to_where_they_started(share, tmp_path):
 
 def test_another_shape_is_refused_with_the_settings_to_give(tmp_path):
     base = build(" abc", seed=1)
-    with pytest.raises(ConfigError, match=r"add encoder\.layers=2$"):
+    start_from(build(" abc", seed=1, edge_s=0.12), str(base.save(tmp_path)))
+    with pytest.raises(ConfigError, match=r"add encoder\.layers=2, or begin anew"):
         start_from(build(" abc", seed=1, layers=3), str(base.save(tmp_path)))
 
 

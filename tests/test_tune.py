@@ -97,6 +97,8 @@ def test_the_prior_has_to_help_by_more_than_noise():
         return jobs.Tuning([plain, replace(weighed, wer=now_N.mean(), errors_N=now_N)], 0.5).best
 
     assert best(1, 0) is plain and best(2, 0).prior_weight == 0.4  # 2 > √2
+    close = jobs.Tuning([plain, replace(weighed, wer=8 / 40)], greedy_wer=8.5 / 40)
+    assert close.best.prior_weight == 0.4  # else the beam would be worse than greedy decoding
     assert best(4, 2) is plain and best(5, 2).prior_weight == 0.4  # 2 < √6, 3 > √7
 
 

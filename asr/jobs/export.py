@@ -1,10 +1,11 @@
-"""`asr export`: a bundle → one file that other programs can run, or a bundle of a quarter of its size."""
+"""`asr export`: a bundle → one file that other programs can run, or a smaller bundle."""
 
 import math
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from asr.bundle import file_of
 from asr.ensemble import Ensemble
@@ -46,8 +47,9 @@ def export(
         raise ConfigError("this model was exported already: give the bundle")
     is_small = output.suffix == SUFFIXES["int8"]
     try:
-        if source is not None and output.exists() and output.samefile(file_of(Path(source))):
-            raise ConfigError(f"{output} is the model itself: give the file another name")
+        for made in [output] if is_small else [output, lm_file(output)]:
+            if source is not None and made.exists() and made.samefile(file_of(Path(source))):
+                raise ConfigError(f"{made} is the model itself: give the file another name")
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f"{output.stem}.", dir=output.parent) as folder:
             trial = Path(folder) / output.name
@@ -63,7 +65,7 @@ def export(
     except OSError as error:
         raise ConfigError(f"{output} cannot be written: {error.strerror}") from error
     size_mb = output.stat().st_size / 1e6
-    say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.1g} of the bundle's, on noise")
+    say(f"{output}: {size_mb:.1f} MB, log-probabilities within {difference:.2g} of the bundle's, on noise")
     if is_small:
         return difference
     if model.decoder.by_member and isinstance(model.encoder, Ensemble) and not model.streams:
@@ -84,4 +86,5 @@ def _difference(model: Recognizer, other: Recognizer) -> float:
     ours_BTV, lengths_B = model.log_probs(noises)
     theirs_BTV, _ = other.log_probs(noises)
     rows = zip(ours_BTV, theirs_BTV, lengths_B.tolist(), strict=True)
-    return max(float((ours_TV[:n] - theirs_TV[:n]).abs().max()) for ours_TV, theirs_TV, n in rows)
+    most = [(ours_TV[:n] - theirs_TV[:n]).abs().max() for ours_TV, theirs_TV, n in rows]
+    return float(torch.stack(most).max())  # NaN if one is

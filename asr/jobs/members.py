@@ -24,7 +24,7 @@ from asr.jobs.combine import combine
 from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
-from asr.jobs.recipe import Recipe
+from asr.jobs.recipe import Recipe, located
 from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import Recognizer, load
@@ -61,7 +61,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     members = [_member(recipe, k) for k in range(recipe.members)]
     last = members[-1]
     if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
-        member_of(start, last.training.start_member)  # so that it is not missed when the others are trained
+        member_of(located(start), last.training.start_member)  # not missed when the others are trained
     bundles = _train_each(members, prepared)
     if not Ranks().is_first:
         return bundle

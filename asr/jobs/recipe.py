@@ -110,6 +110,12 @@ def home() -> Path:
     raise ConfigError(f"no conf/ beside or inside {_PACKAGE}: the installation is damaged, install again")
 
 
+def located(model: str) -> str:
+    """The path of a model; if it begins with `recipes/` and is not there, of one that comes with a recipe."""
+    is_ours = Path(model).parts[:1] == ("recipes",) and not Path(model).exists()
+    return str(home() / model) if is_ours else model
+
+
 def names() -> list[str]:
     """All recipes that can be run from here, in alphabetical order."""
     found = set()
@@ -289,9 +295,7 @@ def from_hydra(config: Any) -> Recipe:
         section = functools.reduce(dict.__getitem__, sections, fields)
         if section.get(key):
             section[key] = expanded(section[key])
-    start = fields["training"]["start_from"]
-    if start and not Path(start).exists() and (home() / start).is_file():  # one that comes with a recipe
-        fields["training"]["start_from"] = str(home() / start)
+    fields["training"]["start_from"] = fields["training"]["start_from"] or None
     fields["lm"]["text"] = [expanded(name) for name in fields["lm"]["text"]]
     return typing.cast("Recipe", build(Recipe, fields))
 

@@ -15,7 +15,7 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
 from asr.jobs.console import TrainingBar, say, warn
 from asr.jobs.prepare import Prepared
-from asr.jobs.recipe import Recipe
+from asr.jobs.recipe import Recipe, located
 from asr.jobs.settings import to_fields
 from asr.lm import read_sentences
 from asr.pronunciation import Lexicon, pronounce
@@ -46,12 +46,12 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
     """
     folder = Path(recipe.exp)
     train_split, dev_split = prepared.open("train"), prepared.open(development_split(prepared))
-    recognizer = _recognizer(recipe, train_split)
+    recognizer, start = _recognizer(recipe, train_split), recipe.training.start_from
     trainer = Trainer(
         recognizer,
         train_split,
         dev_split,
-        config=recipe.training,
+        config=dataclasses.replace(recipe.training, start_from=start and located(start)),
         augmentation=recipe.augmentation,
         seed=recipe.seed,
         folder=folder,

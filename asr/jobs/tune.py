@@ -75,7 +75,8 @@ class Tuning:
         """The trial of lowest WER, then CER, then smallest prior weight, then closest to the defaults.
 
         Of weights that are equal here the defaults are preferred, as the language model may help elsewhere.
-        For the same reason the prior is used only if the best without it is worse by more than noise.
+        For the same reason the prior is used only if the best without it is worse by more than noise, or than
+        greedy decoding.
         """
         usual = DecoderConfig()
 
@@ -84,7 +85,8 @@ class Tuning:
 
         best = min(self.trials, key=order)
         plain = min((t for t in self.trials if t.prior_weight == 0), key=order, default=best)
-        return plain if within_noise(plain.errors_N, best.errors_N) else best
+        is_useful = plain.wer <= max(best.wer, self.greedy_wer)
+        return plain if is_useful and within_noise(plain.errors_N, best.errors_N) else best
 
     @property
     def beam_wer(self) -> float:

@@ -29,7 +29,7 @@ from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
 from asr.training.doctor import Watch
 from asr.training.feed import Feed, mix
-from asr.training.finetuning import freeze, move_back, start_from
+from asr.training.finetuning import freeze, moved_back, start_from
 from asr.training.history import History
 from asr.training.identity import Identity
 from asr.training.interruption import on_signal
@@ -109,7 +109,7 @@ class Trainer:
         self.identity = Identity(identity or {}, train.fingerprint, dev.fingerprint, seed)
         self.history: History | None = None
         self._interrupted, self._must_stop = False, must_stop
-        self.taken_over = 0  # outputs, from the bundle `start_from`, if this run begins now
+        self.taken_over, self._taken = 0, dict[str, Tensor]()  # outputs and weights, from `start_from`
         self._resume(defaults or {})
 
     @property
@@ -133,7 +133,7 @@ class Trainer:
         state = checkpoint.read(self.last)
         if state is None:
             if (bundle := self.config.start_from) is not None:
-                self.taken_over = start_from(self.recognizer, bundle, self.config.start_member)
+                self.taken_over, self._taken = start_from(self.recognizer, bundle, self.config.start_member)
             return
         if differing := self.identity.differs_in(state["identity"], defaults):
             raise TrainingError(
@@ -142,6 +142,7 @@ class Trainer:
             )
         if (base := state.get("start_from")) is not None:  # absent from checkpoints of older versions
             self.recognizer.trained_on["start_from"] = base
+        self._taken = state.get("taken", {})
         self.recognizer.encoder.load_state_dict(state["encoder"])
         self.recognizer.features.load_state_dict(state["features"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
@@ -158,6 +159,7 @@ class Trainer:
                     "optimizer": self.updater.optimizer.state_dict(),
                     "progress": dataclasses.asdict(self.progress),
                     "start_from": self.recognizer.trained_on.get("start_from"),
+                    "taken": self._taken if self.config.start_share else {},
                 },
             )
 
@@ -326,9 +328,9 @@ class Trainer:
         else:
             self._set_weights(kept[0][1] if kept else {})
             wer, source = p.best[0][0], f"epoch {int(p.best[0][2])}"
-        if (share := self.config.start_share) and (bundle := self.config.start_from) is not None:
-            move_back(self.recognizer, bundle, self.config.start_member, share=share)
-            wer, source = self.validate()["wer"], f"{source}, {share:.0%} of the way back to {bundle}"
+        if (share := self.config.start_share) and self._taken:
+            self._set_weights(moved_back(self.recognizer.encoder.state_dict(), self._taken, share))
+            wer, source = self.validate()["wer"], f"{source}, {share:.0%} of the way back"
         p.finished = True
         self.recognizer.encoder.eval()
         self._save_bundle(wer, source)
