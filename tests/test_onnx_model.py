@@ -214,6 +214,15 @@ def test_what_does_not_compute_the_same_is_not_left_behind(
     assert sorted(file.parent.iterdir()) == [lm_file(file), file] and load(file).lm is not None
 
 
+def test_the_language_model_beside_it_does_not_overwrite_the_model(tmp_path: Path) -> None:
+    model = build()
+    model.lm = lm.train(["ab c"], order=2)
+    kept = model.save(tmp_path / "own.lm.safetensors").read_bytes()
+    with pytest.raises(ConfigError, match=r"own\.lm\.safetensors is the model itself"):
+        export(model, tmp_path / "own.onnx", source=tmp_path / "own.lm.safetensors")
+    assert (tmp_path / "own.lm.safetensors").read_bytes() == kept
+
+
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write(build(bidirectional=False), tmp_path / f"{name}.onnx")

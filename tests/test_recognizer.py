@@ -1,12 +1,14 @@
 """The recogniser and its bundle."""
 
 import io
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tones import tones
 
@@ -77,6 +79,20 @@ def test_a_small_bundle_rounds_each_row_to_255_steps(subsampling, tmp_path, monk
     monkeypatch.setattr("asr.bundle.FORMAT", 2)
     with pytest.raises(BundleError, match="in format 3"):
         load(small)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(3), torch.ones(5, 1), torch.ones(5, dtype=torch.int64)])
+def test_weights_of_8_bits_without_fitting_scales_are_refused(scale, model, tmp_path):
+    file = model.save(tmp_path, small=True)
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["asr"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    del header["crc32"], tensors["encoder.output.weight.scale"]
+    if scale is not None:
+        tensors["encoder.output.weight.scale"] = scale
+    save_file(tensors, file, metadata={"asr": json.dumps(header)})
+    with pytest.raises(BundleError, match="not a model of this toolkit"):
+        load(file)
 
 
 def test_a_model_that_has_diverged_is_not_made_small(model, tmp_path):
