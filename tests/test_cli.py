@@ -23,7 +23,7 @@ from asr.decoding.choice import DecoderName
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.files import locked
-from asr.jobs import align, console, stages
+from asr.jobs import align, console, export, stages
 from asr.jobs import recipe as recipes
 from asr.jobs.formats import FORMATS
 from asr.precision import Precision
@@ -469,6 +469,7 @@ def test_no_color_is_heeded_by_errors(monkeypatch, given, shown):
         (["transcribe", "a", "-m", "none", "--vad"], get_args(VoiceDetector)),
         (["transcribe", "a", "-m", "none", "-f"], (*FORMATS, "all", ",".join(FORMATS))),
         (["align", "a", "a", "-m", "none", "-f"], align.FORMATS),
+        (["export", "-m", "none", "-o", "a", "-f"], export.SUFFIXES),
         (["score", "none", "none", "--style"], get_args(Style)),
         (["score", "none", "none", "--alignment"], get_args(Alignment)),
     ],

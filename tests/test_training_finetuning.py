@@ -52,6 +52,14 @@ def test_weights_move_back_to_where_they_started(share, tmp_path):
         torch.testing.assert_close(found[name][3], expected, rtol=0, atol=1e-7)
 
 
+def test_a_model_that_has_diverged_is_no_beginning(tmp_path):
+    base = build(" abc", seed=1)
+    with torch.no_grad():
+        base.encoder.output.bias[1] = torch.nan
+    with pytest.raises(ConfigError, match="it has diverged"):
+        start_from(build(" abc", seed=2), str(base.save(tmp_path)))
+
+
 def test_another_shape_is_refused_with_the_settings_to_give(tmp_path):
     base = build(" abc", seed=1)
     start_from(build(" abc", seed=1, edge_s=0.12), str(base.save(tmp_path)))

@@ -49,7 +49,8 @@ def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> tuple[in
 
     Raises:
         BundleError: there is no such bundle.
-        ConfigError: other settings of features or encoder, with those to give; or no such member.
+        ConfigError: other settings of features or encoder, with those to give; no such member; or it has
+            diverged.
     """
     base, encoder, trained_on = member_of(bundle, member)
     _check_same("features", recognizer.features.config, base.features.config, _FREE)
@@ -57,6 +58,8 @@ def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> tuple[in
     recognizer.features.load_state_dict(base.features.state_dict())
     recognizer.trained_on["start_from"] = trained_on
     theirs = encoder.state_dict()
+    if not all(weights.isfinite().all() for weights in theirs.values()):
+        raise ConfigError(f"training.start_from={bundle} has weights that are not finite: it has diverged")
     rows = {symbol: i for i, symbol in enumerate(base.alphabet.symbols, 1)}
     known = [(0, 0)] + [(i, rows[s]) for i, s in enumerate(recognizer.alphabet.symbols, 1) if s in rows]
     into, out_of = (torch.tensor(column) for column in zip(*known, strict=True))

@@ -109,7 +109,8 @@ class Trainer:
         self.identity = Identity(identity or {}, train.fingerprint, dev.fingerprint, seed)
         self.history: History | None = None
         self._interrupted, self._must_stop = False, must_stop
-        self.taken_over, self._taken = 0, dict[str, Tensor]()  # outputs and weights, from `start_from`
+        self.taken_over = 0  # outputs, from the bundle `start_from`, if this run begins now
+        self._taken: dict[str, Tensor] = {}  # weights from there, if a share of them comes back in the end
         self._resume(defaults or {})
 
     @property
@@ -133,7 +134,8 @@ class Trainer:
         state = checkpoint.read(self.last)
         if state is None:
             if (bundle := self.config.start_from) is not None:
-                self.taken_over, self._taken = start_from(self.recognizer, bundle, self.config.start_member)
+                self.taken_over, taken = start_from(self.recognizer, bundle, self.config.start_member)
+                self._taken = taken if self.config.start_share else {}
             return
         if differing := self.identity.differs_in(state["identity"], defaults):
             raise TrainingError(
@@ -159,7 +161,7 @@ class Trainer:
                     "optimizer": self.updater.optimizer.state_dict(),
                     "progress": dataclasses.asdict(self.progress),
                     "start_from": self.recognizer.trained_on.get("start_from"),
-                    "taken": self._taken if self.config.start_share else {},
+                    "taken": self._taken,
                 },
             )
 
