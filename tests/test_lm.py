@@ -107,14 +107,21 @@ def test_a_bigram_model_agrees_with_the_arithmetic_by_hand() -> None:
 @pytest.mark.parametrize("order", range(1, 7))
 @pytest.mark.parametrize("cutoffs", [(0,), (0, 0, 1), (0, 1, 2)])
 @pytest.mark.parametrize("size", [(8, 3), (60, 9), (150, 60)])
+@pytest.mark.parametrize("further", [[], ["unheard", "w1", "of", "unheard", END]])
 def test_training_agrees_with_the_formulas_done_slowly(
-    order: int, cutoffs: tuple[int, ...], size: tuple[int, int]
+    order: int, cutoffs: tuple[int, ...], size: tuple[int, int], further: list[str]
 ) -> None:
     sentences = corpus(seed=5, sentences=size[0], words=size[1])
-    model = asr.lm.train(sentences, order, cutoffs=cutoffs)
+    model = asr.lm.train(sentences, order, cutoffs=cutoffs, vocabulary=iter(further))
     oracle = Oracle(sentences, order, cutoffs)
+    oracle.words = sorted({*oracle.words, *further})
+    assert sorted(model.vocabulary) == sorted({*oracle.words, START})
     rng = random.Random(order)
-    texts = [*rng.sample(sentences, 8), *corpus(seed=6, sentences=4, words=size[1] + 3)]
+    texts = [
+        *rng.sample(sentences, 8),
+        *corpus(seed=6, sentences=4, words=size[1] + 3),
+        "of unheard w1 unheard",
+    ]
     for text in texts:
         history: tuple[str, ...] = (START,)
         for word in [*text.split(), END]:
@@ -243,6 +250,10 @@ def test_histories_that_share_a_state_share_their_future() -> None:
         (["a"], {"order": 2.0}, "order 2.0: expected a whole number"),
         (["a"], {"cutoffs": (1,)}, "expected 0 for the words"),
         (["a"], {"cutoffs": (0, 2, 1)}, "do not fall"),
+        (["a"], {"vocabulary": "one two"}, "the vocabulary is one str, 'one two'"),
+        (["a"], {"vocabulary": ["one", "two three"]}, "'two three' in the vocabulary"),
+        (["a"], {"vocabulary": [""]}, "'' in the vocabulary"),
+        (["a"], {"vocabulary": [3]}, "3 in the vocabulary"),
     ],
 )
 def test_what_cannot_be_trained_from_is_refused(sentences: list[str], settings: dict, complaint: str) -> None:

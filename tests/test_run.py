@@ -298,3 +298,27 @@ def test_training_goes_on_only_with_the_pronunciations_it_began_with(asr, words)
         write(renamed_or_more)
         status, said = asr("train", *words)
         assert status == 1 and "begun with other settings" in " ".join(said.split()), said
+
+
+def test_words_of_the_lexicon_that_no_sentence_has_can_be_recognised_if_asked_for(asr, words):
+    spelled = [" ".join(["".join(word), *map(str.upper, word)]) for word in product("abcd", repeat=2)]
+    singles = [f"{letter} {letter.upper()}" for letter in "abcd"]
+    Path("lexicon.txt").write_text("\n".join([*singles, *spelled, "Dr. D A"]) + "\n")
+    asked = [*words, "data.phones=lexicon.txt", "decoder.name=beam", "lm.order=2"]
+    asr("run", *asked)
+    heard = {word for found in read_manifest("train.jsonl") for word in found.text.split()}
+    assert set(load("exp/model").lm.known_words) == heard
+    status, said = asr("run", *asked, "lm.dictionary=true")
+    known = set(load("exp/model").lm.known_words)
+    assert status == 0 and "training is done already" in said
+    assert known == heard | {line.split()[0] for line in spelled} | {*"abcd", "dr"}
+
+
+def test_a_language_model_has_the_words_of_a_list_too(asr):
+    Path("text.txt").write_text("one two\n")
+    Path("words.txt").write_text(";;; a comment\nTwo T UW\ntwo(2) T AH\n\nthree\nfour F AO R\n")
+    for vocabulary, count in ((["--vocabulary", "words.txt"], 7), ([], 5)):
+        status, said = asr("lm", "train", "text.txt", "-o", "lm.arpa", *vocabulary)
+        assert status == 0 and f"lm.arpa: order 4, {count} words" in said
+    assert asr("lm", "train", "text.txt", "-o", "lm.arpa", "--vocabulary", "cmudict")[0] == 0
+    assert "\tsparkle" in Path("lm.arpa").read_text()

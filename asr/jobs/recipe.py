@@ -75,6 +75,9 @@ class LmConfig:
     arpa: str | None = None
     """An existing model, used unless `text` is given: an ARPA file, or the name of a published one, such as
     `librispeech-3gram`, which is downloaded once."""
+    dictionary: bool = False
+    """The model that is trained also has the words of the dictionary or lexicon file of `data.phones`, rare
+    ones, so that they can be recognised though no sentence has them. (Voices of espeak-ng have none.)"""
     recurrent: RecurrentConfig = field(default_factory=RecurrentConfig)
     """An LSTM that judges the beam's hypotheses, trained on the same sentences if `decoder.rescore` is on."""
 

@@ -29,7 +29,7 @@ Heafield, Pouzyrevsky, Clark & Koehn, "Scalable Modified Kneser-Ney Language Mod
 import logging
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -57,7 +57,13 @@ class _Counts:
     after_start: np.ndarray  # True where the n-gram begins with <s>
 
 
-def train(sentences: Iterable[str], order: int = 4, *, cutoffs: Sequence[int] = (0,)) -> NGramModel:
+def train(
+    sentences: Iterable[str],
+    order: int = 4,
+    *,
+    cutoffs: Sequence[int] = (0,),
+    vocabulary: Iterable[str] = (),
+) -> NGramModel:
     """The interpolated modified Kneser–Ney model of the sentences.
 
     Args:
@@ -67,16 +73,20 @@ def train(sentences: Iterable[str], order: int = 4, *, cutoffs: Sequence[int] = 
         cutoffs: n-grams of order i that occur cutoffs[i − 1] times or less are left out; the last value
             applies to all higher orders. The first must be 0 and the values must not decrease: (0, 0, 1)
             drops the trigrams and longer n-grams that occur once.
+        vocabulary: further words, whether sentences have them or not. Those that none has share the uniform
+            distribution below the unigrams with <unk>: each is somewhat rarer than a word that occurs once.
 
     Raises:
-        LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings.
+        LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings, a
+            vocabulary that is not of words.
     """
     limits = _check_settings(sentences, order, cutoffs)
-    vocabulary, ids, lengths = _read(sentences)
-    orders = _adjust(_count(ids, lengths, order=order, size=len(vocabulary)))
+    known, ids, lengths = _read(sentences)
+    known = list(dict.fromkeys([*known, *_checked(vocabulary)]))
+    orders = _adjust(_count(ids, lengths, order=order, size=len(known)))
     kept = [c.occurrences > limit for c, limit in zip(orders, limits, strict=True)]
     kept[0][:] = True  # <unk> has count 0
-    return _estimate(vocabulary, orders, kept)
+    return _estimate(known, orders, kept)
 
 
 def _check_settings(sentences: Iterable[str], order: int, cutoffs: Sequence[int]) -> list[int]:
@@ -90,6 +100,15 @@ def _check_settings(sentences: Iterable[str], order: int, cutoffs: Sequence[int]
             f"cutoffs {tuple(cutoffs)}: expected 0 for the words and values that do not fall, like (0, 0, 1)"
         )
     return limits
+
+
+def _checked(vocabulary: Iterable[str]) -> Iterator[str]:
+    if isinstance(vocabulary, str):
+        raise LanguageModelError(f"the vocabulary is one str, {vocabulary!r:.80}: expected a list of words")
+    for word in vocabulary:
+        if not isinstance(word, str) or word.split() != [word]:
+            raise LanguageModelError(f"{word!r:.80} in the vocabulary: expected words without spaces")
+        yield word
 
 
 def _read(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
