@@ -86,6 +86,14 @@ def as_one(log_probs: Tensor, axes: int) -> Tensor:
     return mean(log_probs) if log_probs.dim() > axes else log_probs
 
 
+def together(heard: Sequence[Tensor], *, is_apart: bool) -> Tensor:
+    """What was heard several times, each (B, T, V), by members (B, T, M, V): apart, or the mean of all."""
+    if len(heard) == 1:
+        return heard[0]
+    log_probs_BTMV = torch.cat([one if one.dim() == 4 else one[:, :, None] for one in heard], 2)
+    return log_probs_BTMV if is_apart else mean(log_probs_BTMV)
+
+
 def each(encoder: Encoder) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """`Ensemble.each` of an ensemble, and any other encoder as it is."""
     return encoder.each if isinstance(encoder, Ensemble) else encoder

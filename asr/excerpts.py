@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr.errors import AudioError
+from asr.features import Features
 from asr.machine.threads import each_alone
 
 Surroundings = tuple[np.ndarray, np.ndarray]
@@ -39,6 +40,13 @@ class Excerpts(NamedTuple):
         samples_BT = pad_sequence(wholes, batch_first=True)
         sizes = [[len(w) for w in wholes], [len(b) for b, _ in around], [len(p) for p in pieces]]
         return cls(samples_BT, *torch.tensor(sizes))
+
+    def features(self, front: Features, device: torch.device, warp: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The features_BTF of the pieces and their frames_B, on the device; `warp` as of `Features`."""
+        warp_B = None if warp == 1 else torch.full((len(self.lengths_B),), warp)
+        whole_BTF, _ = front(self.samples_BT.to(device), self.lengths_B.to(device), warp_B)
+        frames_B = front.output_lengths(self.sizes_B)
+        return stretches(whole_BTF, self.before_B // front.hop_samples, frames_B), frames_B.to(device)
 
     def divided(self, work: "Callable[[Excerpts], tuple[Tensor, Tensor]]") -> tuple[Tensor, Tensor]:
         """What `work` gives for them, x_BTX and lengths_B, in as many parts as torch may use threads."""

@@ -15,7 +15,7 @@ from asr.decoding import greedy
 from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
-from asr.excerpts import Excerpts, Surroundings, stretches
+from asr.excerpts import Excerpts, Surroundings
 from asr.features import Features, FeaturesConfig
 from asr.machine.devices import choose_device, seeded
 from asr.pipeline import Pipeline, blocks_of, samples_of
@@ -133,7 +133,7 @@ class Recognizer:
         return ensemble.as_one(heard, axes=3), lengths_B
 
     def emissions(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
-        """As `log_probs`, but with `decoder.by_member` those of each member of an ensemble, (B, T, M, V)."""
+        """As `log_probs`, but with `decoder.by_member` those of each member and warp apart, (B, T, M, V)."""
         given = Excerpts.of(samples, around)
         if self.runtime is not None:
             return self.runtime.log_probs(given)
@@ -141,12 +141,10 @@ class Recognizer:
 
     @torch.no_grad()
     def _hear(self, given: Excerpts) -> tuple[Tensor, Tensor]:
-        features_BTF, _ = self.features(given.samples_BT.to(self.device), given.lengths_B.to(self.device))
-        frames_B = self.features.output_lengths(given.sizes_B)
-        features_BTF = stretches(features_BTF, given.before_B // self.features.hop_samples, frames_B)
-        encode = ensemble.each(self.encoder) if self.decoder.by_member and not self.streams else self.encoder
-        log_probs, out_B = encode(features_BTF, frames_B.to(self.device))
-        return log_probs.float().cpu(), out_B.cpu()
+        is_apart, warps = (False, ()) if self.streams else (self.decoder.by_member, self.decoder.warps)
+        encode = ensemble.each(self.encoder) if is_apart else self.encoder
+        heard = [encode(*given.features(self.features, self.device, warp)) for warp in warps or (1.0,)]
+        return ensemble.together([x.float().cpu() for x, _ in heard], is_apart=is_apart), heard[0][1].cpu()
 
     def decode(
         self, log_probs: Tensor, lengths_B: Tensor, *, decoder: DecoderName | None = None, **settings: Any

@@ -12,7 +12,7 @@ from tone_model import spoken, tone_model
 import asr
 from asr.decoding import BeamDecoder
 from asr.decoding.rescoring import Rescoring
-from asr.errors import DecodingError
+from asr.errors import ConfigError, DecodingError
 from asr.jobs.combine import combine
 from asr.jobs.emissions import Emissions
 from asr.precision import lower
@@ -132,9 +132,48 @@ def test_outputs_are_those_of_the_mean_and_each_is_for_the_decoder():
     assert lowered.each(features_BTF, frames_B)[0].dim() == 4
 
 
-def test_models_that_stream_take_the_mean():
-    streaming = pair(by_member=True, bidirectional=False)
-    assert streaming.streams and streaming.emissions([spoken("ab")])[0].dim() == 3
+def test_models_that_stream_take_the_mean_and_hear_once():
+    streaming, wave = pair(by_member=True, bidirectional=False), spoken("ab")
+    heard = streaming.emissions([wave])[0]
+    assert streaming.streams and heard.dim() == 3
+    streaming.decoder = dataclasses.replace(streaming.decoder, warps=(0.8, 1.2))
+    assert torch.equal(streaming.emissions([wave])[0], heard)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("by_member", [False, True])
+def test_each_warp_is_heard_as_by_a_member_of_its_own(members: int, by_member: bool, tmp_path):
+    model = tone_model() if members == 1 else pair(by_member=by_member)
+    warps = (0.97, 1.0, 1.02)
+    model.decoder = dataclasses.replace(model.decoder, name="beam", by_member=by_member, warps=warps)
+    waves = [spoken("ab cad", seed=1), spoken("ca", seed=2)]
+    expected = []
+    for warp in warps:
+        for alone, wave in enumerate(waves):
+            warped = model.features(
+                torch.from_numpy(wave)[None], torch.tensor([len(wave)]), torch.tensor([warp])
+            )
+            expected.append((alone, model.encoder(*warped)[0][0]))
+    heard, lengths_B = model.emissions(waves)
+    log_probs_BTV, _ = model.log_probs(waves)
+    assert heard.dim() == (4 if by_member else 3)
+    for row, n in enumerate(lengths_B.tolist()):
+        apart_TWV = torch.stack([one_TV for alone, one_TV in expected if alone == row], 1)
+        mean_TV = apart_TWV.mean(1).log_softmax(-1)
+        torch.testing.assert_close(log_probs_BTV[row, :n], mean_TV, atol=1e-4, rtol=0)
+        if by_member:
+            each_TWV = apart_TWV.repeat_interleave(members, 1)
+            torch.testing.assert_close(heard[row, :n], each_TWV, atol=1e-4, rtol=0)
+    assert model.transcribe(waves[0]).text == "ab cad"
+    model.save(tmp_path)
+    assert load(tmp_path).decoder.warps == warps
+    assert load(tmp_path).transcribe(waves[0]) == model.transcribe(waves[0])
+
+
+def test_warps_that_are_no_factors_are_refused():
+    for wrong in ((1.0, 0.0), (-1.0,), (3.0,), (float("nan"),)):
+        with pytest.raises(ConfigError, match=r"decoder\.warps"):
+            dataclasses.replace(tone_model().decoder, warps=wrong)
 
 
 def test_a_decoder_is_tuned_on_what_the_members_hear(tone_manifest):

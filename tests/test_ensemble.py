@@ -111,9 +111,13 @@ def test_who_exports_an_ensemble_ranked_by_member_is_warned(tmp_path, capsys):
     from asr.jobs.export import export
 
     ensemble = combine([model(replace(SMALL, bidirectional=True), seed=n) for n in (1, 2)])
-    ensemble.decoder.by_member = True
+    ensemble.decoder = replace(ensemble.decoder, by_member=True, warps=(0.9, 1.1))
     export(ensemble, tmp_path / "all.onnx", form="onnx")
-    assert "decoder.by_member has no effect in it" in capsys.readouterr().err.replace("\n", " ")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "decoder.by_member has no effect in it" in said and "decoder.warps has no effect in it" in said
+    assert ensemble.decoder.warps and not load(tmp_path / "all.onnx").decoder.warps
+    export(ensemble, tmp_path / "all.safetensors", form="int8")
+    assert load(tmp_path / "all.safetensors").decoder.warps == (0.9, 1.1)
 
 
 def test_every_member_computes_in_int8():

@@ -44,6 +44,9 @@ class DecoderConfig:
     by_member: bool = False
     """An ensemble ranks the best hypotheses of the beam by what each member gives them, not by the mean of
     their outputs: for members that write at different times. Not in streams, nor in exported models."""
+    warps: tuple[float, ...] = ()
+    """Vocal-tract-length factors, such as 0.9, 1 and 1.1: a recording is heard with each, as if by so many
+    members; () hears it once, as it is. Not in streams, nor in exported models."""
     confidence_slope: float = 1.0
     confidence_bias: float = 0.0
     """Calibration of confidences, fitted on the development set; see `asr.scoring.calibration`."""
@@ -61,6 +64,7 @@ class DecoderConfig:
                     0 <= self.rescore_share <= 1,
                     f"decoder.rescore_share={self.rescore_share}: expected 0 to 1",
                 ),
+                *((0.5 <= w <= 2, f"decoder.warps: {w}, expected factors from 0.5 to 2") for w in self.warps),
             ]
         )
 

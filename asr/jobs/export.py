@@ -1,6 +1,7 @@
 """`asr export`: a bundle → one file that other programs can run, or a smaller bundle."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,6 +47,9 @@ def export(
     if model.runtime is not None:
         raise ConfigError("this model was exported already: give the bundle")
     is_small = output.suffix == SUFFIXES["int8"]
+    if model.decoder.warps and not is_small:
+        warn("the exported model hears a recording once: decoder.warps has no effect in it")
+        model = replace(model, decoder=replace(model.decoder, warps=()))
     try:
         for made in [output] if is_small else [output, lm_file(output)]:
             if source is not None and made.exists() and made.samefile(file_of(Path(source))):
