@@ -13,7 +13,6 @@ from test_decoding_beam import (
     WORDS,
     best_by_brute_force,
     random_log_probs,
-    word_score,
 )
 from tone_model import spoken, tone_model
 from tones import RATE_HZ
@@ -25,31 +24,48 @@ from asr.decoding import BeamDecoder, Hypothesis
 from asr.decoding.rescoring import Rescoring
 from asr.errors import DecodingError
 from asr.jobs.emissions import Emissions
-from asr.lm import RecurrentConfig, RecurrentModel
+from asr.lm import RecurrentConfig, RecurrentModel, Steps
+from asr.lm.automaton import advance
+from asr.lm.mixture import AFTER
 from asr.recognizer import Recognizer
 
 
 class Opinion:
-    """A sentence model with an opinion on every text: the more words of even length, the better."""
+    """A sentence model with an opinion on every text, letter by letter: words of even length are better."""
 
-    def log_probs(self, sentences: Sequence[str]) -> np.ndarray:
-        return np.array([-3.0 * sum(len(w) % 2 for w in s.split()) - len(s) for s in sentences])
+    def steps(self, sentences: Sequence[str]) -> list[Steps]:
+        return [self._read(sentence) for sentence in sentences]
+
+    def _read(self, sentence: str) -> Steps:
+        ln = [-1.0 - 3 * (len(word) % 2) * (i == 0) for word in sentence.split() for i in range(len(word))]
+        return Steps(np.array([*range(1, len(ln) + 1), AFTER]), np.array([*ln, -0.5]))
+
+    def ln(self, sentence: str) -> float:
+        return float(self._read(sentence).ln.sum())
 
 
 OPINION = Opinion()
 
 
+def mean_ln(text: str, share: float) -> float:
+    """ln of the product over the words, and the end, of the mean of both models' probabilities."""
+    state, total = LM.start_state, 0.0
+    for word in [*text.split(), ""]:
+        state, log10 = advance(LM.arrays(), state, LM.word_id(word) if word else LM.end_id)
+        theirs = math.exp(-len(word) - 3 * (len(word) % 2)) if word else math.exp(-0.5)
+        total += math.log((1 - share) * 10**log10 + share * theirs)
+    return total
+
+
 def ranked(count: int, share: float, **settings: float) -> BeamDecoder:
-    rescoring = Rescoring(OPINION, count, share)
+    rescoring = Rescoring(OPINION, count, share, LM)
     return BeamDecoder(WORDS, LM, unknown_penalty=0.0, rescoring=rescoring, **UNPRUNED, **settings)
 
 
 @pytest.mark.parametrize(("alpha", "share"), [(0.5, 0.0), (0.5, 0.5), (1.5, 0.7), (1.0, 1.0)])
 def test_of_all_texts_the_best_by_both_models_is_found(alpha, share):
-    ngrams = word_score(LM, alpha * (1 - share), 1.0)
-
     def score(text: str) -> float:
-        return ngrams(text) + alpha * share * float(OPINION.log_probs([text])[0])
+        return alpha * mean_ln(text, share) + len(text.split())
 
     changed = 0
     for seed in range(12):
@@ -59,7 +75,7 @@ def test_of_all_texts_the_best_by_both_models_is_found(alpha, share):
         best, *_ = every.values()
         assert every[found.text(WORDS)] == pytest.approx(best, abs=1e-5)
         assert found.score == pytest.approx(best, abs=1e-4)
-        assert found.sentence_log_prob == OPINION.log_probs([found.text(WORDS)])[0]
+        assert found.sentence_log_prob == OPINION.ln(found.text(WORDS))
         plain = BeamDecoder(WORDS, LM, unknown_penalty=0.0, alpha=alpha, **UNPRUNED)
         changed += found.text(WORDS) != plain.decode(log_probs_TV[None], [5])[0].text(WORDS)
     assert (changed > 0) == (share > 0)
@@ -69,7 +85,7 @@ def test_only_the_best_of_the_beam_are_judged_and_lists_are_in_the_new_order():
     log_probs_BTV = random_log_probs(8, 4, 1)[None]
     plain = BeamDecoder(WORDS, LM).decode(log_probs_BTV, [8], n_best=20)[0]
     first = max(plain[:4], key=lambda h: h.score + 0.5 * (h_opinion(h) - h.lm_log_prob))
-    decoder = BeamDecoder(WORDS, LM, alpha=0.5, rescoring=Rescoring(OPINION, 4, 1.0))
+    decoder = BeamDecoder(WORDS, LM, alpha=0.5, rescoring=Rescoring(OPINION, 4, 1.0, LM))
     assert decoder.decode(log_probs_BTV, [8])[0].text(WORDS) == first.text(WORDS)
     several = decoder.decode(log_probs_BTV, [8], n_best=20)[0]
     assert {h.text(WORDS) for h in several} == {h.text(WORDS) for h in plain}
@@ -78,7 +94,7 @@ def test_only_the_best_of_the_beam_are_judged_and_lists_are_in_the_new_order():
 
 
 def h_opinion(hypothesis: Hypothesis) -> float:
-    return float(OPINION.log_probs([hypothesis.text(WORDS)])[0])
+    return OPINION.ln(hypothesis.text(WORDS))
 
 
 def test_neither_threads_nor_the_batch_change_anything_and_confidences_are_there():
@@ -89,7 +105,7 @@ def test_neither_threads_nor_the_batch_change_anything_and_confidences_are_there
             WORDS,
             LM,
             unknown_penalty=0.0,
-            rescoring=Rescoring(OPINION, 6, 0.5),
+            rescoring=Rescoring(OPINION, 6, 0.5, LM),
             threads=threads,
             **UNPRUNED,
         )

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from asr.decoding.hotwords import normalise_hotwords
 from asr.decoding.lexicon import check_model, vocabulary
-from asr.decoding.rescoring import Rescoring, SentenceModel
+from asr.decoding.rescoring import Rescoring
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError, check_demands
 from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
-    from asr.lm import NGramModel
+    from asr.lm import NGramModel, SentenceModel
 
 DecoderName = Literal["greedy", "beam", "pyctcdecode"]
 
@@ -40,7 +40,7 @@ class DecoderConfig:
     """Hypotheses of the beam that a recurrent language model judges anew (at least 2), if the bundle has one;
     0 is off. A recipe with an n-gram model then trains one, see `lm.recurrent`. Streams are not rescored."""
     rescore_share: float = 0.5
-    """Its share of the language model's weight, 0 to 1; the n-gram model has the rest."""
+    """Its share of each word's probability, 0 to 1; the n-gram model has the rest."""
     by_member: bool = False
     """An ensemble ranks the best hypotheses of the beam by what each member gives them, not by the mean of
     their outputs: for members that write at different times. Not in streams, nor in exported models."""
@@ -85,7 +85,7 @@ class Choice:
     config: DecoderConfig
     lm: "NGramModel | None"
     settings: Mapping[str, Any]
-    rescorer: SentenceModel | None = None
+    rescorer: "SentenceModel | None" = None
 
 
 def choose(
@@ -96,7 +96,7 @@ def choose(
     lm: "NGramModel | None",
     *,
     style: Style,
-    rescorer: SentenceModel | None = None,
+    rescorer: "SentenceModel | None" = None,
 ) -> Choice:
     """The requested decoder, else the bundle's, or beam if that is greedy and settings are given.
 
@@ -198,7 +198,7 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     if choice.name == "beam":
         count, share = (given.pop(k, getattr(config, k)) for k in ("rescore", "rescore_share"))
         if choice.rescorer is not None and count and share and "lm" not in given:
-            weights["rescoring"] = Rescoring(choice.rescorer, count, share)
+            weights["rescoring"] = Rescoring(choice.rescorer, count, share, choice.lm)
     known = (*weights, "hotword_weight", "prior_weight")
     weights |= {k: v for k, v in given.items() if k in known}
     others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}

@@ -114,14 +114,8 @@ def vocabulary(lm: "NGramModel | None") -> list[str]:
 
 
 def word_ids(words: Sequence[str], lm: "NGramModel | None") -> np.ndarray:
-    """The number of each word in the language model, which may have it decomposed; 0 without a model."""
-    if lm is None:
-        return np.zeros(len(words), np.int32)
-    decomposed = {composed(word): word for word in lm.known_words if composed(word) != word}
-    ids = np.array([lm.word_id(word) for word in words], np.int32)
-    for i in np.flatnonzero(ids == lm.unknown_id).tolist() if decomposed else ():
-        ids[i] = lm.word_id(decomposed.get(words[i], words[i]))
-    return ids
+    """The number of each word in the language model; 0 without one."""
+    return np.zeros(len(words), np.int32) if lm is None else np.array([*map(lm.word_id, words)], np.int32)
 
 
 def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:

@@ -2,34 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
-
-import numpy as np
+from typing import NamedTuple
 
 from asr.decoding.hypothesis import Hypothesis
 from asr.errors import DecodingError
+from asr.lm import NGramModel, SentenceModel, Steps, by_words, mixed
 from asr.text import Alphabet
-
-
-class SentenceModel(Protocol):
-    """A language model that may look at a whole sentence, such as `asr.lm.RecurrentModel`."""
-
-    def log_probs(self, sentences: Sequence[str]) -> np.ndarray:
-        """(N,) the natural-log probability of each sentence with its end."""
-        ...
 
 
 @dataclass(frozen=True)
 class Rescoring:
-    """How hypotheses are ranked anew: ln P(words) becomes (1 − share) ln P₁(words) + share ln P₂(words).
+    """How hypotheses are ranked anew: P₁(word) becomes (1 − share) P₁(word) + share P₂(word).
 
-    P₁ is the n-gram model of the search and P₂ that of the sentence model: they are combined log-linearly,
-    within the weight α that the search had.
+    P₁ is the n-gram model of the search and P₂ that of the sentence model; their mean (`asr.lm.mixed`) has
+    the weight α that P₁ had in the search. Without n-grams it is P₂ to the power of α · share.
 
     Args:
         model: the sentence model.
         count: hypotheses of each utterance that it judges, at least 2.
-        share: its share of the language model's weight, 0 to 1.
+        share: its share of the probability, 0 to 1.
+        ngrams: the model of the search; None if it had none.
 
     Raises:
         DecodingError: settings out of these ranges.
@@ -38,6 +30,7 @@ class Rescoring:
     model: SentenceModel
     count: int
     share: float
+    ngrams: NGramModel | None = None
 
     def __post_init__(self) -> None:
         if self.count < 2 or not 0 <= self.share <= 1:
@@ -57,17 +50,38 @@ class Rescoring:
             alpha: the weight of the language model in the search.
         """
         texts = [hypothesis.text(alphabet) for hypotheses in lists for hypothesis in hypotheses]
-        judged = iter(self.model.log_probs(texts).tolist())
+        judged = iter(judge(texts, alphabet, self.model, self.ngrams))
 
         def rescored(hypothesis: Hypothesis) -> Hypothesis:
-            more = next(judged)
+            judgement = next(judged)
             return replace(
-                hypothesis, score=rescore(hypothesis, more, alpha * self.share), sentence_log_prob=more
+                hypothesis,
+                score=judgement.score(hypothesis, alpha, self.share),
+                sentence_log_prob=float(judgement.sentence.ln.sum()),
             )
 
         return [sorted(map(rescored, hypotheses), key=lambda h: -h.score) for hypotheses in lists]
 
 
-def rescore(hypothesis: Hypothesis, sentence_log_prob: float, weight: float) -> float:
-    """The hypothesis' score of the search, `weight` of it moved from the n-grams to the sentence model."""
-    return hypothesis.score + weight * (sentence_log_prob - hypothesis.lm_log_prob)
+class Judgement(NamedTuple):
+    """What both models say of a text."""
+
+    ngrams: Steps | None
+    sentence: Steps
+
+    def score(self, hypothesis: Hypothesis, alpha: float, share: float) -> float:
+        """The hypothesis' score of the search with the mean of both models instead of the n-grams alone."""
+        if self.ngrams is None:
+            return hypothesis.score + alpha * share * float(self.sentence.ln.sum())
+        return hypothesis.score + alpha * (mixed(self.ngrams, self.sentence, share) - hypothesis.lm_log_prob)
+
+
+def judge(
+    texts: Sequence[str], alphabet: Alphabet, model: SentenceModel, ngrams: NGramModel | None
+) -> list[Judgement]:
+    """What the models say of each text; the n-grams read it with white space between what are their words."""
+    sentences = model.steps(texts)
+    if ngrams is None:
+        return [Judgement(None, sentence) for sentence in sentences]
+    words = by_words(ngrams, [alphabet.separate(text) for text in texts])
+    return [Judgement(*both) for both in zip(words, sentences, strict=True)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from asr import scoring
 from asr.corpus.manifest import Utterance
 from asr.decoding import greedy
-from asr.decoding.rescoring import rescore
+from asr.decoding.rescoring import judge
 from asr.ensemble import as_one
 from asr.errors import ConfigError
 from asr.jobs.console import counting, warn
@@ -71,16 +71,16 @@ class Emissions:
         return scoring.score_spoken(self.texts, found, alphabet=self.model.alphabet)
 
     def rescored(self, rescorer: RecurrentModel, shares: Sequence[float], count: int) -> list[Score]:
-        """The score for each share of the rescorer in the weight of the language model."""
+        """The score for each share of the rescorer in the probability of each word."""
         decoder, alphabet = self.model.beam_decoder(rescore=0, judge=False), self.model.alphabet
-        alpha, texts = self.model.decoder.alpha, [list[str]() for _ in shares]
+        alpha, lm, texts = self.model.decoder.alpha, self.model.lm, [list[str]() for _ in shares]
         with counting("searching the share of the LSTM", "utterances") as progress:
             for log_probs_BTV, lengths_B in self.batches:
                 for hypotheses in decoder.decode(log_probs_BTV, lengths_B, n_best=count):
                     said = [h.text(alphabet) for h in hypotheses]
-                    judged = list(zip(hypotheses, rescorer.log_probs(said).tolist(), strict=True))
+                    judged = list(zip(hypotheses, judge(said, alphabet, rescorer, lm), strict=True))
                     for found, share in zip(texts, shares, strict=True):
-                        scores = [rescore(h, ln, alpha * share) for h, ln in judged]
+                        scores = [judgement.score(h, alpha, share) for h, judgement in judged]
                         found.append(said[int(np.argmax(scores))])
                 progress(len(texts[0]), len(self.texts))
         return [scoring.score_spoken(self.texts, found, alphabet=alphabet) for found in texts]

@@ -12,6 +12,7 @@ from asr.lm.arpa import load
 from asr.lm.kneser_ney import MAX_ORDER, train
 from asr.lm.learning import Report
 from asr.lm.learning import train as train_recurrent
+from asr.lm.mixture import SentenceModel, Steps, by_words, mixed
 from asr.lm.ngram import NGramModel, Perplexity
 from asr.lm.recurrent import RecurrentConfig, RecurrentModel
 from asr.lm.texts import UNREADABLE, open_bytes, read_sentences
@@ -24,7 +25,11 @@ __all__ = [
     "RecurrentConfig",
     "RecurrentModel",
     "Report",
+    "SentenceModel",
+    "Steps",
+    "by_words",
     "load",
+    "mixed",
     "open_bytes",
     "read_sentences",
     "train",

@@ -13,6 +13,7 @@ Source: Katz back-off as stored in the ARPA format; minimal states after Li & Kh
 """
 
 import math
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -107,8 +108,12 @@ class NGramModel:
         return f"NGramModel(order={self.order}, n-grams={' + '.join(map(str, self.counts))})"
 
     def word_id(self, word: str) -> int:
-        """Index of the word in the vocabulary; that of <unk> if the model does not know it."""
-        return self._ids.get(word, self.unknown_id)
+        """Index of the word in the vocabulary, which may have it decomposed (NFD); else that of <unk>."""
+        return self._ids.get(word, self._composed.get(word, self.unknown_id))
+
+    @cached_property
+    def _composed(self) -> dict[str, int]:
+        return {unicodedata.normalize("NFC", word): i for word, i in self._ids.items()}
 
     @property
     def start_state(self) -> int:
@@ -125,7 +130,7 @@ class NGramModel:
         """
         if not isinstance(sentence, str):
             raise LanguageModelError(f"a {type(sentence).__name__} to score; expected a sentence as a text")
-        return float(self._token_scores([sentence])[1].sum())
+        return float(self.token_scores([sentence])[1].sum())
 
     def perplexity(self, sentences: Iterable[str]) -> Perplexity:
         """The perplexity of a text of one sentence per item; the text may be larger than memory.
@@ -137,7 +142,7 @@ class NGramModel:
         log10_prob = known_log10_prob = 0.0
         tokens = oov = count = 0
         for batch in grouped(sentences, 10_000):
-            ids, scores = self._token_scores(batch)
+            ids, scores = self.token_scores(batch)
             known = ids != self.unknown_id
             log10_prob += float(scores.sum())
             known_log10_prob += float(scores[known].sum())
@@ -169,14 +174,13 @@ class NGramModel:
         specials = {self.unknown_id, self.start_id, self.end_id}
         return [word for i, word in enumerate(self.vocabulary) if i not in specials]
 
-    def _token_scores(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def token_scores(self, sentences: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all words and the closing </s>, and log10 P of each, sentence after sentence."""
         from asr.lm.automaton import score_sentences
 
         split = [sentence.split() for sentence in sentences]
         lengths = np.array([len(words) + 1 for words in split], dtype=np.int64)
-        known, unknown, end = self._ids.get, self.unknown_id, [self.end_id]
-        ids = np.array([i for words in split for i in [*(known(w, unknown) for w in words), *end]], np.int32)
+        ids = np.array([i for words in split for i in [*map(self.word_id, words), self.end_id]], np.int32)
         return ids, score_sentences(self.arrays(), ids, lengths, self.start_state)
 
     def find(self, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ embedding); Huang et al. 2014 (common beginnings of hypotheses are computed once
 
 import json
 import math
-import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
@@ -26,9 +26,10 @@ from torch.nn import functional
 from asr import lstm
 from asr.errors import AlphabetError, LanguageModelError, check_demands
 from asr.files import whole_file
+from asr.lm.mixture import AFTER, Steps, composed
 from asr.lm.ngram import Perplexity, grouped, per_word
 from asr.regularisation import Dropout
-from asr.text import Alphabet
+from asr.text import WORD_OPENER, Alphabet
 
 BORDER = 0
 TOGETHER = 512  # sentences whose beginnings are compared
@@ -112,29 +113,50 @@ class RecurrentModel(nn.Module):
             x_NH = after[-1][0]
         return self.logits(x_NH).log_softmax(-1), after
 
-    def spell(self, sentence: str) -> tuple[list[int], int]:
-        """The pieces of a sentence, and the number of its characters that no piece contains."""
-        kept, count = unicodedata.normalize("NFC", sentence), 0
+    def spell(self, text: str) -> tuple[list[int], int]:
+        """The pieces of a text, and the number of its characters that no piece contains."""
+        kept, count = composed(text), 0
         while unseen := self.pieces.missing(kept):  # what is left may be composed to unseen characters again
             count += sum(c in unseen for c in kept)
-            kept = unicodedata.normalize("NFC", "".join(c for c in kept if c not in unseen))
+            kept = composed("".join(c for c in kept if c not in unseen))
         return self.pieces.encode(kept) if kept.strip() else [], count
 
-    @torch.no_grad()
     def log_probs(self, sentences: Sequence[str]) -> np.ndarray:
-        """(N,) natural-log probability of each sentence with its end, float64.
+        """(N,) natural-log probability of each sentence with its end, float64."""
+        return np.array([read.ln.sum() for read in self.steps(sentences)], np.float64)
 
-        What sentences begin with in common is computed once, so an N-best list takes a fraction of the time.
+    @torch.no_grad()
+    def steps(self, sentences: Sequence[str]) -> list[Steps]:
+        """How the model reads each sentence, piece by piece.
+
+        What a word has of characters that no piece contains counts as a piece of its own at its end. What
+        sentences begin with in common is computed once, so an N-best list takes a fraction of the time.
         """
         found = []
         for some in grouped(sentences, TOGETHER):
-            spelled = [self.spell(sentence) for sentence in some]
-            unseen = np.array([count for _, count in spelled])
-            found.append(self._sums([ids for ids, _ in spelled]) + UNSEEN_LN * unseen)
-        return np.concatenate(found) if found else np.zeros(0)
+            spelled = [self._pieces(sentence) for sentence in some]
+            rows = self._read([ids for ids, _, _ in spelled])
+            for (_, ends, unseen), ln in zip(spelled, rows, strict=True):
+                at = np.searchsorted(ends, unseen[0], side="right")
+                ln = np.insert(ln, at, UNSEEN_LN * unseen[1])
+                found.append(Steps(np.insert(ends, at, unseen[0]), ln))
+        return found
 
-    def _sums(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
-        """ln P of each row of pieces, followed by the border.
+    def _pieces(self, sentence: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+        """Pieces; where they and the sentence end; where words with unseen characters end, and how many."""
+        ids, ends, begin = list[int](), list[int](), 0
+        unseen = list[tuple[int, int]]()
+        for word in composed(sentence).split():
+            own, count = self.spell(word)
+            end = begin + len(word)
+            lengths = [len(self.pieces.symbols[i - 1].removeprefix(WORD_OPENER)) for i in own]
+            ends += [min(begin + n, end) for n in accumulate(lengths[:-1])] + [end] * bool(own)
+            unseen += [(end, count)] * bool(count)
+            ids, begin = ids + own, end
+        return ids, np.array([*ends, AFTER]), np.array(unseen, np.int64).reshape(-1, 2).T
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """ln P of each piece of each row, and of the border after it, float64.
 
         In each step all distinct beginnings of one length are advanced by their last piece.
         """
@@ -142,7 +164,7 @@ class RecurrentModel(nn.Module):
         next_RT = np.full((len(rows), steps), BORDER)
         for row, ids in zip(next_RT, rows, strict=True):
             row[: len(ids)] = ids
-        sums, live = np.zeros(len(rows)), np.arange(len(rows))
+        found_RT, live = np.zeros((len(rows), steps)), np.arange(len(rows))
         begun = np.zeros(len(rows), np.int64)  # the beginning of each live row, among the distinct ones
         last_N = torch.tensor([BORDER], device=self.bias.device)
         zero_NH = torch.zeros(1, self.config.width, device=self.bias.device)
@@ -150,7 +172,7 @@ class RecurrentModel(nn.Module):
         for step in range(steps):
             log_probs_NV, state = self._step(last_N, state)
             now = next_RT[live, step]
-            sums[live] += log_probs_NV.cpu().numpy()[begun, now]
+            found_RT[live, step] = log_probs_NV.cpu().numpy()[begun, now]
             goes_on = now != BORDER
             live = live[goes_on]
             key = begun[goes_on] * self.pieces.size + now[goes_on]
@@ -159,7 +181,7 @@ class RecurrentModel(nn.Module):
                 torch.from_numpy(part).to(self.bias.device) for part in np.divmod(distinct, self.pieces.size)
             )
             state = [(h_NH[from_N], c_NH[from_N]) for h_NH, c_NH in state]
-        return sums
+        return [ln_T[: len(row) + 1] for ln_T, row in zip(found_RT, rows, strict=True)]
 
     def score(self, sentence: str) -> float:
         """log10 probability of the sentence with its end, comparable to that of an n-gram model."""
@@ -178,7 +200,7 @@ class RecurrentModel(nn.Module):
         words = oov = count = 0
         for some in grouped(sentences, TOGETHER):
             ln += float(self.log_probs(some).sum())
-            for word in unicodedata.normalize("NFC", " ".join(some)).split():
+            for word in composed(" ".join(some)).split():
                 unseen = sum(c in strange for c in word) if (strange := self.pieces.missing(word)) else 0
                 words, oov, penalty = words + 1, oov + (unseen > 0), penalty + UNSEEN_LN * unseen
             count += len(some)

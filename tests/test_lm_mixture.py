@@ -1,0 +1,84 @@
+"""Two language models as one: by hand, against the sums of each, and for texts that they cut differently."""
+
+import math
+import unicodedata
+
+import numpy as np
+import pytest
+
+import asr.lm
+from asr.lm import RecurrentConfig, RecurrentModel, Steps, by_words, mixed
+from asr.lm.mixture import AFTER
+from asr.lm.recurrent import UNSEEN_LN
+
+TEXT = ["one two three", "two one", "three three one", "two thirteen"] * 6
+
+
+def small(text: list[str], pieces: int = 24) -> RecurrentModel:
+    config = RecurrentConfig(pieces=pieces, width=16, epochs=1)
+    return asr.lm.train_recurrent(text, config, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lstm() -> RecurrentModel:
+    return small(TEXT)
+
+
+def test_the_steps_of_n_grams_are_their_words() -> None:
+    model, sentences = asr.lm.train(TEXT, 3), ["two one", "", "three unheard two"]
+    found = by_words(model, sentences)
+    assert [read.ends.tolist() for read in found] == [[3, 6, AFTER], [AFTER], [5, 12, 15, AFTER]]
+    for read, sentence in zip(found, sentences, strict=True):
+        assert read.ln.sum() == pytest.approx(model.score(sentence) * math.log(10))
+    first = model.score("two") - model.score("")
+    assert found[0].ln[0] != pytest.approx(first * math.log(10)), "the end of a sentence is a step of its own"
+
+
+def test_words_that_a_model_has_decomposed_are_known_by_their_usual_spelling() -> None:
+    decomposed = unicodedata.normalize("NFD", "grün")
+    model = asr.lm.train([f"{decomposed} rot"], 2)
+    assert model.word_id("grün") == model.word_id(decomposed) != model.unknown_id
+    assert model.score("grün rot") == model.score(f"{decomposed} rot")
+    assert by_words(model, [f"{decomposed} rot"])[0].ends.tolist() == [4, 7, AFTER]
+
+
+def test_the_steps_of_an_lstm_are_pieces_that_end_where_words_do(lstm: RecurrentModel) -> None:
+    sentences = ["three thirteen", "one", "", "two two thirteen one"]
+    for read, sentence in zip(lstm.steps(sentences), sentences, strict=True):
+        words = np.cumsum([*map(len, sentence.split())]).tolist()
+        assert {*words, AFTER} <= set(read.ends.tolist()) and (np.diff(read.ends) > 0).all()
+        assert len(read.ends) == len(read.ln) == len(lstm.spell(sentence)[0]) + 1
+        assert read.ln.sum() == pytest.approx(lstm.log_probs([sentence])[0])
+    assert lstm.log_probs(sentences) == pytest.approx([lstm.log_probs([s])[0] for s in sentences], abs=1e-5)
+
+
+def test_unseen_characters_count_where_their_word_ends(lstm: RecurrentModel) -> None:
+    plain, [read] = lstm.steps(["one e"])[0], lstm.steps(["one é漢 漢字"])
+    with_e = lstm.steps(["one"])[0]
+    assert read.ends.tolist() == [*with_e.ends[:-1], 5, 7, AFTER]
+    assert read.ln.tolist()[-3:-1] == [2 * UNSEEN_LN, 2 * UNSEEN_LN]
+    assert lstm.steps(["one e漢"])[0].ends.tolist() == [*plain.ends[:-1][:-1], 5, 5, AFTER]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_stretch_is_what_lies_between_common_ends(share: float) -> None:
+    one = Steps(np.array([2, 3, 5, AFTER]), np.log([0.5, 0.4, 0.2, 0.9]))
+    other = Steps(np.array([1, 3, 4, 5, AFTER]), np.log([0.7, 0.3, 0.6, 0.5, 0.1]))
+    stretches = [(0.5 * 0.4, 0.7 * 0.3), (0.2, 0.6 * 0.5), (0.9, 0.1)]
+    expected = sum(math.log((1 - share) * a + share * b) for a, b in stretches)
+    assert mixed(one, other, share) == pytest.approx(expected)
+    assert mixed(other, one, 1 - share) == pytest.approx(expected)
+
+
+def test_characters_and_pieces_of_several_are_mixed_by_piece() -> None:
+    text = ["天好天", "好天天好", "天好"] * 8
+    ngrams, pieces = asr.lm.train(map(" ".join, text), 2), small(text, pieces=8)
+    sentence = "天好天好"
+    [characters], [read] = by_words(ngrams, [" ".join(sentence)]), pieces.steps([sentence])
+    assert characters.ends.tolist() == [1, 2, 3, 4, AFTER]
+    assert set(read.ends) < set(characters.ends), "at least one piece has two characters"
+    between = np.split(characters.ln, [*np.searchsorted(characters.ends, read.ends[:-1], side="right")])
+    by_hand = [
+        math.log(0.5 * math.exp(p.sum()) + 0.5 * math.exp(ln)) for p, ln in zip(between, read.ln, strict=True)
+    ]
+    assert mixed(characters, read, 0.5) == pytest.approx(sum(by_hand))
