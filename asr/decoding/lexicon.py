@@ -1,15 +1,14 @@
 """The words that the search knows, with one entry for each spelling or pronunciation."""
 
 import logging
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from asr.decoding.spelling import Spelling, spell_words
 from asr.errors import DecodingError, LanguageModelError
+from asr.lm.mixture import composed
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 Pronunciations = Mapping[str, Iterable[Sequence[str]]]
 
-composed = partial(unicodedata.normalize, "NFC")
 _log = logging.getLogger(__name__)
 
 

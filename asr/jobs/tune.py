@@ -328,7 +328,7 @@ def tell(tuning: Tuning) -> None:
         say("so the model decodes greedily")
     searched: dict[str, Mapping[Any, Score]] = {
         "width": tuning.widths,
-        "share of the LSTM in the language model's weight": tuning.rescore_shares,
+        "share of the LSTM in the probability of a word": tuning.rescore_shares,
         "weight of the hotwords": tuning.hotword_weights,
     }
     for setting, scores in searched.items():

@@ -50,9 +50,9 @@ def by_words(model: NGramModel, sentences: Sequence[str]) -> list[Steps]:
     ]
 
 
-def composed(sentence: str) -> str:
-    """The sentence in NFC, in which its characters are counted."""
-    return unicodedata.normalize("NFC", sentence)
+def composed(text: str) -> str:
+    """The text in NFC, in which words are compared and characters counted."""
+    return unicodedata.normalize("NFC", text)
 
 
 def mixed(first: Steps, second: Steps, share: float) -> float:
