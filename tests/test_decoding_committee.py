@@ -145,7 +145,8 @@ def test_models_that_stream_take_the_mean_and_hear_once():
 def test_each_warp_is_heard_as_by_a_member_of_its_own(members: int, by_member: bool, tmp_path):
     model = tone_model() if members == 1 else pair(by_member=by_member)
     warps = (0.97, 1.0, 1.02)
-    model.decoder = dataclasses.replace(model.decoder, name="beam", by_member=by_member, warps=warps)
+    decoder = dataclasses.replace(model.decoder, name="beam", by_member=by_member, warps=warps)
+    model = dataclasses.replace(model, decoder=decoder)
     waves = [spoken("ab cad", seed=1), spoken("ca", seed=2)]
     expected = []
     for warp in warps:
