@@ -34,6 +34,11 @@ class _Plain(dict[int, str]):
 _PLAIN = _Plain(str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "\u05f3": "'", "ŀ": "l·", "Ŀ": "L·"}))
 
 
+def composed(text: str) -> str:
+    """The text in NFC, in which words are compared and characters counted."""
+    return unicodedata.normalize("NFC", text)
+
+
 def normalise(text: str, style: Style = "basic") -> str:
     """The transcript normalised for training and scoring.
 
@@ -55,10 +60,10 @@ def normalise(text: str, style: Style = "basic") -> str:
     if style not in ("none", "basic", "upper"):
         raise TextError(f"text style {style!r}: expected one of none, basic, upper")
     if style == "none":
-        return " ".join(unicodedata.normalize("NFC", text).split())
-    text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+        return " ".join(composed(text).split())
+    text = composed(_INVISIBLE.sub("", text))
     text = _JOINERS.sub(_spelled, _GERSHAYIM.sub("", text)).lower().replace("i\u0307", "i")
-    text = unicodedata.normalize("NFC", text.upper() if style == "upper" else text).translate(_PLAIN)
+    text = composed(text.upper() if style == "upper" else text).translate(_PLAIN)
     return " ".join(_LOOSE.sub(" ", text).split())
 
 

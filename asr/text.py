@@ -18,6 +18,7 @@ from typing import Any
 
 from asr.errors import AlphabetError
 from asr.normalisation import Style as Style
+from asr.normalisation import composed
 from asr.normalisation import normalise as normalise
 from asr.pronunciation import Lexicon
 
@@ -54,7 +55,7 @@ class Alphabet:
         for symbol in symbols:
             if not isinstance(symbol, str):
                 raise AlphabetError(f"symbol {symbol!r} is of type {type(symbol).__name__}; expected a text")
-        self.symbols: tuple[str, ...] = tuple(unicodedata.normalize("NFC", s) for s in symbols)
+        self.symbols: tuple[str, ...] = tuple(composed(s) for s in symbols)
         self.tokenizer, self.lexicon = tokenizer, lexicon
         if not self.symbols:
             raise AlphabetError("an alphabet needs at least one symbol besides the blank; none was given")
@@ -103,7 +104,7 @@ class Alphabet:
         """
         if self.separates_words:
             return text
-        return " ".join(s for part in unicodedata.normalize("NFC", text).split() for s in self._symbols(part))
+        return " ".join(s for part in composed(text).split() for s in self._symbols(part))
 
     def _symbols(self, text: str) -> Sequence[str]:
         """The symbols that spell a text, or else its characters."""
@@ -171,7 +172,7 @@ class Alphabet:
 
     def _said(self, text: str) -> str:
         """The text in NFC, without white space if the script has none."""
-        text = unicodedata.normalize("NFC", text)
+        text = composed(text)
         is_script = not self.separates_words and any(_is_unspaced(symbol[0]) for symbol in self.symbols)
         return "".join(text.split()) if is_script else text
 
@@ -293,7 +294,7 @@ class Alphabet:
             return cls([" ", *known.phones()], lexicon=known)
         if subwords is not None:
             return cls._train_subwords(texts, subwords)
-        characters = {c for text in texts for c in unicodedata.normalize("NFC", text)}
+        characters = {c for text in texts for c in composed(text)}
         if not characters:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
         unspaced = {c for c in characters if _is_unspaced(c)}
@@ -307,7 +308,7 @@ class Alphabet:
     def _train_subwords(cls, texts: Iterable[str], count: int) -> "Alphabet":
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-        texts = [unicodedata.normalize("NFC", t) for t in texts]
+        texts = [composed(t) for t in texts]
         characters = {c for t in texts for c in t if not c.isspace()} | {WORD_OPENER}
         if count < len(characters):
             raise AlphabetError(

@@ -16,7 +16,6 @@ Splits are taken from the configuration; else from files or folders named train,
 """
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from asr.corpus.manifest import (
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
 from asr.errors import ConfigError, CorpusError, ManifestError
+from asr.normalisation import composed
 
 Flaw = tuple[str, str]
 
@@ -184,7 +184,7 @@ def _is_hidden(name: str) -> bool:
 
 def _key(file: Path) -> Path:
     """What a recording and its text have in common: the path without suffix, in one Unicode form."""
-    return file.parent / unicodedata.normalize("NFC", file.stem)
+    return file.parent / composed(file.stem)
 
 
 def _choose_copies(recordings: Sequence[Path]) -> dict[Path, Path]:
@@ -264,11 +264,11 @@ def _names(
     called: dict[str, dict[Path, None]] = {}
     for q, p in near:
         for name in (q.name, q.stem):
-            called.setdefault(unicodedata.normalize("NFC", name), {})[p] = None
+            called.setdefault(composed(name), {})[p] = None
     names = {name: tuple(found) for name, found in called.items()}
     for q, p in near:
         for path in (q.as_posix(), q.with_suffix("").as_posix()):
-            names[unicodedata.normalize("NFC", path)] = (p,)
+            names[composed(path)] = (p,)
     return names
 
 
@@ -276,7 +276,7 @@ def _name_and_text(line: bytes, names: Collection[str]) -> tuple[str, bytes]:
     """The line's recording and text: a tab or `|` separates them, else the first blank."""
     for separator in (rb"\t", rb"\|", rb"\s+"):
         name, *rest = re.split(separator, line.strip(), maxsplit=1)
-        if (found := unicodedata.normalize("NFC", name.decode(errors="replace").strip())) in names:
+        if (found := composed(name.decode(errors="replace").strip())) in names:
             return found, b"".join(rest).strip()
     return "", b""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from asr.decoding.spelling import Spelling, spell_words
 from asr.errors import DecodingError, LanguageModelError
-from asr.lm.mixture import composed
+from asr.normalisation import composed
 from asr.text import Alphabet
 
 if TYPE_CHECKING:

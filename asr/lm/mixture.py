@@ -8,13 +8,13 @@ Source: linear interpolation, Jelinek & Mercer 1980.
 """
 
 import math
-import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from asr.lm.ngram import NGramModel
+from asr.normalisation import composed
 
 AFTER = 1 << 62
 """Where the end of a sentence ends, after all of its characters."""
@@ -48,11 +48,6 @@ def by_words(model: NGramModel, sentences: Sequence[str]) -> list[Steps]:
     return [
         Steps(np.append(end, AFTER).astype(np.int64), part) for end, part in zip(ends, parts, strict=True)
     ]
-
-
-def composed(text: str) -> str:
-    """The text in NFC, in which words are compared and characters counted."""
-    return unicodedata.normalize("NFC", text)
 
 
 def mixed(first: Steps, second: Steps, share: float) -> float:

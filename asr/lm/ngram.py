@@ -13,7 +13,6 @@ Source: Katz back-off as stored in the ARPA format; minimal states after Li & Kh
 """
 
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from asr.errors import LanguageModelError
+from asr.normalisation import composed
 
 T = TypeVar("T")
 
@@ -113,7 +113,7 @@ class NGramModel:
 
     @cached_property
     def _composed(self) -> dict[str, int]:
-        return {unicodedata.normalize("NFC", word): i for word, i in self._ids.items()}
+        return {composed(word): i for word, i in self._ids.items()}
 
     @property
     def start_state(self) -> int:

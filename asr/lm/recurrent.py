@@ -26,8 +26,9 @@ from torch.nn import functional
 from asr import lstm
 from asr.errors import AlphabetError, LanguageModelError, check_demands
 from asr.files import whole_file
-from asr.lm.mixture import AFTER, Steps, composed
+from asr.lm.mixture import AFTER, Steps
 from asr.lm.ngram import Perplexity, grouped, per_word
+from asr.normalisation import composed
 from asr.regularisation import Dropout
 from asr.text import WORD_OPENER, Alphabet
 

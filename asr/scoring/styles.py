@@ -1,12 +1,11 @@
 """Which spellings count as the same word: the normalisation that is applied to both sides before scoring."""
 
-import unicodedata
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, get_args
 
 from asr.errors import ScoringError
-from asr.text import normalise
+from asr.normalisation import composed, normalise
 
 Style = Literal["none", "basic", "upper", "english"]
 """`none`, `basic` and `upper` are those of `asr.text.normalise` and serve any language; `english` spells
@@ -26,7 +25,7 @@ def word_splitter(style: Style) -> Callable[[str], tuple[str, ...]]:
     if style not in get_args(Style):
         raise ScoringError(f"normalisation {style!r}: expected one of {', '.join(get_args(Style))}")
     if style == "none":  # what normalise does, without joining only to split again
-        return lambda text: tuple(unicodedata.normalize("NFC", text).split())
+        return lambda text: tuple(composed(text).split())
     if style == "english":
         english = _english()
         return lambda text: tuple(normalise(english(text), "none").split())
