@@ -556,7 +556,8 @@ def test_options_of_a_source_may_be_given_together():
         ("enc: {width: 8}", "there is no key 'enc' in a recipe; did you mean 'encoder'?"),
         ("encoder: {width: abc}", "encoder.width: Value 'abc' of type 'str' could not be converted"),
         ("encoder: 8", "int is not a subclass of EncoderConfig"),
-        ("- seed: 2", "expected keys and values, such as `seed: 2`, but it is a list"),
+        ("- seed: 2", "expected keys and values, such as `seed: 2`, not a list"),
+        ("seed: [2", "not a readable recipe"),
     ],
 )
 def test_a_mistake_in_a_recipe_is_told_with_its_file(tmp_path, monkeypatch, text, message):
@@ -565,6 +566,7 @@ def test_a_mistake_in_a_recipe_is_told_with_its_file(tmp_path, monkeypatch, text
     (file := tmp_path / "recipes" / "bad" / "typo.yaml").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(f"{file}: ") + ".*" + re.escape(message)):
         recipes.compose(["bad/typo"])
+    assert recipes.compose(["digits"]).name == "digits"  # others can still be run
 
 
 def test_a_recipe_may_stand_beside_a_folder_of_its_name(tmp_path, monkeypatch):

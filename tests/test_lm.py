@@ -207,6 +207,9 @@ def test_discounts_without_a_count_of_counts_are_not_guessed_from_it(missing: in
 def test_a_tiny_text_takes_the_fallback_discounts_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     asr.lm.train(["a b"], order=2)
     assert "discounts of order 1, 2" in caplog.text
+    caplog.clear()
+    asr.lm.train(["a b"], order=2, quiet=True)
+    assert not caplog.text
 
 
 @pytest.mark.parametrize("sentences", [[""], ["a"], ["a", ""], ["a a a a a a a"], ["a b", "c"]])

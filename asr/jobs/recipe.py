@@ -207,30 +207,32 @@ def _slug(path: Path) -> str:
     return re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "folder"
 
 
-def register() -> None:
+def register() -> dict[str, str]:
     """Register with Hydra the types of all keys, so that an unknown one is an error, and all recipes.
 
     Recipes are stored one by one, not through Hydra's search path: there, any folder beside `recipes/`, say
     `exp/`, would be taken for a config group.
 
-    Raises:
-        ConfigError: a recipe that is not YAML, or a list.
+    Returns what is wrong with each recipe that is not YAML, or a list; to compose one of these fails.
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 
     store = ConfigStore.instance()
     store.store(name="schema", node=schema(Recipe))
+    broken = {}
     for folder in reversed(list(_recipe_folders())):
         for path in sorted(folder.rglob("*.yaml")):
             group = Path("recipes", path.relative_to(folder)).parent.as_posix()
             try:
-                node = OmegaConf.load(path)
+                node, wrong = OmegaConf.load(path), "expected keys and values, such as `seed: 2`, not a list"
             except (OSError, ValueError, yaml.YAMLError) as error:
-                raise ConfigError(f"{path}: not a readable recipe ({error})") from error
+                node, wrong = None, f"not a readable recipe ({error})"
             if not isinstance(node, DictConfig):
-                raise ConfigError(f"{path}: expected keys and values, such as `seed: 2`, but it is a list")
+                broken[f"{group}/{path.stem}"] = f"{path}: {wrong}"
+                node = OmegaConf.create({"broken": True})  # no key of a recipe
             store.store(group=group, name=path.stem, node=node, package="_global_")
+    return broken
 
 
 def compose(words: Sequence[str]) -> Recipe:
@@ -252,12 +254,13 @@ def composed(overrides: list[str]) -> Any:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    register()
+    broken = register()
     try:
         with initialize_config_dir(str(home() / "conf"), version_base="1.3"):
             return hydra_compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(explain(error)) from error
+        wrong = next((wrong for name, wrong in broken.items() if f"In '{name}'" in str(error)), None)
+        raise ConfigError(wrong or explain(error)) from error
     except ValueError as error:  # a group of configurations that is given something else than a name
         for override in overrides:
             group = home() / "conf" / override.partition("=")[0].lstrip("+")

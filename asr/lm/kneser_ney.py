@@ -63,6 +63,7 @@ def train(
     *,
     cutoffs: Sequence[int] = (0,),
     vocabulary: Iterable[str] = (),
+    quiet: bool = False,
 ) -> NGramModel:
     """The interpolated modified Kneser–Ney model of the sentences.
 
@@ -75,6 +76,7 @@ def train(
             drops the trigrams and longer n-grams that occur once.
         vocabulary: further words, whether sentences have them or not. Those that none has share the uniform
             distribution below the unigrams with <unk>: each is somewhat rarer than a word that occurs once.
+        quiet: do not log that discounts could not be estimated.
 
     Raises:
         LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings, a
@@ -86,7 +88,7 @@ def train(
     orders = _adjust(_count(ids, lengths, order=order, size=len(known)))
     kept = [c.occurrences > limit for c, limit in zip(orders, limits, strict=True)]
     kept[0][:] = True  # <unk> has count 0
-    return _estimate(known, orders, kept)
+    return _estimate(known, orders, kept, quiet=quiet)
 
 
 def _check_settings(sentences: Iterable[str], order: int, cutoffs: Sequence[int]) -> list[int]:
@@ -188,7 +190,9 @@ def estimate_discounts(counts: np.ndarray) -> tuple[float, float, float] | None:
     return (d1, d2, d3) if min(d1, d2, d3) >= 0 else None
 
 
-def _estimate(vocabulary: list[str], orders: list[_Counts], kept: list[np.ndarray]) -> NGramModel:
+def _estimate(
+    vocabulary: list[str], orders: list[_Counts], kept: list[np.ndarray], *, quiet: bool
+) -> NGramModel:
     """Probabilities and back-off weights of the n-grams kept, as a model."""
     lower_probs = np.array([1 / (len(vocabulary) - 1)])  # the uniform distribution: all words but <s>
     probs, weights, guessed = [], [], []
@@ -203,7 +207,7 @@ def _estimate(vocabulary: list[str], orders: list[_Counts], kept: list[np.ndarra
         probs.append(lower_probs)
         weights.append(backoff)
     probs[0][_START_ID] = 1.0  # <s> is given, not predicted
-    if guessed:
+    if guessed and not quiet:
         _log.warning(
             "the text is too small or too regular to estimate the discounts of order %s; using %s",
             ", ".join(map(str, guessed)),

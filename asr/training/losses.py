@@ -196,7 +196,7 @@ def label_trigram(targets: Sequence[Sequence[int]], outputs: int) -> Tensor:
             f"training.denominator needs few outputs, such as phones or characters: at most {MOST_OUTPUTS}, "
             f"not {outputs}"
         )
-    model = lm.train((" ".join(map(str, labels)) for labels in targets), order=3)
+    model = lm.train((" ".join(map(str, labels)) for labels in targets), order=3, quiet=True)
     return torch.from_numpy(model.trigrams([str(label) for label in range(1, outputs)]))
 
 
