@@ -1,8 +1,9 @@
 """Any recording → mono float32 samples in [-1, 1] at the wanted rate; whole, or block by block.
 
 Reads whatever libsndfile reads (wav, flac, mp3, Vorbis, Opus, aiff …) from a path, bytes, an open binary file
-or standard input (`-`). Channels are averaged; soxr resamples. A damaged recording raises an error; it is
-never silently shortened, except where nothing in it tells that more should follow: see `asr.containers`.
+or standard input (`-`). Channels are averaged, unless they cancel each other; soxr resamples. A damaged
+recording raises an error; it is never silently shortened, except where nothing in it tells that more should
+follow: see `asr.containers`.
 """
 
 import io
@@ -49,6 +50,8 @@ Source = str | Path | bytes | BinaryIO
 
 _NO_FILE = 7  # libsndfile's error, also for an mp3 in which libmpg123 finds no frame
 
+_CANCELLED = 1e-3
+"""Share of the loudest channel's energy, −30 dB, below which the mean of the channels has lost the sound."""
 _BLOCK_SAMPLES = 1 << 20  # read at a time, so that memory depends on the actual data, not on the header
 
 
@@ -283,13 +286,27 @@ def _mono_blocks(
             ) from error
         if not len(block_TC):
             break
-        block = block_TC[:, 0] if file.channels == 1 else block_TC.mean(axis=1, dtype=np.float32)
+        block = mono(block_TC)
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield clip(block)
         at += len(block)
     if fault := containers.fault(file, at):
         advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if at else ""
         raise AudioError(f"{name} {fault}{advice}")
+
+
+def mono(block_TC: np.ndarray) -> np.ndarray:
+    """The mean of the channels, float32 (T,); the first if they cancel each other, one being reversed.
+
+    >>> mono(np.array([[0.5, 0.25], [1.0, 0.5]])).tolist(), mono(np.array([[0.5, -0.5]])).tolist()
+    ([0.375, 0.75], [0.5])
+    """
+    if block_TC.shape[1] == 1:
+        return block_TC[:, 0].astype(np.float32, copy=False)
+    mean_T = block_TC.mean(axis=1, dtype=np.float32)
+    loudest = max(float(np.dot(channel_T, channel_T)) for channel_T in block_TC.T)
+    is_lost = float(np.dot(mean_T, mean_T)) < _CANCELLED * loudest  # not if there is a NaN
+    return block_TC[:, 0].astype(np.float32, copy=False) if is_lost else mean_T
 
 
 def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:

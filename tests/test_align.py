@@ -105,7 +105,9 @@ def test_what_was_not_said_does_not_fit(asr, trained, tmp_path):  # noqa: F811
         audio.write(tmp_path / f"{name}.wav", spoken(said["right"], seed=5), RATE_HZ)
     lines = [json.dumps({"audio_filepath": f"{name}.wav", "text": text}) for name, text in said.items()]
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
-    asr("align", tmp_path / "m.jsonl", "-m", trained, "--cut", tmp_path / "parts", "--longest_s", 30)
+    cut = ("--cut", tmp_path / "parts", "--longest_s", 30)
+    *_, err = asr("align", tmp_path / "m.jsonl", "-m", trained, *cut)
+    assert "the text may not be what is said, as the sound hardly fits it (0 to 1): wrong (0.0" in err
     asr("align", tmp_path / "m.jsonl", "-m", trained, "--cut", tmp_path / "words")
     right, wrong = map(json.loads, (tmp_path / "parts" / "utterances.jsonl").read_text().splitlines())
     assert 0 <= wrong["fit"] < 0.3 < 0.7 < right["fit"] <= 1
@@ -114,6 +116,11 @@ def test_what_was_not_said_does_not_fit(asr, trained, tmp_path):  # noqa: F811
     ]
     for whole, parts in ((right, words[:3]), (wrong, words[3:])):
         assert whole["fit"] == pytest.approx(math.prod(parts) ** (1 / 3), abs=2e-3)
+        args = (tmp_path / f"{whole['id'].partition('_')[0]}.wav", whole["text"], "-m", trained, "-f", "json")
+        _, out, err = asr("align", *args)
+        facts = json.loads(out)
+        assert facts["fit"] == whole["fit"] and [word["fit"] for word in facts["words"]] == parts
+        assert ("may not be what is said" in err) == (whole is wrong)
 
 
 def test_at_most_so_many_of_a_word_are_cut_and_always_the_same(asr, trained, manifest, tmp_path):  # noqa: F811

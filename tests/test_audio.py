@@ -71,6 +71,15 @@ def test_channels_are_averaged(tmp_path):
     assert np.allclose(audio.read(path), (left + right) / 2, atol=1e-7)
 
 
+@pytest.mark.parametrize("balance", [1.0, 0.99])
+def test_channels_that_cancel_each_other_are_not_silence(tmp_path, balance):
+    left = sine(16000, frequency_hz=300)
+    path = write(tmp_path / "a.wav", np.stack([left, -balance * left], 1), 16000, subtype="FLOAT")
+    assert np.array_equal(audio.read(path), left)
+    weak = write(tmp_path / "b.wav", np.stack([left, -0.5 * left], 1), 16000, subtype="FLOAT")
+    assert np.allclose(audio.read(weak), left / 4)
+
+
 def test_seven_channels_at_192_khz_for_ten_milliseconds_just_work(tmp_path):
     path = write(tmp_path / "a.wav", np.stack([sine(192000, 0.01)] * 7, 1), 192000)
     assert len(audio.read(path)) == 160

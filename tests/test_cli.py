@@ -376,6 +376,11 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
     [
         (["run", "digit"], "did you mean 'digits'?"),
         (["run", "digits", "encoder.layer=3"], "did you mean 'encoder.layers'?"),
+        (["run", "digits", "decoder.width=3"], "did you mean 'decoder.beam_width'?"),
+        (["run", "digits", "features.mels=3"], "the keys of features are: kind, rate_hz, bands"),
+        (["run", "digits", "lm.text=a.txt"], "lm.text=a.txt: expected a list, 'lm.text=[a.txt]'"),
+        (["run", "digits", "members=0", "data.dir=none"], "members=0: expected 1 or more"),
+        (["train", "digits", "training.start_from=none", "data.dir=none"], "none: no model there"),
         (["run", "digits", "encoder.cell=lstn"], "expected one of rnn, gru, lstm"),
         (["run", "digits", "encoder.layers=many"], "many"),
         (["run", "encoder.layers=3"], "no recipe given"),

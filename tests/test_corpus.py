@@ -139,9 +139,11 @@ def test_a_wrong_line_is_quoted_with_file_and_number(tmp_path, line):
 
 def test_bytes_that_are_no_utf8_are_an_error_with_their_line(tmp_path):
     path = tmp_path / "m.jsonl"
-    path.write_bytes('{"audio_filepath": "a.wav", "text": "größe"}'.encode("latin-1"))
-    with pytest.raises(ManifestError, match="line 1: not JSON in UTF-8"):
-        read_manifest(path)
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+        path.write_bytes('{"audio_filepath": "a.wav", "text": "größe"}\n'.encode(encoding) * 2)
+        for keep_flawed in (False, True):
+            with pytest.raises(ManifestError, match="line 1: not JSON in UTF-8"):
+                read_manifest(path, keep_flawed=keep_flawed)
 
 
 @pytest.mark.parametrize("name", ["nowhere.jsonl", "."])

@@ -54,13 +54,15 @@ def test_a_text_beside_each_recording(tmp_path, suffix):
 
 @pytest.mark.parametrize("separator", [" ", "\t", "|", "  \t "])
 @pytest.mark.parametrize("named", ["{}", "{}.wav", "deep/{}", "deep/{}.wav"])
-def test_a_list_of_texts(tmp_path, separator, named):
+def test_a_list_of_texts(tmp_path, separator, named, caplog):
     for i in range(10):
         wav(tmp_path / "deep" / f"c{i}.wav")
     lines = [f"{named.format(f'c{i}')}{separator}good morning | {i}\n" for i in range(10)]
     text(tmp_path / "transcripts.txt", "".join(lines))
     text(tmp_path / "README.txt", "These are my recordings.\n")
+    text(tmp_path / "deep" / "c10.txt", "the recording is missing\n")
     assert texts(corpus.prepare("folder", tmp_path)) == {f"c{i}": f"good morning | {i}" for i in range(10)}
+    assert "2 text files belong to no recording: README.txt, c10.txt" in caplog.text
 
 
 def test_files_of_the_same_name_in_two_folders_keep_their_own_texts(tmp_path):

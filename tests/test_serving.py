@@ -119,6 +119,9 @@ def test_wishes_that_cannot_be_met_are_named(client, fields, status, param):
 def test_a_request_without_a_file_or_form_is_refused(client):
     assert client.post("/v1/audio/transcriptions", data={"model": "tones"}).status_code == 400
     assert client.post("/v1/audio/transcriptions", content=b"{}").status_code == 400
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl --data-binary sends it
+    bare = client.post("/v1/audio/transcriptions", content=b"RIFF&" * 40, headers=form)
+    assert bare.status_code == 400 and "curl -F file=@recording.wav" in bare.json()["error"]["message"]
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert client.post("/v1/audio/transcriptions", content=b"nonsense", headers=broken).status_code == 400
     assert client.get("/nothing").status_code == 404

@@ -83,7 +83,7 @@ def error_of(address: str, *messages: str | bytes, query: str = "", **options: A
 def test_words_come_while_they_are_said_and_make_the_transcript(service) -> None:
     address, live = service
     offline = tone_model(bidirectional=False).transcribe(np.frombuffer(PCM, "<i2").astype(np.float32) / 32768)
-    for block in (160, 1600, len(PCM)):
+    for block in (160, 1600, 1601, len(PCM)):  # a message may end within a sample
         *partials, final = converse(address, PCM, block)
         assert {m["type"] for m in partials} == {"partial"} and final["type"] == "final"
         assert final["text"] == offline.text == "abc dab c"
@@ -127,7 +127,6 @@ def test_many_streams_at_once_do_not_mix(service) -> None:
 @pytest.mark.parametrize(
     ("messages", "query", "code", "why"),
     [
-        ([b"\0"], "", "invalid_message", "2 bytes"),
         (["hello"], "", "invalid_message", '"type": "end"'),
         ([json.dumps({"type": "stop"})], "", "invalid_message", "end"),
         ([], "?sample_rate=7", "invalid_rate", "1000 to 192000"),

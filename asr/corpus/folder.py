@@ -15,6 +15,7 @@ looked at.
 Splits are taken from the configuration; else from files or folders named train, dev and test; else made.
 """
 
+import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
 from asr.errors import ConfigError, CorpusError, ManifestError
 from asr.normalisation import composed
+
+_log = logging.getLogger(__name__)
 
 Flaw = tuple[str, str]
 
@@ -243,8 +246,9 @@ def _listed(
     """
     lines: dict[Path, list[tuple[str, bytes]]] = {}
     unclear: dict[Path, Flaw] = {}
+    foreign = []
     for file in lists:
-        names = _names(file.parent, recordings, chosen)
+        names, before = _names(file.parent, recordings, chosen), sum(map(len, lines.values())) + len(unclear)
         for number, line in enumerate(_content(file).split(b"\n"), 1):
             name, text = _name_and_text(line, names)
             place, called = f"{file}, line {number}", names.get(name, ())
@@ -252,6 +256,11 @@ def _listed(
                 lines.setdefault(called[0], []).append((place, text))
             why = f"{place}: {len(called)} recordings are called {name!r}; give its path in the list"
             unclear |= {recording: ("ambiguous", why) for recording in called if len(called) > 1}
+        if sum(map(len, lines.values())) + len(unclear) == before:
+            foreign.append(file.name)
+    if foreign:
+        shown = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")
+        _log.warning("%d text files belong to no recording: %s", len(foreign), shown)
     said = {recording: [(place, text) for place, text in found if text] for recording, found in lines.items()}
     return {recording: said[recording] or found[:1] for recording, found in lines.items()}, unclear
 

@@ -267,7 +267,7 @@ def _parse(line: bytes, folder: str) -> Utterance:
         ManifestError: what is wrong with the line; the caller says where it stands.
     """
     try:
-        fields = json.loads(line)
+        fields = json.loads(line.decode())  # of bytes it would guess the encoding
         if b"\\ud" in line.lower() and isinstance(fields, dict):  # half of a surrogate pair is not text
             str(fields.get("text")).encode()
             for key in ("audio_filepath", "id", "speaker"):  # a file's name may be no UTF-8

@@ -34,6 +34,11 @@ class Aligned(NamedTuple):
     fits: list[float]
     duration_s: float
 
+    def fit(self, part: range | None = None) -> float:
+        """How well these words, or all, fit what is heard: the geometric mean over them, 0 to 1."""
+        some = self.fits if part is None else self.fits[part.start : part.stop]
+        return round(math.exp(fmean(some)), 4) if some else 1.0
+
 
 class Cutting(NamedTuple):
     """What to cut out of aligned recordings, and where to."""
@@ -137,7 +142,7 @@ def _cut(
             "duration": round(end_s - start_s, 4),
             "text": joint.join(word.text for word in words),
             "confidence": round(fmean(word.confidence for word in words), 4),
-            "fit": round(math.exp(fmean(aligned.fits[part.start : part.stop])), 4),
+            "fit": aligned.fit(part),
         }
         if utterance.speaker is not None:
             line["speaker"] = utterance.speaker

@@ -52,16 +52,11 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
         ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
         BundleError, CorpusError, TrainingError: see `train`; or a training process died.
     """
-    if recipe.members < 1:
-        raise ConfigError(f"members={recipe.members}: expected 1 or more")
-    _check_folder(Path(recipe.exp), members=recipe.members)
+    check(recipe)
     if recipe.members == 1:
         return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
     members = [_member(recipe, k) for k in range(recipe.members)]
-    last = members[-1]
-    if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
-        member_of(located(start), last.training.start_member)  # not missed when the others are trained
     bundles = _train_each(members, prepared)
     if not Ranks().is_first:
         return bundle
@@ -79,6 +74,21 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     combined.save(bundle)
     say(f"development WER of all together {wer:.2%}; bundle in {bundle}")
     return bundle
+
+
+def check(recipe: Recipe) -> None:
+    """Check what can be wrong with a training before any recording is read.
+
+    Raises:
+        ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
+        BundleError: there is no model to start from.
+    """
+    if recipe.members < 1:
+        raise ConfigError(f"members={recipe.members}: expected 1 or more")
+    _check_folder(Path(recipe.exp), members=recipe.members)
+    last = recipe if recipe.members == 1 else _member(recipe, recipe.members - 1)
+    if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
+        member_of(located(start), last.training.start_member)
 
 
 def _check_folder(folder: Path, *, members: int) -> None:

@@ -23,6 +23,7 @@ from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
 from asr.files import expanded
+from asr.jobs import explanation
 from asr.jobs.console import say
 from asr.jobs.settings import build, keys, schema
 from asr.lm import RecurrentConfig
@@ -308,40 +309,4 @@ def from_hydra(config: Any) -> Recipe:
 
 def explain(error: Exception) -> str:
     """Hydra's message in one or two lines, with the closest key that exists."""
-    text = f"{error}" + (f"\n{error.__cause__}" if error.__cause__ else "")
-    key = found[1] if (found := re.search(r"full_key: *(\S+)", text)) else ""
-    place = _place(text)
-    if "Missing mandatory value" in text:
-        return f"{key} has no value: add {key}=…"
-    if interpolated := re.search(r"Interpolation key '([^']+)' not found", text):
-        return (
-            f"{key} refers to ${{{interpolated[1]}}}, a key that does not exist: "
-            "expected one with its section, such as ${name} or ${encoder.width}"
-        )
-    match = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' not in", text)
-    if match:
-        known, wrong = list(keys(Recipe)), key or match[1]
-        known += sorted({key.partition(".")[0] for key in known if "." in key})
-        near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5) or [
-            key for key in known if key.rpartition(".")[2] == wrong.rpartition(".")[2]
-        ]
-        if wrong not in known:
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are: {', '.join(known)}"
-            hint = "see the plugin of the launcher or sweeper" if wrong.startswith("hydra") else hint
-            return f"{place}{': ' if place else ''}there is no key {wrong!r} in a recipe; {hint}"
-    if place and "raised while composing" in (lines := text.splitlines())[0]:
-        return ": ".join([place, *([key] if key else []), lines[1].strip()])
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if re.search(r"Lexer|mismatched input|no viable alternative|extraneous input", text):
-        lines.append("put a value with such characters in quotes: 'key=\"value\"'")
-    kept = [
-        line for line in lines if not line.startswith(("full_key", "object_type", "reference_type", "See "))
-    ]
-    return "; ".join(dict.fromkeys(kept))
-
-
-def _place(text: str) -> str:
-    """The recipe's file in which, as Hydra's message begins, something is wrong; empty if it names none."""
-    name = found[1] if (found := re.match(r"In '(recipes/[^']+)'", text)) else ""
-    files = (folder.parent / f"{name}.yaml" for folder in _recipe_folders())
-    return next((str(file) for file in files if name and file.is_file()), "")
+    return explanation.explain(error, known=list(keys(Recipe)), folders=list(_recipe_folders()))

@@ -16,7 +16,7 @@ from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
-from asr.jobs.members import train_all
+from asr.jobs.members import check, train_all
 from asr.jobs.prepare import Prepared, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.settings import build, to_fields
@@ -34,9 +34,11 @@ def run(recipe: Recipe) -> Path:
     """The experiment folder, with the bundle, `results.json`, a report and `curves.png` in it.
 
     Raises:
-        ConfigError: language-model settings that cannot work, before anything is done.
+        ConfigError: settings of language model or training that cannot work, before anything is done.
+        BundleError: there is no model to start from.
     """
     check_language_model(recipe)
+    check(recipe)
     prepared = prepare(recipe)
     bundle = train_all(recipe, prepared)
     folder = Path(recipe.exp)

@@ -123,7 +123,10 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
 def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
     data = recipe.data
     if data.phones is None:
-        return Alphabet.from_texts(texts, subwords=data.subwords)
+        alphabet = Alphabet.from_texts(texts, subwords=data.subwords)
+        if data.subwords is not None and len(alphabet) < data.subwords:
+            warn(f"data.subwords={data.subwords}: these texts have only {len(alphabet)}")
+        return alphabet
     if data.subwords is not None:
         raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
     if Path(data.phones).suffix or Path(data.phones).is_file():

@@ -132,5 +132,5 @@ def _json(name: str, words: Sequence[Word], facts: dict[str, Any], joint: str) -
     kept = ("audio_filepath", "duration", "speaker", *(["text"] if "pred_text" in facts else []))
     line = {"id": name} | {key: facts[key] for key in kept if key in facts}
     line["pred_text"] = joint.join(w.text for w in words)
-    line["words"] = [[w.text, w.start_s, w.end_s, round(w.confidence, 4)] for w in words]
+    line["words"] = [[w.text, round(w.start_s, 3), round(w.end_s, 3), round(w.confidence, 4)] for w in words]
     return json.dumps(line, ensure_ascii=False) + "\n"

@@ -2,7 +2,8 @@
 
 The client opens `ws://…/v1/audio/stream?sample_rate=16000` (a browser that needs a token adds the
 subprotocols `asr` and `bearer.` + the token in base64url), sends binary messages of mono 16-bit PCM
-(little-endian, any length up to a bound), and finally the text `{"type": "end"}`. The service sends JSON:
+(little-endian, cut anywhere, any length up to a bound), and finally the text `{"type": "end"}`. The service
+sends JSON:
 
 * `{"type": "partial", "stable": …, "unstable": …, "words": […], "heard": …}` whenever something changes.
   `stable` is to be appended to the previous stable text and never changes; `unstable` is a guess at what
@@ -131,7 +132,11 @@ class Live:
         # building the first decoder with a large language model takes a while
         stream = await asyncio.to_thread(self._open_stream, socket.query_params.get("sample_rate", ""))
         before: Partial | None = None
-        while (samples := await self._next_samples(socket)) is not None:
+        held = b""  # half a sample, if a message ended within it
+        while (data := await self._next_bytes(socket)) is not None:
+            data = held + data
+            held = data[len(data) // 2 * 2 :]
+            samples = np.frombuffer(data, "<i2", len(data) // 2).astype(np.float32) / 32768
             now = await asyncio.to_thread(stream.feed, samples)
             if now.heard_s > self._config.longest_s:
                 raise StreamError("too_long", f"a stream may have {self._config.longest_s:g} s of sound")
@@ -154,8 +159,8 @@ class Live:
         except AsrError as error:
             raise StreamError("unsupported", str(error)) from error
 
-    async def _next_samples(self, socket: WebSocket) -> np.ndarray | None:
-        """The samples of the next message, float32; None at the end."""
+    async def _next_bytes(self, socket: WebSocket) -> bytes | None:
+        """The next message of sound; None at the end."""
         try:
             message = await asyncio.wait_for(socket.receive(), self._config.idle_s)
         except TimeoutError:
@@ -169,9 +174,7 @@ class Live:
         if len(data) > self._config.message_bytes:
             most = f"a message may have {self._config.message_bytes} bytes"
             raise StreamError("too_large", most, closing=CLOSED_AS_TOO_BIG)
-        if len(data) % 2:
-            raise StreamError("invalid_message", f"{len(data)} bytes: expected whole samples of 2 bytes")
-        return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+        return data
 
     async def _end(self, socket: WebSocket, closing: int, **message: Any) -> None:
         """Send the last message and close, unless the client has left."""

@@ -115,6 +115,9 @@ class Service:
         began, status, audio_s = time.monotonic(), 500, 0.0
         try:
             authorise(request.headers, self._config.token)
+            if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+                why = "the recording as a field of a form: curl -F file=@recording.wav"
+                raise RefusalError(400, f"expected {why}", code="missing", param="file")
             async with request.form(max_files=1, max_fields=32) as form:
                 upload, response_format, granularities = self._wishes(form)
                 transcript = await self._recognise(request, upload)
