@@ -3,14 +3,14 @@
 Conventions. Frame i is centred on sample i · hop, and what lies outside an utterance is zero, so an utterance
 of n samples has 1 + n // hop frames and zero padding in a batch changes none of them; except in training,
 `edge_s` adds frames of silence at both ends. Power is relative to a full-scale sine tone, logarithms are
-natural, mel is 2595 · log10(1 + f / 700) with triangles of height 1.
+natural; for mel bands see `asr.filterbank`.
 A stream is computed in overlapping blocks and gives the same frames, but cannot be normalised by utterance.
 An utterance is normalised by its own mean and variance; in a recording longer than `span_s` each frame is
 normalised over the span around it, shifted inwards at both ends, as in Kaldi's sliding-window normalisation.
 Consecutive speakers are then normalised nearly as if each were alone.
+With `pool_s` average speech takes part in these moments, with the loudest frame of both equally loud.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import AudioError, ConfigError, check_demands
-from asr.spans import greatest_in_spans, inside, moments_of_spans
+from asr.filterbank import energies, mel_edges, triangles, warped
+from asr.spans import greatest_in_spans, inside, moments_of_spans, pooled_moments
 
-_FRAMES_IN_CACHE = 1024  # 2 MB of samples and as much of spectrum
 _QUIET = 1e-12  # −120 dB below a full-scale tone: about what 16-bit quantisation leaves in one band
 _SILENT = 1e-30  # keeps the logarithm of digital silence finite
 _SMALLEST_VARIANCE = 1e-4  # of natural-log energies; speech has 1 to 20
-_WARP_TURNS_AT = 0.85  # share of the highest frequency where the warp bends back to meet it
 
 
 @dataclass
@@ -50,6 +49,9 @@ class FeaturesConfig:
     """Whether every output gets mean 0 and variance 1 per utterance, over the training corpus, or not."""
     span_s: float = 15.0
     """Longer recordings are normalised over a sliding window of this length (utterance only)."""
+    pool_s: float = 0.0
+    """So many seconds of average training speech take part in each utterance's, or span's, mean and variance:
+    else nothing tells a short word of one vowel from another vowel; 0 is off (utterance only)."""
     floor_db: float = 80.0
     """Band energies are floored this far below the loudest one of the utterance, or span (utterance only)."""
     edge_s: float = 0.0
@@ -87,7 +89,8 @@ class Features(nn.Module):
         self.register_buffer("window", (window / (window.sum() / 2)).float(), persistent=False)
         bin_hz = torch.linspace(0, config.rate_hz / 2, self.fft_samples // 2 + 1, dtype=torch.float64)
         self.register_buffer("bin_hz", bin_hz, persistent=False)
-        self.register_buffer("edge_hz", self._edge_hz(), persistent=False)
+        edge_hz = mel_edges(config.bands, config.low_hz, config.high_hz or config.rate_hz / 2)
+        self.register_buffer("edge_hz", edge_hz, persistent=False)
         self.register_buffer("bank", triangles(self.bin_hz, self.edge_hz).float(), persistent=False)
         if (self.bank.sum(0) == 0).any():
             raise ConfigError(
@@ -101,11 +104,16 @@ class Features(nn.Module):
             self.register_buffer(
                 "dct", create_dct(config.coefficients, config.bands, "ortho"), persistent=False
             )
-        if config.normalise == "global":
+        if self.has_statistics:
             self.register_buffer("mean", torch.zeros(self.outputs))
             self.register_buffer("std", torch.zeros(self.outputs))
             self.fitted = False
             self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "fitted", True))
+
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it needs those of the training corpus, from `fit` or a bundle."""
+        return self.config.normalise == "global" or self.config.pool_s > 0
 
     @property
     def outputs(self) -> int:
@@ -145,7 +153,7 @@ class Features(nn.Module):
 
         Raises:
             AudioError: an empty batch or utterance, or shapes that do not belong together.
-            ConfigError: global normalisation before `fit` or loading.
+            ConfigError: statistics of the corpus are needed, before `fit` or loading.
         """
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
@@ -173,7 +181,8 @@ class Features(nn.Module):
                 "recognition train with features.normalise=global"
             )
         with torch.autocast(samples_BT.device.type, enabled=False):
-            log_BTF = self._log(self._energies(self._emphasised(samples_BT.float(), lengths_B), self.bank))
+            emphasised_BT = self._emphasised(samples_BT.float(), lengths_B)
+            log_BTF = self._log(energies(emphasised_BT, self.window, self.bank, hop=self.hop_samples))
             frames_B = ((lengths_B - self.fft_samples // 2) // self.hop_samples + 1).clamp(
                 0, log_BTF.shape[1]
             )
@@ -181,13 +190,15 @@ class Features(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Sets the global mean and standard deviation from batches of (samples_BT, lengths_B).
+        """Sets mean and standard deviation of the corpus from batches of (samples_BT, lengths_B).
 
         Raises:
-            ConfigError: the configured normalisation is not global, or there are no batches.
+            ConfigError: the configured normalisation does not need them, or there are no batches.
         """
-        if self.config.normalise != "global":
-            raise ConfigError(f"fit belongs to normalise=global; this one is {self.config.normalise!r}")
+        if not self.has_statistics:
+            raise ConfigError(
+                f"fit belongs to normalise=global or pool_s, not {self.config.normalise!r} alone"
+            )
         total_F = torch.zeros(self.outputs, dtype=torch.float64)
         squares_F, frames = torch.zeros_like(total_F), 0
         for samples_BT, lengths_B in batches:
@@ -208,11 +219,14 @@ class Features(nn.Module):
         bank = self.bank if warp_B is None else self.warped_bank(warp_B.to(samples_BT.device))
         silence = self.fft_samples // 2 + self.edge_frames * self.hop_samples
         samples_BT = functional.pad(self._emphasised(samples_BT.float(), lengths_B), (silence, silence))
-        mel_BTF = self._energies(samples_BT, bank)
+        mel_BTF = energies(samples_BT, self.window, bank, hop=self.hop_samples)
         frames_B = self.output_lengths(lengths_B)
         floor: Tensor | None = None
         if self.config.normalise == "utterance":
             loudest_BT1 = (mel_BTF * inside(frames_B, mel_BTF.shape[1])).amax(2, keepdim=True)
+            if self.config.pool_s:
+                greatest_B11 = loudest_BT1.amax(1, keepdim=True).clamp(min=_SILENT)
+                mel_BTF, loudest_BT1 = mel_BTF / greatest_B11, loudest_BT1 / greatest_B11
             loudest_BT1 = greatest_in_spans(loudest_BT1, frames_B, self.span_frames)
             floor = (loudest_BT1 * 10 ** (-self.config.floor_db / 10)).clamp(min=_SILENT)
         return self._log(mel_BTF, floor), frames_B
@@ -232,68 +246,27 @@ class Features(nn.Module):
         inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
         return torch.where(inside_BT, samples_BT, 0.0)
 
-    def _energies(self, samples_BT: Tensor, bank: Tensor) -> Tensor:
-        """Mel energies (B, frames, bands) of every whole window, relative to a full-scale tone."""
-        if torch.onnx.is_in_onnx_export():
-            return self._power_by_convolution(samples_BT) @ bank
-        frames_BTW = samples_BT.unfold(1, self.fft_samples, self.hop_samples)
-        step = frames_BTW.shape[1]
-        if samples_BT.device.type == "cpu":  # blocks that fit the cache are several times faster
-            step = max(1, _FRAMES_IN_CACHE // len(samples_BT))
-        mels = []
-        for block_BTW in frames_BTW.split(step, dim=1):
-            spectrum_BTK = torch.fft.rfft(block_BTW * self.window)
-            mels.append((spectrum_BTK.real.square() + spectrum_BTK.imag.square()) @ bank)
-        return torch.cat(mels, 1)
-
-    def _power_by_convolution(self, padded_BT: Tensor) -> Tensor:
-        """Power spectra (B, frames, bins) by the DFT as a convolution, which ONNX can express."""
-        place_W = torch.arange(self.fft_samples, device=padded_BT.device)
-        turns_KW = torch.outer(place_W[: self.fft_samples // 2 + 1], place_W) % self.fft_samples
-        angle_KW = turns_KW.double() * (2 * math.pi / self.fft_samples)
-        waves_C1W = (torch.cat([angle_KW.cos(), angle_KW.sin()]) * self.window).float()[:, None]
-        parts_BCT = functional.conv1d(padded_BT[:, None], waves_C1W, stride=self.hop_samples).square()
-        return (parts_BCT[:, : len(angle_KW)] + parts_BCT[:, len(angle_KW) :]).transpose(1, 2)
-
     def _normalised(self, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
         """The features, zero beyond the end of each utterance."""
         mask_BT1 = inside(frames_B, raw_BTF.shape[1])
+        if self.has_statistics and not self.fitted:
+            raise ConfigError("the features need mean and variance of the corpus: call fit(batches) first")
         if self.config.normalise == "utterance":
             mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
+            if self.config.pool_s:
+                frames_B11, pool = frames_B[:, None, None], self.config.pool_s / self.config.hop_s
+                share_B11 = 1 / (1 + pool / frames_B11.clamp(max=self.span_frames))
+                ours, average = (mean_BTF, variance_BTF), (self.mean, self.std.square())
+                mean_BTF, variance_BTF = pooled_moments(ours, average, share_B11)
             raw_BTF = (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
         elif self.config.normalise == "global":
-            if not self.fitted:
-                raise ConfigError(
-                    "normalise=global needs the corpus' mean and variance: call fit(batches) first"
-                )
             raw_BTF = (raw_BTF - self.mean) / self.std
         return raw_BTF * mask_BT1
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
-        """A filterbank (B, bins, bands) for every factor: a bin at f counts as being at the warped frequency.
-
-        Source: piecewise-linear vocal-tract-length normalisation, Lee & Rose 1996; f ↦ warp · f up to the
-        bend, then linear to the highest frequency, which is kept.
-        """
-        warp_B1 = warp_B.double()[:, None]
-        top_hz = self.config.rate_hz / 2
-        bend_B1 = _WARP_TURNS_AT * top_hz / warp_B1.clamp(min=1.0)
-        above_BK = top_hz - (top_hz - self.bin_hz) * (top_hz - warp_B1 * bend_B1) / (top_hz - bend_B1)
-        warped_BK = torch.where(self.bin_hz <= bend_B1, warp_B1 * self.bin_hz, above_BK)
+        """A filterbank (B, bins, bands) for every vocal-tract-length factor."""
+        warped_BK = warped(self.bin_hz, warp_B, self.config.rate_hz / 2)
         return triangles(warped_BK, self.edge_hz).float()
-
-    def _edge_hz(self) -> Tensor:
-        high_hz = self.config.high_hz or self.config.rate_hz / 2
-        low_mel, high_mel = (2595 * math.log10(1 + hz / 700) for hz in (self.config.low_hz, high_hz))
-        mels = torch.linspace(low_mel, high_mel, self.config.bands + 2, dtype=torch.float64)
-        return 700 * (10 ** (mels / 2595) - 1)
-
-
-def triangles(hz: Tensor, edge_hz: Tensor) -> Tensor:
-    """Weights (…, K, bands) of frequencies (…, K) in triangular filters over consecutive edge triples."""
-    low, peak, high = edge_hz[:-2], edge_hz[1:-1], edge_hz[2:]
-    hz = hz[..., None]
-    return torch.minimum((hz - low) / (peak - low), (high - hz) / (high - peak)).clamp(min=0.0)
 
 
 def _checked(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
@@ -338,6 +311,10 @@ def _check(config: FeaturesConfig) -> None:
             f"expected 0 ≤ low < high ≤ {half_hz:g}, half of rate_hz (high_hz=0 stands for that)",
         ),
         (config.span_s >= 0.1, f"features.span_s={config.span_s}: expected at least 0.1 seconds"),
+        (
+            config.pool_s == 0 or (config.pool_s > 0 and config.normalise == "utterance"),
+            f"features.pool_s={config.pool_s}: expected seconds, at least 0, beside normalise=utterance",
+        ),
         (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
         (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),
         (0 <= config.preemphasis < 1, f"features.preemphasis={config.preemphasis}: expected 0 to below 1"),

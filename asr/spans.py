@@ -61,3 +61,13 @@ def moments_of_spans(x_BTF: Tensor, frames_B: Tensor, span: int) -> tuple[Tensor
     mean_BTF = mean(x_BTF.double())
     variance_BTF = mean(x_BTF.double().square()) - mean_BTF.square()
     return mean_BTF.to(x_BTF.dtype), variance_BTF.clamp(min=0.0).to(x_BTF.dtype)
+
+
+def pooled_moments(
+    ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], share: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of two populations together, from those of each and our share of all members."""
+    (mean, variance), (their_mean, their_variance) = ours, theirs
+    away = their_mean - mean
+    between = share * (1 - share) * away.square()
+    return mean + (1 - share) * away, share * variance + (1 - share) * their_variance + between

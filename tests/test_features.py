@@ -11,6 +11,7 @@ from torchaudio.functional import sliding_window_cmn
 
 from asr.errors import AudioError, ConfigError
 from asr.features import Features, FeaturesConfig
+from asr.filterbank import power_by_convolution
 
 RATE_HZ = 16_000
 KINDS = ["logmel", "mfcc"]
@@ -107,11 +108,16 @@ def test_preemphasis_weighs_a_tone_by_the_filters_response() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("normalise", "span_s"), [("utterance", 15.0), ("utterance", 0.4), ("none", 15.0)])
-def test_padding_and_company_change_nothing(kind: str, normalise: str, span_s: float) -> None:
-    config = FeaturesConfig(kind=kind, normalise=normalise, span_s=span_s, preemphasis=0.9)  # type: ignore[arg-type]
-    features = Features(config)
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"span_s": 0.4}, {"normalise": "none"}, {"pool_s": 0.5}, {"pool_s": 0.5, "span_s": 0.4}],
+    ids=str,
+)
+def test_padding_and_company_change_nothing(kind: str, how: dict[str, object]) -> None:
+    features = Features(FeaturesConfig(kind=kind, preemphasis=0.9, **how))  # type: ignore[arg-type]
     samples_BT, lengths_B = noise(16_000, 1, 399, 9_920, 7_999)
+    if features.has_statistics:
+        features.fit([(samples_BT, lengths_B)])
     garbage_BT = torch.where(torch.arange(16_000) < lengths_B[:, None], samples_BT, math.nan)
     warp_B = torch.tensor([0.9, 1.0, 1.1, 0.85, 1.2])
     together_BTF, frames_B = features(garbage_BT, lengths_B, warp_B)
@@ -178,12 +184,35 @@ def test_the_floor_of_a_long_recording_lies_below_the_loudest_of_its_span() -> N
 
 
 @pytest.mark.parametrize("gain", [1e-3, 0.1, 10.0])
-def test_gain_changes_nothing_when_utterances_are_normalised(gain: float) -> None:
-    features = Features()
+@pytest.mark.parametrize("pool_s", [0.0, 0.5])
+def test_gain_changes_nothing_when_utterances_are_normalised(gain: float, pool_s: float) -> None:
+    features = Features(FeaturesConfig(pool_s=pool_s))
+    if pool_s:
+        features.fit([noise(9_000, 12_000)])
     samples_BT, lengths_B = noise(16_000)
     plain_BTF, _ = features(samples_BT, lengths_B)
     scaled_BTF, _ = features(samples_BT * gain, lengths_B)
     torch.testing.assert_close(scaled_BTF, plain_BTF, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_average_speech_takes_part_in_the_moments_of_an_utterance(kind: str) -> None:
+    others_BT, others_B = noise(20_000)  # the average speech, of 126 frames
+    raw = Features(FeaturesConfig(kind=kind, floor_db=50))
+    raw._normalised = lambda raw_BTF, frames_B: raw_BTF  # type: ignore[method-assign]
+    peaks = [Features(FeaturesConfig(normalise="none"))(*noise(n))[0].max() for n in (20_000, 5_000)]
+    features = Features(FeaturesConfig(kind=kind, floor_db=50, pool_s=1.26))
+    features.fit([(others_BT, others_B)])
+    found_BTF, _ = features(*noise(5_000))
+    louder = torch.ones(80) if kind == "logmel" else raw.dct.sum(0)
+    average_TF, own_TF = (
+        raw(*noise(n))[0][0] - peak * louder for n, peak in zip((20_000, 5_000), peaks, strict=True)
+    )
+    both_TF = torch.cat([average_TF, own_TF])
+    expected_TF = (own_TF - both_TF.mean(0)) / both_TF.std(0, correction=0)
+    torch.testing.assert_close(found_BTF[0], expected_TF, atol=2e-3, rtol=1e-3)
+    with pytest.raises(ConfigError, match="fit"):
+        Features(FeaturesConfig(kind=kind, pool_s=1.0))(*noise(100))
 
 
 def test_energies_far_below_the_loudest_are_raised_to_the_floor() -> None:
@@ -271,7 +300,8 @@ def test_fit_refuses_what_it_cannot_use() -> None:
 def test_the_spectrum_by_convolution_is_the_same_for_export() -> None:
     features, (samples_BT, _) = Features(), noise(8_000)
     frames_BTW = torch.nn.functional.pad(samples_BT, (256, 256)).unfold(1, 512, 160) * features.window
-    power_BTK = features._power_by_convolution(torch.nn.functional.pad(samples_BT, (256, 256)))
+    padded_BT = torch.nn.functional.pad(samples_BT, (256, 256))
+    power_BTK = power_by_convolution(padded_BT, features.window, hop=features.hop_samples)
     expected_BTK = np.abs(np.fft.rfft(frames_BTW.double().numpy())) ** 2
     np.testing.assert_allclose(power_BTK.numpy(), expected_BTK, rtol=1e-3, atol=1e-10)
 
@@ -337,7 +367,7 @@ def test_empty_and_mismatched_batches_are_refused(shape: tuple[int, ...], length
     [
         {"kind": "plp"}, {"normalise": "speaker"}, {"bands": 0}, {"bands": 300}, {"hop_s": 0.01001},
         {"window_s": 0.005}, {"low_hz": 9000}, {"high_hz": 9000}, {"preemphasis": 1.0}, {"floor_db": 0},
-        {"kind": "mfcc", "coefficients": 81},
+        {"kind": "mfcc", "coefficients": 81}, {"pool_s": -1.0}, {"pool_s": 1.0, "normalise": "global"},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

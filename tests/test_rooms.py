@@ -29,6 +29,7 @@ ROOMS = (
     "text",
     "corpus",
     "spans",
+    "filterbank",
     "features",
     "excerpts",
     "draws",

@@ -115,7 +115,7 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
         style=recipe.data.style,
         trained_on={"recipe": recipe.name, "seed": recipe.seed, "corpus": corpus.fingerprint},
     )
-    if recipe.features.normalise == "global":
+    if recognizer.features.has_statistics:
         recognizer.features.fit(_samples(corpus))
     return recognizer
 
