@@ -57,6 +57,9 @@ class FeaturesConfig:
     edge_s: float = 0.0
     """Silence put before and after what is recognised (in training, `augmentation.pad_s` draws it), so that
     closely cut words begin and end like others. A multiple of the time between outputs; does not stream."""
+    trim_db: float = 0.0
+    """When a recording is recognised, what is so far below its loudest moment at its beginning and its end is
+    not heard, but taken for silence; 0 is off. Does not stream."""
 
 
 class Features(nn.Module):
@@ -317,6 +320,7 @@ def _check(config: FeaturesConfig) -> None:
         ),
         (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
         (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),
+        (config.trim_db >= 0, f"features.trim_db={config.trim_db}: expected 0 (off) or more"),
         (0 <= config.preemphasis < 1, f"features.preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]
     check_demands(demands)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from asr import audio
 from asr.ensemble import as_one
 from asr.errors import AudioError
-from asr.excerpts import Surroundings
+from asr.excerpts import Surroundings, certain_blanks
 from asr.segmentation import Piece, Segments, longest_samples, pieces, quietest_output
 from asr.transcript import Partial, Segment, Transcript
 from asr.voice import PauseFinder, SpeechFinder, find_pause
@@ -34,9 +34,6 @@ LONG_STRETCH_S = 60.0
 """A longer stretch is decoded up to the longest silence between two words, without waiting for its end."""
 LONGEST_STRETCH_S = 600.0
 """A longer one is decoded even if there is no such silence."""
-
-IMPOSSIBLE = -50.0
-"""The log-probability of all outputs except the blank where nobody speaks."""
 
 T = TypeVar("T")
 
@@ -221,9 +218,8 @@ class Pipeline(Generic[T]):
         spoken_T = self.pause.is_speech(piece.samples, self.model.rate_hz, self._step_samples)
         edges = self.model.edges
         spoken_T = np.pad(spoken_T[: len(log_probs_TV) - 2 * edges], edges, "edge")
-        blank_V = torch.full_like(log_probs_TV[0], IMPOSSIBLE)
-        blank_V[..., 0] = 0.0
-        return torch.where(torch.from_numpy(spoken_T).view(-1, *[1] * blank_V.dim()), log_probs_TV, blank_V)
+        is_spoken = torch.from_numpy(spoken_T).view(-1, *[1] * (log_probs_TV.dim() - 1))
+        return torch.where(is_spoken, log_probs_TV, certain_blanks(log_probs_TV[:1]))
 
     def _counting(self, log_probs_TV: Tensor, piece: Piece) -> Tensor:
         """The outputs of a piece that count, with edges only where a stretch begins or ends."""

@@ -15,7 +15,7 @@ from asr.decoding import greedy
 from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
-from asr.excerpts import Excerpts, Surroundings
+from asr.excerpts import Excerpts, Surroundings, between_blanks
 from asr.features import Features, FeaturesConfig
 from asr.machine.devices import choose_device, seeded
 from asr.pipeline import Pipeline, blocks_of, samples_of
@@ -134,13 +134,18 @@ class Recognizer:
 
     def emissions(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
         """As `log_probs`, but with `decoder.by_member` those of each member and warp apart, (B, T, M, V)."""
-        given = Excerpts.of(samples, around)
+        given, front, back = Excerpts.of(samples, around), self.features, self.encoder
+        loud, first_B = given.trimmed(front.config.trim_db, front.hop_samples * back.frames_per_output)
+        sizes_B = back.output_lengths(front.output_lengths(given.sizes_B))
+        return between_blanks(*self._hear(loud), first_B, sizes_B)
+
+    def _hear(self, given: Excerpts) -> tuple[Tensor, Tensor]:
         if self.runtime is not None:
             return self.runtime.log_probs(given)
-        return given.divided(self._hear) if self.device.type == "cpu" else self._hear(given)
+        return given.divided(self._compute) if self.device.type == "cpu" else self._compute(given)
 
     @torch.no_grad()
-    def _hear(self, given: Excerpts) -> tuple[Tensor, Tensor]:
+    def _compute(self, given: Excerpts) -> tuple[Tensor, Tensor]:
         is_apart, warps = (False, ()) if self.streams else (self.decoder.by_member, self.decoder.warps)
         encode = ensemble.each(self.encoder) if is_apart else self.encoder
         heard = [encode(*given.features(self.features, self.device, warp)) for warp in warps or (1.0,)]
@@ -190,9 +195,7 @@ class Recognizer:
     def stream(
         self, blocks: Iterable[np.ndarray], rate_hz: int | None = None, **how: Any
     ) -> Iterator[Partial]:
-        """The transcript so far, after each block of audio that is still arriving.
-
-        The last one has the whole transcript, which is that of `transcribe` for the same audio.
+        """The transcript so far, after each block of audio; the last is that of `transcribe` for all of it.
 
         Args:
             blocks: mono float32 samples in [-1, 1], of any lengths, at `rate_hz` (None is the model's).

@@ -30,9 +30,10 @@ WAVES = [tones("abcd dab", seed=1)[:n] for n in (4321, 1, 79, 80, 2400, 641)]
 
 def build(
     *, normalise: str = "none", preemphasis: float = 0.0, edge_s: float = 0.0, pool_s: float = 0.0,
-    **encoder: object,
+    trim_db: float = 0.0, **encoder: object,
 ) -> Recognizer:  # fmt: skip
     front = {"normalise": normalise, "preemphasis": preemphasis, "edge_s": edge_s, "pool_s": pool_s}
+    front["trim_db"] = trim_db
     features = FeaturesConfig(rate_hz=8000, bands=24, **front)  # type: ignore[arg-type]
     shape = EncoderConfig(layers=2, width=12, channels=4, **encoder)  # type: ignore[arg-type]
     model = Recognizer.build(Alphabet(list(" abcd")), features=features, encoder=shape).eval()
@@ -72,7 +73,7 @@ def test_log_probs_are_the_same_in_any_batch(cell, bidirectional, subsampling, f
         {"normalise": "global", "bidirectional": False, "preemphasis": 0.9, "norm": "layer"},
         {"bidirectional": False, "projection": 12, "residual": True, "norm": "batch"},
         {"bidirectional": True, "projection": 12, "residual": True, "norm": "layer", "layers": 3},
-        {"normalise": "utterance", "bidirectional": True, "edge_s": 0.09, "pool_s": 0.5},
+        {"normalise": "utterance", "bidirectional": True, "edge_s": 0.09, "pool_s": 0.5, "trim_db": 9.0},
     ],
     ids=str,
 )

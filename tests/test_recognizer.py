@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,42 @@ def test_edges_are_whole_outputs():
     encoder = EncoderConfig(layers=1, width=8, factor=3)
     with pytest.raises(ConfigError, match="multiple of 3 hops"):
         Recognizer.build(Alphabet(list(" ab")), features=FeaturesConfig(edge_s=0.1), encoder=encoder)
+
+
+@pytest.mark.parametrize("edge_s", [0.0, 0.12])
+@pytest.mark.parametrize("by_member", [False, True])
+def test_quiet_ends_are_not_heard_but_blank_and_nothing_moves(edge_s, by_member, model, monkeypatch):
+    def trimming(db: float) -> Recognizer:
+        front = FeaturesConfig(rate_hz=8000, bands=24, edge_s=edge_s, trim_db=db)
+        built = Recognizer.build(model.alphabet, features=front, encoder=[model.encoder.config] * 2, seed=3)
+        built.decoder = replace(built.decoder, by_member=by_member)
+        return built.eval()
+
+    step, noise = 160, np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    loud = noise * 0.1
+    hidden = np.concatenate([noise[:320] * 1e-3, loud, noise[:1234] * 1e-3])
+    waves = [hidden, loud, hidden[320:], np.zeros(500, np.float32), hidden[:50]]
+    plain_BTX, plain_B = trimming(0.0).emissions(waves)
+    found_BTX, found_B = trimming(30.0).emissions(waves)
+    assert torch.equal(found_B, plain_B)
+    expected_BTX, expected_B = trimming(0.0).emissions([loud])
+    heard = int(expected_B[0])
+    for row, n, first in ((found_BTX[0], found_B[0], 320 // step), (found_BTX[2], found_B[2], 0)):
+        torch.testing.assert_close(row[first : first + heard], expected_BTX[0], atol=1e-5, rtol=0)
+        outside = torch.cat([row[:first], row[first + heard : n]])
+        assert (
+            len(outside) >= 1234 // step and (outside[..., 0] == 0).all() and (outside[..., 1:] == -50).all()
+        )
+    for i in (1, 3, 4):  # loud, digital silence, and shorter than a step: as they are
+        n = int(found_B[i])
+        torch.testing.assert_close(found_BTX[i, :n], plain_BTX[i, :n], atol=1e-5, rtol=0)
+    around = [(noise[:800] * 1e-3, noise[:640] * 1e-3)]  # a piece of a longer recording
+    assert torch.equal(
+        trimming(30.0).emissions([hidden], around)[0], trimming(0.0).emissions([hidden], around)[0]
+    )
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    shared_BTX, _ = trimming(30.0).emissions(waves)
+    torch.testing.assert_close(shared_BTX, found_BTX, atol=1e-5, rtol=0)
 
 
 def test_times_count_from_the_first_sample_whatever_the_edges(model):

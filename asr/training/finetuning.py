@@ -14,7 +14,7 @@ from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.recognizer import Recognizer, load
 
-_FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer", "edge_s")
+_FREE = ("dropout", "forget_bias", "orthogonal", "intermediate_layer", "edge_s", "trim_db")
 """Settings that may differ, as they change neither the shape of the weights taken over nor their inputs."""
 
 
