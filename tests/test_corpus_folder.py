@@ -62,7 +62,7 @@ def test_a_list_of_texts(tmp_path, separator, named, caplog):
     text(tmp_path / "README.txt", "These are my recordings.\n")
     text(tmp_path / "deep" / "c10.txt", "the recording is missing\n")
     assert texts(corpus.prepare("folder", tmp_path)) == {f"c{i}": f"good morning | {i}" for i in range(10)}
-    assert "2 text files belong to no recording: README.txt, c10.txt" in caplog.text
+    assert "text files that belong to no recording: README.txt, c10.txt\n" in caplog.text
 
 
 def test_files_of_the_same_name_in_two_folders_keep_their_own_texts(tmp_path):

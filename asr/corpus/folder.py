@@ -259,8 +259,8 @@ def _listed(
         if sum(map(len, lines.values())) + len(unclear) == before:
             foreign.append(file.name)
     if foreign:
-        shown = ", ".join(foreign[:5]) + (", …" if len(foreign) > 5 else "")
-        _log.warning("%d text files belong to no recording: %s", len(foreign), shown)
+        more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
+        _log.warning("text files that belong to no recording: %s%s", ", ".join(foreign[:5]), more)
     said = {recording: [(place, text) for place, text in found if text] for recording, found in lines.items()}
     return {recording: said[recording] or found[:1] for recording, found in lines.items()}, unclear
 
