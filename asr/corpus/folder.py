@@ -248,15 +248,16 @@ def _listed(
     unclear: dict[Path, Flaw] = {}
     foreign = []
     for file in lists:
-        names, before = _names(file.parent, recordings, chosen), sum(map(len, lines.values())) + len(unclear)
+        names, is_foreign = _names(file.parent, recordings, chosen), True
         for number, line in enumerate(_content(file).split(b"\n"), 1):
             name, text = _name_and_text(line, names)
             place, called = f"{file}, line {number}", names.get(name, ())
+            is_foreign = is_foreign and not called
             if len(called) == 1:
                 lines.setdefault(called[0], []).append((place, text))
             why = f"{place}: {len(called)} recordings are called {name!r}; give its path in the list"
             unclear |= {recording: ("ambiguous", why) for recording in called if len(called) > 1}
-        if sum(map(len, lines.values())) + len(unclear) == before:
+        if is_foreign:
             foreign.append(file.name)
     if foreign:
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
