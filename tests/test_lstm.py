@@ -117,6 +117,17 @@ def test_a_gradient_is_taken_once():
         y_BTH.sum().backward()
 
 
+def test_no_two_gradients_share_memory():
+    model, x_BTF = nn.LSTM(4, 8, batch_first=True), torch.randn(2, 5, 4)
+    with autocast():
+        lstm.run_in_bfloat16(model, x_BTF).float().sum().backward()
+    gradients = [p.grad for p in model.parameters()]
+    once = [gradient.clone() for gradient in gradients]
+    torch._foreach_add_(gradients, gradients)
+    for doubled, single in zip(gradients, once, strict=True):
+        assert doubled.equal(2 * single)
+
+
 def test_the_encoder_takes_it_for_training_in_bfloat16_alone(monkeypatch):
     seen = []
     run = lstm.run_in_bfloat16

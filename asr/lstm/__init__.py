@@ -139,7 +139,8 @@ class _Run(Function):
         input_grad, recurrent_grad, bias_grad = (
             part.unflatten(0, (4, width))[:, :units].flatten(0, 1).float() for part in gradients
         )
-        return x_grad_BTF, input_grad, recurrent_grad, bias_grad[:, 0], bias_grad[:, 0]
+        # Each bias has memory of its own, as gradients are later added and scaled in place.
+        return x_grad_BTF, input_grad, recurrent_grad, bias_grad[:, 0], bias_grad[:, 0].clone()
 
 
 def _rounded(weights_GX: Tensor, width: int) -> Tensor:
