@@ -271,12 +271,13 @@ def _why(error: Exception) -> str:
 def _mono_blocks(
     file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES, *, at: int = 0
 ) -> Iterator[np.ndarray]:
-    """The mean of all channels in blocks, with their values checked and, at the end, their number.
+    """All channels as one, in blocks of whole seconds, with values checked and, at the end, their number.
 
     Args:
-        at: the samples per channel before the first block.
+        at: the samples per channel before the first block, of whole seconds.
     """
-    block_samples = max(1, min(block_samples, _BLOCK_SAMPLES // file.channels))
+    wanted = min(block_samples, _BLOCK_SAMPLES // file.channels)
+    block_samples = max(1, wanted // file.samplerate) * file.samplerate
     while True:
         try:
             block_TC = file.read(block_samples, dtype="float32", always_2d=True)
@@ -286,7 +287,7 @@ def _mono_blocks(
             ) from error
         if not len(block_TC):
             break
-        block = mono(block_TC)
+        block = mono(block_TC, file.samplerate)
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield clip(block)
         at += len(block)
@@ -295,39 +296,45 @@ def _mono_blocks(
         raise AudioError(f"{name} {fault}{advice}")
 
 
-def mono(block_TC: np.ndarray) -> np.ndarray:
-    """The mean of the channels, float32 (T,); the first if they cancel each other, one being reversed.
+def mono(block_TC: np.ndarray, every: int) -> np.ndarray:
+    """The mean of the channels, float32 (T,); the first where they cancel each other, one being reversed.
 
-    >>> mono(np.array([[0.5, 0.25], [1.0, 0.5]])).tolist(), mono(np.array([[0.5, -0.5]])).tolist()
-    ([0.375, 0.75], [0.5])
+    That is decided for `every` so many samples at a time.
+
+    >>> mono(np.array([[0.5, 0.25], [1.0, 0.5], [0.5, -0.5]]), 2).tolist()
+    [0.375, 0.75, 0.5]
     """
-    if block_TC.shape[1] == 1:
-        return block_TC[:, 0].astype(np.float32, copy=False)
+    first_T = block_TC[:, 0].astype(np.float32, copy=False)
+    if block_TC.shape[1] == 1 or not len(first_T):
+        return first_T
     mean_T = block_TC.mean(axis=1, dtype=np.float32)
-    loudest = max(float(np.dot(channel_T, channel_T)) for channel_T in block_TC.T)
-    is_lost = float(np.dot(mean_T, mean_T)) < _CANCELLED * loudest  # not if there is a NaN
-    return block_TC[:, 0].astype(np.float32, copy=False) if is_lost else mean_T
+    begin_N = np.arange(0, len(mean_T), every)
+    loudest_N = np.add.reduceat(np.square(block_TC), begin_N).max(axis=1)
+    is_lost_N = np.add.reduceat(np.square(mean_T), begin_N) < _CANCELLED * loudest_N  # not if there is a NaN
+    return np.where(np.repeat(is_lost_N, every)[: len(mean_T)], first_T, mean_T)
 
 
 def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:
-    start, wanted = round(start_s * file.samplerate), round(duration_s * file.samplerate)
-    before = min(start, file.samplerate)  # the first samples of an mp3 or an Opus file after a jump are wrong
+    rate_hz = file.samplerate
+    start, wanted = round(start_s * rate_hz), round(duration_s * rate_hz)
+    second, within = divmod(start, rate_hz)
     try:
         with _quiet(file.format == "MP3"):
-            file.seek(start - before)
-            at = start - before + len(file.read(before))
-    except soundfile.SoundFileError as error:
+            # a second more, as the first samples of an mp3 or an Opus file after a jump are wrong
+            file.seek(max(0, second - 1) * rate_hz)
+            at = max(0, second - 1) * rate_hz + len(file.read(rate_hz if second else 0))
+    except (soundfile.SoundFileError, OverflowError) as error:
         raise AudioError(f"{name} has nothing at {start_s:.2f} s: {error}") from error
     read, found = [np.zeros(0, np.float32)], 0
-    for block in _mono_blocks(file, name, wanted, at=at):
+    for block in _mono_blocks(file, name, within + wanted, at=at):
         read.append(block)
         found += len(block)
-        if found >= wanted:
+        if found >= within + wanted:
             break
-    if found < wanted - PART_SLACK_S * file.samplerate:
-        end_s, until_s = (at + found) / file.samplerate, start_s + duration_s
+    if found < within + wanted - PART_SLACK_S * rate_hz:
+        end_s, until_s = (at + found) / rate_hz, start_s + duration_s
         raise AudioError(f"{name} ends at {end_s:.2f} s; {start_s:.2f} to {until_s:.2f} s were wanted")
-    return np.concatenate(read)[:wanted]
+    return np.concatenate(read)[within : within + wanted]
 
 
 def _check_values(block: np.ndarray, name: str, start_s: float, rate_hz: int) -> None:

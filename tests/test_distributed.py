@@ -117,7 +117,7 @@ def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corp
     corpus(24)
     words = (tmp_path / "packed0", tmp_path / "parts", 0.1, 8)
     first, second = start(tmp_path / "parts", *words)
-    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    last = checkpoint.last(tmp_path / "parts")
     deadline = time.monotonic() + 300
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -181,7 +181,7 @@ def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_
     assert float((one - two).norm() / one.norm()) < 1e-3
 
     torchrun = asr_train(manifest, tmp_path / "parts", ranks=2)
-    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    last = checkpoint.last(tmp_path / "parts")
     deadline = time.monotonic() + 300
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -63,7 +63,7 @@ def test_an_archive_is_not_called_damaged_where_the_disk_was_full(tmp_path):
 def test_a_checkpoint_that_does_not_fit_leaves_the_last_one(corpus, tmp_path, room):  # noqa: F811
     train = corpus()
     trainer(train, tmp_path / "whole").run()
-    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    last = checkpoint.last(tmp_path / "parts")
 
     class FullError(Exception):
         pass

@@ -30,12 +30,12 @@ WAVES = [tones("abcd dab", seed=1)[:n] for n in (4321, 1, 79, 80, 2400, 641)]
 
 def build(
     *, normalise: str = "none", preemphasis: float = 0.0, edge_s: float = 0.0, pool_s: float = 0.0,
-    trim_db: float = 0.0, **encoder: object,
+    trim_db: float = 0.0, layers: int = 2, **encoder: object,
 ) -> Recognizer:  # fmt: skip
     front = {"normalise": normalise, "preemphasis": preemphasis, "edge_s": edge_s, "pool_s": pool_s}
     front["trim_db"] = trim_db
     features = FeaturesConfig(rate_hz=8000, bands=24, **front)  # type: ignore[arg-type]
-    shape = EncoderConfig(layers=2, width=12, channels=4, **encoder)  # type: ignore[arg-type]
+    shape = EncoderConfig(layers=layers, width=12, channels=4, **encoder)  # type: ignore[arg-type]
     model = Recognizer.build(Alphabet(list(" abcd")), features=features, encoder=shape).eval()
     if model.features.has_statistics:
         model.features.fit([(torch.from_numpy(WAVES[0])[None], torch.tensor([4321]))])
@@ -78,8 +78,6 @@ def test_log_probs_are_the_same_in_any_batch(cell, bidirectional, subsampling, f
     ids=str,
 )
 def test_every_part_of_a_model_is_exported(shape: dict[str, object], tmp_path: Path) -> None:
-    shape = dict(shape)
-    shape.pop("layers", None)
     model = build(**shape)  # type: ignore[arg-type]
     check_log_probs(model, exported(model, tmp_path), WAVES)
 

@@ -178,7 +178,7 @@ def test_sigkill_while_checkpoints_are_written_loses_nothing(corpus, tmp_path):
     command.append(str(Path(__file__).parent))
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    last = tmp_path / "parts" / "checkpoints" / checkpoint.LAST
+    last = checkpoint.last(tmp_path / "parts")
     deadline = time.monotonic() + 60
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from asr.corpus.archive import unpack
-from asr.errors import DownloadError
+from asr.errors import CorpusError, DownloadError
 from asr.files import explained, locked
 
 Progress = Callable[[int, int], None]
@@ -68,9 +68,12 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
         download(archive.urls, path, checksum=archive.checksum, progress=progress, wait_s=wait_s)
         try:
             unpack(path, target, inner=archive.inner, progress=progress)
-        finally:
-            if not put_there_by_hand:
-                path.unlink(missing_ok=True)
+        except (CorpusError, KeyboardInterrupt) as error:
+            if not put_there_by_hand:  # what was fetched is kept, unless it is of no use
+                path.unlink() if isinstance(error, DownloadError) else path.replace(_part(path))
+            raise
+        if not put_there_by_hand:
+            path.unlink()
     return target
 
 
@@ -100,7 +103,7 @@ def download(
     if path.is_file():
         _check(path, checksum, f"delete {path} to fetch it again")
         return path
-    part = path.with_name(path.name + ".part")
+    part = _part(path)
     with explained(part):
         part.parent.mkdir(parents=True, exist_ok=True)
     failures = []
@@ -195,6 +198,10 @@ def _transfer(url: str, part: Path, progress: Progress | None, timeout_s: float)
                     progress(file.tell(), total)
     if total and _size(part) != total:
         raise _TransientError(f"the connection ended after {_size(part)} of {total} bytes")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + ".part")
 
 
 def _size(path: Path) -> int:

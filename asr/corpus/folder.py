@@ -17,6 +17,7 @@ Splits are taken from the configuration; else from files or folders named train,
 
 import logging
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -247,8 +248,13 @@ def _listed(
     lines: dict[Path, list[tuple[str, bytes]]] = {}
     unclear: dict[Path, Flaw] = {}
     foreign = []
+    below: dict[Path, list[Path]] = defaultdict(list)
+    folders = {file.parent for file in lists}
+    for p in recordings:
+        for folder in folders.intersection(p.parents):
+            below[folder].append(p)
     for file in lists:
-        names, is_foreign = _names(file.parent, recordings, chosen), True
+        names, is_foreign = _names(file.parent, below[file.parent], chosen), True
         for number, line in enumerate(_content(file).split(b"\n"), 1):
             name, text = _name_and_text(line, names)
             place, called = f"{file}, line {number}", names.get(name, ())
@@ -266,11 +272,9 @@ def _listed(
     return {recording: said[recording] or found[:1] for recording, found in lines.items()}, unclear
 
 
-def _names(
-    folder: Path, recordings: Sequence[Path], chosen: Mapping[Path, Path]
-) -> dict[str, tuple[Path, ...]]:
+def _names(folder: Path, below: Sequence[Path], chosen: Mapping[Path, Path]) -> dict[str, tuple[Path, ...]]:
     """What a list in `folder` may call the recordings below it; their paths come before their bare names."""
-    near = [(p.relative_to(folder), chosen[_key(p)]) for p in recordings if folder in p.parents]
+    near = [(p.relative_to(folder), chosen[_key(p)]) for p in below]
     called: dict[str, dict[Path, None]] = {}
     for q, p in near:
         for name in (q.name, q.stem):

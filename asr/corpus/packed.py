@@ -226,7 +226,7 @@ def _key(utterances: Sequence[Utterance], settings: list[Any]) -> str:
         try:
             status = os.stat(path)  # noqa: PTH116 (a Path costs more than the call)
             state = [status.st_size, status.st_mtime_ns]
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a zero byte in its name
             state = []
         part = [] if u.start_s is None else [u.start_s, u.duration_s]
         digest.update(json.dumps([u.id, path, u.text, u.speaker, *state, *part, *(u.flaw or ())]).encode())

@@ -165,7 +165,7 @@ def _samples(file: BinaryIO, held: bytes, *, channels: int, left: int | None) ->
         whole = len(held) // (2 * channels) * (2 * channels)
         samples_TC = np.frombuffer(held[:whole], "<i2").reshape(-1, channels)
         held = held[whole:]
-        yield audio.mono(samples_TC.astype(np.float32)) / 32768
+        yield audio.mono(samples_TC.astype(np.float32), max(1, whole)) / 32768
     if left:
         raise AudioError(f"standard input ended {left} bytes before the length that its WAV header promises")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
+from asr.files import whole_file
 from asr.jobs.console import TrainingBar, say, warn
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe, located
@@ -21,7 +22,7 @@ from asr.lm import read_sentences
 from asr.pronunciation import Lexicon, pronounce
 from asr.recognizer import Recognizer
 from asr.text import Alphabet, normalise
-from asr.training import Trainer
+from asr.training import Trainer, checkpoint
 from asr.training.history import FILE as HISTORY
 from asr.training.history import plot, read
 
@@ -84,8 +85,8 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
 
 def write_recipe(recipe: Recipe) -> None:
     """Write the recipe to `recipe.json` in the folder of the experiment."""
-    text = json.dumps(to_fields(recipe), indent=2) + "\n"
-    (Path(recipe.exp) / "recipe.json").write_text(text, encoding="utf-8")
+    with whole_file(Path(recipe.exp) / "recipe.json") as file:
+        file.write(json.dumps(to_fields(recipe), indent=2) + "\n")
 
 
 def development_split(prepared: Prepared) -> str:
@@ -115,7 +116,8 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
         style=recipe.data.style,
         trained_on={"recipe": recipe.name, "seed": recipe.seed, "corpus": corpus.fingerprint},
     )
-    if recognizer.features.has_statistics:
+    is_begun = checkpoint.last(Path(recipe.exp)).is_file()
+    if recognizer.features.has_statistics and not (is_begun or recipe.training.start_from):  # which have them
         recognizer.features.fit(_samples(corpus))
     return recognizer
 

@@ -1,7 +1,8 @@
 """Training: the loop, its optimiser, its checkpoints and its history.
 
 Everything random in step n is a function of (seed, epoch, step, utterance), so no random state is saved, and
-a killed run continues with bit-identical results.
+a killed run continues as if it had not been: on a CPU with the same bits, on a GPU but for the order of
+sums in torch's CTC.
 """
 
 from importlib import import_module

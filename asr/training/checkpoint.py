@@ -1,8 +1,11 @@
 """The checkpoints of a training run, and what they hold besides weights and optimiser."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +13,12 @@ from torch import Tensor
 from asr.errors import TrainingError
 from asr.machine import states
 
-LAST = "last.pt"
+_log = logging.getLogger(__name__)
+
+
+def last(experiment: Path) -> Path:
+    """The file of an experiment's last checkpoint; the best epochs are in the same folder."""
+    return experiment / "checkpoints" / "last.pt"
 
 
 @dataclass
@@ -33,6 +41,23 @@ class Progress:
     """[WER, loss, epoch] on the development set of the best epochs, best first; their weights are kept."""
     stale_epochs: int = 0
     finished: bool = False
+    ranks: int = 0
+    """Processes that share the batches of this epoch, of which `step` counts the updates; 0 if not known."""
+
+    @classmethod
+    def resumed(cls, state: dict[str, Any], ranks: int) -> "Progress":
+        """The saved state for so many processes: if it was another number, the epoch begins anew."""
+        progress = cls(**state)
+        if progress.step and progress.ranks not in (0, ranks):
+            _log.warning(
+                "epoch %d begins anew: %d processes had begun it, now there are %d",
+                progress.epoch + 1,
+                progress.ranks,
+                ranks,
+            )
+            progress.step, progress.loss_sum, progress.labels = 0, 0.0, 0
+        progress.ranks = ranks
+        return progress
 
 
 write = partial(states.write, error=TrainingError)

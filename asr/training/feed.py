@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from asr.recognizer import Recognizer
 from asr.training.distributed import Ranks
 from asr.training.loader import Batch, Item, collate, name_of, prefetch
 from asr.training.optim import TrainingConfig
-from asr.training.samples import open_samples
+from asr.training.samples import Samples, open_samples
 from asr.training.validation import Split
 
 
@@ -44,9 +44,14 @@ class Feed:
         self.split, self.config, self.augmentation = split, config, augmentation
         self.rate_hz, self.space = recognizer.rate_hz, recognizer.alphabet.space
         self.seed, self.ranks = seed, ranks
-        self.samples = open_samples(split.corpus, recognizer.device, resident)
+        self._device, self._resident = recognizer.device, resident
         self.waited_s = 0.0
         """Seconds that the loop has spent waiting for batches."""
+
+    @cached_property
+    def samples(self) -> Samples:
+        """Where the samples come from, opened when they are first needed."""
+        return open_samples(self.split.corpus, self._device, self._resident)
 
     def plan(self, epoch: int) -> list[list[Item]]:
         """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""

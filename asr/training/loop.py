@@ -1,4 +1,4 @@
-"""The training loop: batches in, a bundle out, bit-identical whether or not it was interrupted.
+"""The training loop: batches in, a bundle out; on a CPU bit-identical whether or not it was interrupted.
 
 Position (epoch, step), weights and optimiser are the only state. Step n's batch, augmentation and dropout
 follow from (seed, epoch, step); the learning rate from the progress. So training resumes exactly from a
@@ -105,7 +105,7 @@ class Trainer:
         self.observe = observer or (lambda kind, values: None)
         freeze(recognizer.encoder, config.freeze)
         self.updater = Updater(recognizer.encoder, config, self.ranks)
-        self.progress = checkpoint.Progress()
+        self.progress = checkpoint.Progress(ranks=self.ranks.size)
         self.identity = Identity(identity or {}, train.fingerprint, dev.fingerprint, seed)
         self.history: History | None = None
         self._interrupted, self._must_stop = False, must_stop
@@ -121,7 +121,7 @@ class Trainer:
     @property
     def last(self) -> Path:
         """The file of the last checkpoint."""
-        return self.folder / "checkpoints" / checkpoint.LAST
+        return checkpoint.last(self.folder)
 
     @property
     def best(self) -> BestEpochs:
@@ -148,7 +148,7 @@ class Trainer:
         self.recognizer.encoder.load_state_dict(state["encoder"])
         self.recognizer.features.load_state_dict(state["features"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
-        self.progress = checkpoint.Progress(**state["progress"])
+        self.progress = checkpoint.Progress.resumed(state["progress"], self.ranks.size)
 
     def _save(self) -> None:
         if self.ranks.is_first:

@@ -219,6 +219,6 @@ def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """True for the errors that torch (on GPU or CPU) and numpy raise when memory runs out."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    words = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or any(word in str(error) for word in words)
