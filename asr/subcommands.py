@@ -74,7 +74,7 @@ Precision = Annotated[
     ),
 ]
 Recalled = Annotated[list[str] | None, typer.Option("--hotwords", help="A phrase whose recall is shown.")]
-Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin with.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines have no ids, whatever they begin or end with.")]
 OutputFormat = Annotated[
     str,
     typer.Option(

@@ -80,6 +80,19 @@ def test_channels_that_cancel_each_other_are_not_silence(tmp_path, balance):
     assert np.allclose(audio.read(weak), left / 4)
 
 
+def test_a_channel_that_is_reversed_for_a_while_gives_the_same_however_it_is_read(tmp_path):
+    left = sine(8000, 14.3, frequency_hz=300)
+    right = np.where(np.arange(len(left)) < 12_100 * 8, -left, left)
+    path = write(tmp_path / "a.wav", np.stack([left, right], 1), 8000, subtype="FLOAT")
+    whole = audio.read(path, 8000)
+    assert np.abs(whole[: 12 * 8000]).max() > 0.1
+    for block_s in (0.3, 5.0, 10.0):
+        assert np.array_equal(np.concatenate(list(audio.stream(path, 8000, block_s))), whole)
+    for start_s, duration_s in ((0.0, 2.0), (0.7, 0.2), (11.9, 0.4), (12.6, 1.7)):
+        part = audio.read(path, 8000, start_s=start_s, duration_s=duration_s)
+        assert np.array_equal(part, whole[round(start_s * 8000) :][: round(duration_s * 8000)])
+
+
 def test_seven_channels_at_192_khz_for_ten_milliseconds_just_work(tmp_path):
     path = write(tmp_path / "a.wav", np.stack([sine(192000, 0.01)] * 7, 1), 192000)
     assert len(audio.read(path)) == 160
@@ -203,6 +216,8 @@ def test_a_part_that_is_not_there_is_an_error_but_a_rounded_duration_is_none(tmp
         audio.read(path, start_s=1.5, duration_s=0.6)
     with pytest.raises(AudioError, match=r"a\.wav has nothing at 9\.00 s"):
         audio.read(path, start_s=9.0, duration_s=0.6)
+    with pytest.raises(AudioError, match=r"a\.wav has nothing at"):
+        audio.read(path, start_s=1.7e18, duration_s=0.6)
 
 
 def test_streaming_takes_the_memory_of_a_block_not_of_the_file(tmp_path):

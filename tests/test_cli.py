@@ -1,5 +1,6 @@
 """The command as people use it: recipes, overrides, odd files, errors without tracebacks."""
 
+import fcntl
 import io
 import json
 import os
@@ -274,6 +275,19 @@ def test_two_processes_do_not_work_in_one_experiment(asr, tmp_path):
         assert status == 0 and (Path(corpus.rstrip("\n")) / "train.jsonl").is_file()
         assert asr(*words[:-1], "exp=other")[0] == 0
     assert asr(*words)[0] == 0
+
+
+def test_a_lock_that_its_holder_removes_on_leaving_is_taken_anew(tmp_path, monkeypatch):
+    lock, flock, removed = tmp_path / ".lock", fcntl.flock, []
+
+    def late(file, how):
+        if not removed:
+            removed.append(lock.unlink())
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked(lock), pytest.raises(ConfigError, match="busy"), locked(lock, busy="busy"):
+        pass
 
 
 def test_the_gradients_of_the_laboratory_go_as_far_as_asked(asr, tmp_path):

@@ -283,6 +283,21 @@ def test_a_corpus_is_provided_once_and_its_archive_removed(server, tmp_path):
     assert [n for n in names(tmp_path / "data") if not n.startswith(".")] == ["corpus"]
 
 
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, CorpusError])
+def test_what_was_fetched_is_not_fetched_again_if_unpacking_is_stopped(server, tmp_path, monkeypatch, stop):
+    archive = archive_of(server, tmp_path)
+
+    def fail(*given, **settings):
+        raise stop("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(stop):
+        patched.setattr("asr.corpus.download.unpack", fail)
+        provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
+    provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
+    assert [n for n in names(tmp_path / "data") if not n.startswith(".")] == ["corpus"]
+    assert [bytes_wanted for _, bytes_wanted in server.log] == [None, f"bytes={len(server.content)}-"]
+
+
 def test_an_archive_put_there_by_hand_is_used_and_kept(server, tmp_path):
     archive = archive_of(server, tmp_path)
     (tmp_path / "data").mkdir()

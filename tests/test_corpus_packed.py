@@ -86,6 +86,7 @@ def test_everything_left_out_is_reported_with_its_reason(tmp_path):
     us[3] = Utterance("u0", us[3].audio_filepath, 0.0, "again")
     us[4] = Utterance("u4", us[4].audio_filepath, 0.0, " \n")
     us[5].audio_filepath.write_bytes(b"")
+    us.append(Utterance("u8", Path("a\0.wav"), 0.0, "zero byte"))
     report = pack(us, tmp_path / "out" / "a.b", rate_hz=RATE_HZ, min_s=0.01, max_s=1)
     assert [(p.id, p.kind) for p in report.left_out] == [
         ("u1", "unreadable"),
@@ -95,8 +96,9 @@ def test_everything_left_out_is_reported_with_its_reason(tmp_path):
         ("u5", "unreadable"),
         ("u6", "too short"),
         ("u7", "too long"),
+        ("u8", "missing"),
     ]
-    assert report.counts["unreadable"] == 2 and sum(report.counts.values()) == 7
+    assert report.counts["unreadable"] == 2 and sum(report.counts.values()) == 8
     assert report.path == tmp_path / "out" / "a.b.report.json"
     saved = json.loads(report.path.read_text())
     assert saved["packed"] == 1 and saved["left_out"][0]["audio_filepath"] == str(us[1].audio_filepath)

@@ -13,6 +13,7 @@ import pytest
 from asr import cli, load
 from asr.corpus.manifest import read_manifest
 from asr.errors import ConfigError
+from asr.features import Features
 from asr.jobs import members
 from asr.jobs.recipe import compose
 from asr.jobs.stages import _development_wer
@@ -147,6 +148,14 @@ def test_a_setting_that_cannot_work_is_noticed_before_the_corpus_is_packed(asr, 
     status, said = asr("train", *words, given)
     assert status == 1 and f"error: {given}: " in said
     assert not Path("data").exists() and not Path("exp").exists()
+
+
+def test_what_is_done_needs_no_statistics_of_the_corpus(asr, words, monkeypatch):
+    given = [*words, "features.pool_s=0.5"]
+    assert asr("train", *given)[0] == 0
+    monkeypatch.setattr(Features, "fit", lambda *_: pytest.fail("computed again"))
+    status, said = asr("train", *given)
+    assert status == 0 and "training is done already" in said
 
 
 def test_who_names_no_recordings_is_told_the_key(asr):

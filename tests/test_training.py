@@ -194,6 +194,18 @@ def test_a_finished_run_returns_at_once(corpus, tmp_path):
     trainer(train, tmp_path / "exp").run()
     again = trainer(train, tmp_path / "exp", observer=lambda kind, facts: pytest.fail("it trained again"))
     assert again.run().finished
+    assert "samples" not in vars(again.feed)  # nor was the corpus opened
+
+
+def test_other_processes_begin_the_epoch_anew(caplog):
+    begun = dataclasses.asdict(
+        checkpoint.Progress(epoch=2, step=6, updates=30, loss_sum=4.0, labels=9, ranks=1)
+    )
+    assert checkpoint.Progress.resumed(begun, 1).step == 6 and not caplog.text
+    anew = checkpoint.Progress.resumed(begun, 4)
+    assert (anew.epoch, anew.step, anew.updates, anew.loss_sum, anew.labels) == (2, 0, 30, 0.0, 0)
+    assert anew.ranks == 4 and "epoch 3 begins anew" in caplog.text
+    assert checkpoint.Progress.resumed(begun | {"ranks": 0}, 4).step == 6  # an older version's
 
 
 def test_other_settings_do_not_continue_a_run(corpus, tmp_path):

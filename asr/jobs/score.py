@@ -34,7 +34,8 @@ def score_files(
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
         utt2spk: lines of id and speaker.
-        plain: lines that look like texts have no ids, whatever they begin with.
+        plain: lines that look like texts have no ids, whatever they begin or end with, unless the
+            suffix is trn.
         hotwords: words or phrases whose recall is wanted.
         vocabulary: a text with the words the model knows, for the recall of all other words.
         report: write a page with every error there.

@@ -136,7 +136,7 @@ class _Plot:
     def __init__(self, points: Sequence[Point], *, log: bool) -> None:
         self._xs = min(p[0] for p in points), max(p[0] for p in points)
         ys = min(p[1] for p in points), max(p[1] for p in points)
-        self._ticks = _log_ticks(*ys) if log else _ticks(0.0, ys[1])
+        self._ticks = _log_ticks(*ys) if log else _ticks(0.0, ys[1] or 1.0)
         self._ys = min(self._ticks[0], ys[0]), max(self._ticks[-1], ys[1])
         self._log = log
 

@@ -10,6 +10,7 @@ CTM is an empty one, which the notes count, as long as others have words. Words 
 
 import re
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -60,14 +61,17 @@ def read(
     Args:
         reference, hypotheses: files in any of the formats of `asr.scoring.transcripts`, which are guessed.
         utt2spk: lines of id and speaker, if the files do not name speakers.
-        plain: lines that look like texts have no ids, whatever they begin with.
+        plain: lines that look like texts have no ids, whatever they begin or end with, unless the
+            suffix is trn.
 
     Raises:
         ScoringError: an invalid file or line, ids that do not match, or different numbers of lines.
     """
     paths = (reference, *hypotheses)
     lines = [transcripts.read_lines(path) for path in paths]
-    guessed = [transcripts.guess_format(path, text) for path, text in zip(paths, lines, strict=True)]
+    guessed = [
+        transcripts.guess_format(path, text, plain=plain) for path, text in zip(paths, lines, strict=True)
+    ]
     files = [
         transcripts.parse(paths[n], lines[n], kind, is_hypothesis=n > 0) if kind else []
         for n, kind in enumerate(guessed)
@@ -202,10 +206,10 @@ def _match(said: list[Entry], heard: list[Entry], reference: Path, hypothesis: P
 def _utterances(words: list[Entry]) -> list[Entry]:
     """The words of a CTM as one utterance per recording (and channel, where one has several)."""
     grouped = dict(transcripts.group_words(words))
-    files = [file for file, _ in grouped]
+    channels = Counter(file for file, _ in grouped)
     return [
         transcripts.join_words(
-            spoken, place=spoken[0].place, id=file if files.count(file) == 1 else f"{file}:{channel}"
+            spoken, place=spoken[0].place, id=file if channels[file] == 1 else f"{file}:{channel}"
         )
         for (file, channel), spoken in grouped.items()
     ]

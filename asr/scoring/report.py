@@ -19,12 +19,7 @@ from asr.files import whole_file
 from asr.scoring import breakdown, charts
 from asr.scoring.alignment import AlignedUtterance
 from asr.scoring.breakdown import Recall
-from asr.scoring.calibration import (
-    expected_calibration_error,
-    judged_words,
-    normalised_cross_entropy,
-    reliability,
-)
+from asr.scoring.calibration import calibration_of, judged_words, reliability
 from asr.scoring.intervals import CONFIDENCE, RESAMPLES
 from asr.scoring.word_errors import Score
 
@@ -103,9 +98,8 @@ def _headline(score: Score) -> str:
     )
     numbers = [(f"{s.cer:.2%}", "character errors"), (f"{s.ser:.1%}", "sentences with errors")]
     numbers.append((f"{s.errors:,}", "word errors"))
-    confidences_W, right_W = judged_words(s)
-    if len(confidences_W):
-        error = expected_calibration_error(reliability(confidences_W, right_W))
+    error, _ = calibration_of(s)
+    if error is not None:
         numbers.append((f"{error:.1%}", "calibration error"))
     if s.real_time_factor:
         numbers.append((f"{s.real_time_factor:.3g}", "real-time factor"))
@@ -140,14 +134,13 @@ def _cards(score: Score, recalls: Sequence[Recall], history: Sequence[dict[str, 
         note = f"By words of the reference{' and by seconds' if durations else ''}."
         shown = "".join(charts.bars(groups) for groups in (lengths, durations) if groups)
         cards.append(_card("Length", note, f'<div class="groups">{shown}</div>'))
-    confidences_W, right_W = judged_words(score)
-    if len(confidences_W):
-        bins = reliability(confidences_W, right_W)
+    error, told = calibration_of(score)
+    if error is not None:
+        bins = reliability(*judged_words(score))
         note = (
             f"Share of right words against the confidence they were given; on the dashed line they agree. "
-            f"Expected calibration error {expected_calibration_error(bins):.1%} over {len(right_W):,} words"
+            f"Expected calibration error {error:.1%} over {sum(b.words for b in bins):,} words"
         )
-        told = normalised_cross_entropy(confidences_W, right_W)
         note += (
             "." if told is None else f"; normalised cross-entropy {told:.2f} (1: they know which are right)."
         )

@@ -32,6 +32,7 @@ IGNORED = "ignore_time_segment_in_scoring"
 
 _TRN = re.compile(r"(.*)\(([^()]+)\)\s*")
 _LABELS = re.compile(r"\s*<[^>]*>")
+_JSON = re.compile(r'\{\s*".*\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,12 @@ def read_lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def guess_format(path: Path, lines: Sequence[str]) -> Format | None:
+def guess_format(path: Path, lines: Sequence[str], *, plain: bool = False) -> Format | None:
     """The format by the file's suffix or contents; None for plain text or Kaldi's, which look alike.
+
+    Args:
+        path, lines: the file.
+        plain: what ends in parentheses is text too, unless the suffix says trn.
 
     Raises:
         ScoringError: JSON over several lines.
@@ -87,14 +92,14 @@ def guess_format(path: Path, lines: Sequence[str]) -> Format | None:
     if suffix in ("trn", "stm", "ctm", "jsonl"):
         return suffix  # type: ignore[return-value]
     filled = [line.strip() for line in lines if line.strip()]
-    if filled and all(line.startswith('{"') and line.endswith("}") for line in filled):
+    if filled and all(map(_JSON.fullmatch, filled)):
         return "jsonl"
     if filled and (filled[0] in ("{", "[") or (suffix == "json" and filled[0].startswith(("{", "[")))):
         raise ScoringError(
             f"{path} is JSON over several lines, where an utterance a line was expected: give JSONL "
             "(`asr transcribe -f jsonl`), or its text alone"
         )
-    return "trn" if filled and all(_TRN.fullmatch(line) for line in filled) else None
+    return "trn" if filled and not plain and all(map(_TRN.fullmatch, filled)) else None
 
 
 def parse(path: Path, lines: Sequence[str], kind: Format, *, is_hypothesis: bool = False) -> list[Entry]:
@@ -138,7 +143,7 @@ def _trn(line: str, place: str) -> Entry:
 def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
     try:
         fields = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ScoringError(f"{place}: not JSON ({error}): {_shown(line)}") from error
     if not isinstance(fields, dict):
         raise ScoringError(f"{place}: expected a JSON object: {_shown(line)}")
@@ -147,10 +152,12 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
         wanted = "pred_text or text" if is_hypothesis else "text"
         raise ScoringError(f"{place}: expected {wanted}; the keys are {', '.join(fields) or 'none'}")
     audio, name, speaker = fields.get("audio_filepath"), fields.get("id"), fields.get("speaker")
+    if not isinstance(audio, str) or not Path(audio).name:
+        audio = None
     if name is None and audio is None:
         name = fields.get("audio")  # `asr transcribe` names the recording so, without suffix
     start_s = _duration(fields.get("offset"))
-    if name is None and isinstance(audio, str) and start_s is not None:  # as manifests name parts
+    if name is None and audio is not None and start_s is not None:  # as manifests name parts
         name = f"{Path(audio).stem}_{start_s:.2f}"
     return Entry(
         place,
@@ -159,7 +166,7 @@ def _json(line: str, place: str, *, is_hypothesis: bool, folder: Path) -> Entry:
         speaker=None if speaker is None else str(speaker),
         duration_s=_duration(fields.get("duration")),
         confidences=_confidences(fields, text) if is_hypothesis else None,
-        audio=folder / audio if isinstance(audio, str) else None,
+        audio=None if audio is None else folder / audio,
     )
 
 
