@@ -54,18 +54,29 @@ def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
         path: of the lock file.
         busy: do not wait, but raise a ConfigError with this text.
     """
-    with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise ConfigError(busy) from error
-            except OSError:  # a file system without locks
-                pass
-        yield
+    while True:
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab")
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise ConfigError(busy) from error
+                except OSError:  # a file system without locks
+                    pass
+                if not _is_at(path, file):  # its holder has removed it meanwhile
+                    continue
+            yield
+            return
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
