@@ -110,6 +110,7 @@ def test_a_short_training_shows_its_loss_by_epochs() -> None:
 def test_curves_survive_odd_numbers() -> None:
     assert training([]) == training([{"kind": "epoch", "wer": None}]) == ""
     assert "polyline" in curves("x", [("a", [(1.0, 0.5)])], log=False, unit="%")
+    assert "WER 0% at 1" in training([{"kind": "epoch", "epoch": 1, "wer": 0.0, "cer": 0.0}])
     assert "polyline" in curves("x", [("a", [(1.0, 1e-9), (2.0, 1e9), (3.0, 0.0)])], log=True, unit="")
     assert curves("x", [("a", [(1.0, float("inf")), (2.0, float("nan"))])], log=True, unit="") == ""
 
