@@ -128,6 +128,8 @@ def test_texts_that_begin_with_small_numbers_have_no_ids_and_others_can_be_calle
     assert (found.ids, found.hypotheses) == (None, [["3d painting", "mp4 files"]])
     with pytest.raises(ScoringError, match=r"3 lines, .* has 2"):
         pairing.read(write("r", "mp3\nmp4\nmp5\n"), coded[1], plain=True)
+    laughing = "so (laughs)\nwell (laughs)\n"
+    assert pairing.read(write("r", laughing), write("h", laughing), plain=True).references[0] == "so (laughs)"
 
 
 @pytest.mark.parametrize("words", [["7", "3", "5"], [f"{a}{b}" for a in "abcde" for b in "fghij"]])
@@ -241,6 +243,13 @@ def test_confidences_of_the_words_of_segments_count_too(write: Write) -> None:
     assert pairing.read(reference, write("h.jsonl", json.dumps(line))).confidences == [[None]]
 
 
+@pytest.mark.parametrize("place", ["", ".", "/"])
+def test_a_recording_without_a_name_is_none(write: Write, place: str) -> None:
+    said = "".join(json.dumps({"audio_filepath": place, "text": text}) + "\n" for text in "xy")
+    found = pairing.read(write("r.jsonl", said), write("h.jsonl", said))
+    assert (found.ids, found.audio, found.hypotheses) == (None, {}, [["x", "y"]])
+
+
 @pytest.mark.parametrize("duration", ["-1", "NaN", "Infinity", "1e400", "1" + "0" * 400, "true", '"2"', "[]"])
 def test_durations_that_are_none_are_left_out(write: Write, duration: str) -> None:
     lines = [
@@ -276,6 +285,7 @@ def test_speakers_can_come_from_a_file(write: Write) -> None:
             r"line 2: expected text; the keys are txt",
         ),
         (("r.jsonl", '{"text": "a"}\n{oops\n'), ("h", "a\nb\n"), r"line 2: not JSON"),
+        (("r.jsonl", "[" * 100_000), ("h", "a\n"), r"line 1: not JSON"),
         (("r.trn", "a (u1)\nb\n"), ("h.trn", "a (u1)\n"), r"line 2: expected an id in parentheses"),
         (("r.stm", "f A s 0\n"), ("h.ctm", ""), r"line 1: expected file, channel, speaker"),
         (("r.stm", "f A s 5 2 a\n"), ("h.ctm", ""), r"line 1: ends at 2.0 s before"),
@@ -299,7 +309,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_formats_are_known_by_suffix_and_by_contents() -> None:
     assert guess_format(Path("x.STM"), []) == "stm"
     assert guess_format(Path("x.txt"), ["a (u)", "", "(v)"]) == "trn"
+    assert guess_format(Path("x.trn"), ["a (u)"], plain=True) == "trn"
     assert guess_format(Path("x.json"), ['{"text": "a"}']) == "jsonl"
+    assert guess_format(Path("x.txt"), ['{ "text": "a" }', '{"text": "b"}']) == "jsonl"
     assert guess_format(Path("text"), ["u a"]) is None
     with pytest.raises(ScoringError, match="expected one of plain, kaldi"):
         parse(Path("x"), [], "srt")  # type: ignore[arg-type]
