@@ -105,6 +105,12 @@ def test_it_remembers_what_n_grams_forget():
     assert recurrent.perplexity(unseen).perplexity < ngrams.perplexity(unseen).perplexity
 
 
+def test_one_text_in_place_of_several_sentences_is_refused():
+    for takes in (untrained().perplexity, asr.lm.train_recurrent):
+        with pytest.raises(LanguageModelError, match="sentences is one str"):
+            takes("one two")
+
+
 def test_perplexity_is_that_of_the_scores():
     model, sentences = untrained(), ["one two", "ten"]
     found = model.perplexity(sentences)

@@ -41,6 +41,7 @@ from asr.lm.ngram import END, START, UNKNOWN, NGramModel, check_sentences
 MAX_ORDER = 6
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where none can be estimated; those of `lmplz --discount_fallback`
 _UNKNOWN_ID, _START_ID, _END_ID = range(3)
+_SPECIALS = (UNKNOWN, UNKNOWN.upper(), START, END)
 
 _log = logging.getLogger(__name__)
 
@@ -79,8 +80,8 @@ def train(
         quiet: do not log that discounts could not be estimated.
 
     Raises:
-        LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings, a
-            vocabulary that is not of words.
+        LanguageModelError: no sentences, a sentence or vocabulary with <s>, </s> or <unk> as a word,
+            impossible settings, a vocabulary that is not of words.
     """
     limits = _check_settings(sentences, order, cutoffs)
     known, ids, lengths = _read(sentences)
@@ -110,6 +111,8 @@ def _checked(vocabulary: Iterable[str]) -> Iterator[str]:
     for word in vocabulary:
         if not isinstance(word, str) or word.split() != [word]:
             raise LanguageModelError(f"{word!r:.80} in the vocabulary: expected words without spaces")
+        if word in _SPECIALS:
+            raise LanguageModelError(f"the vocabulary has {word} as a word; leave it out")
         yield word
 
 
@@ -124,7 +127,7 @@ def _read(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
         if not isinstance(sentence, str):
             raise LanguageModelError(f"sentence {number} is {sentence!r:.80}: expected one string a sentence")
         words = sentence.split()
-        for special in (UNKNOWN, UNKNOWN.upper(), START, END):
+        for special in _SPECIALS:
             if special in words:
                 raise LanguageModelError(
                     f"sentence {number} has {special} as a word: {sentence[:80]!r}; leave it out"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr.errors import LanguageModelError
-from asr.lm.ngram import grouped, per_word
+from asr.lm.ngram import check_sentences, grouped, per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
 from asr.machine import devices, states
 from asr.text import Alphabet
@@ -62,8 +62,9 @@ def train(
         on_epoch: called after each epoch.
 
     Raises:
-        LanguageModelError: fewer than two sentences, or the loss is not finite.
+        LanguageModelError: fewer than two sentences, one text instead of several, or the loss is not finite.
     """
+    check_sentences(sentences)
     config = config or RecurrentConfig()
     texts = [sentence for sentence in sentences if sentence.strip()]
     if len(texts) < 2:

@@ -108,8 +108,9 @@ class NGramModel:
         return f"NGramModel(order={self.order}, n-grams={' + '.join(map(str, self.counts))})"
 
     def word_id(self, word: str) -> int:
-        """Index of the word in the vocabulary, which may have it decomposed (NFD); else that of <unk>."""
-        return self._ids.get(word, self._composed.get(word, self.unknown_id))
+        """Index of the word in the vocabulary, where either may be decomposed (NFD); else that of <unk>."""
+        known = self._ids.get(word)
+        return self._composed.get(composed(word), self.unknown_id) if known is None else known
 
     @cached_property
     def _composed(self) -> dict[str, int]:
@@ -281,9 +282,7 @@ class NGramModel:
         try:
             vocabulary = arrays["vocabulary"].tobytes().decode().split("\n")
         except UnicodeDecodeError as error:
-            raise LanguageModelError(
-                f"the vocabulary is not UTF-8 ({error}); the arrays are damaged"
-            ) from error
+            raise LanguageModelError(f"the vocabulary is not UTF-8 ({error}); damaged arrays") from error
         return cls(vocabulary, arrays["counts"].tolist(), **fields)
 
 

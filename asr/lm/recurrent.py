@@ -27,7 +27,7 @@ from asr import lstm
 from asr.errors import AlphabetError, LanguageModelError, check_demands
 from asr.files import whole_file
 from asr.lm.mixture import AFTER, Steps
-from asr.lm.ngram import Perplexity, grouped, per_word
+from asr.lm.ngram import Perplexity, check_sentences, grouped, per_word
 from asr.normalisation import composed
 from asr.regularisation import Dropout
 from asr.text import WORD_OPENER, Alphabet
@@ -195,8 +195,9 @@ class RecurrentModel(nn.Module):
         without `UNSEEN_LN` for each of these characters.
 
         Raises:
-            LanguageModelError: no sentences.
+            LanguageModelError: no sentences, or one text instead of several.
         """
+        check_sentences(sentences)
         ln = penalty = 0.0
         words = oov = count = 0
         for some in grouped(sentences, TOGETHER):
