@@ -26,6 +26,7 @@ RARE_SHARE = 1 / 3000
 """A phone that occurs in training fewer than `MOST_RARE` times and is less than this share of all phones is
 replaced by others: see `Lexicon.of_common_phones`."""
 
+_REMARK = re.compile(r"^;;;.*| #.*", re.MULTILINE)
 _VARIANT = re.compile(r"\(\d+\)$")
 _STRESS = re.compile(r"(?<=[A-Z])[0-2]$")
 
@@ -128,23 +129,36 @@ class Lexicon:
 
     @classmethod
     def from_text(cls, text: str, *, language: str | None = None, name: str = "lexicon") -> "Lexicon":
-        """The lexicon read from its file format; empty lines and CMUdict's comments (`;;;`) are skipped.
+        """The lexicon that `to_text` wrote, as it was; empty lines are skipped.
 
         Raises:
             TextError: a line without phones, quoted with its number; or no words at all.
         """
         words: dict[str, list[list[str]]] = {}
-        for number, line in enumerate(unicodedata.normalize("NFC", text).splitlines(), 1):
-            if line.startswith(";;;") or not (fields := line.partition(" #")[0].split()):  # CMUdict's remarks
+        for number, line in enumerate(text.splitlines(), 1):
+            if not (fields := line.split()):
                 continue
             word, *phones = fields
             if not phones:
                 raise TextError(f"{name}, line {number}: {line!r}; expected a word and its phones")
-            word = _VARIANT.sub("", word) if word.endswith(")") else word
-            words.setdefault(word, []).append([_STRESS.sub("", p) if p[-1].isdigit() else p for p in phones])
+            words.setdefault(word, []).append(phones)
         if not words:
             raise TextError(f"{name}: no words in it; expected lines `word phone phone …`")
         return cls(words, language=language)
+
+    @classmethod
+    def from_cmudict(cls, text: str, *, name: str = "lexicon") -> "Lexicon":
+        """The lexicon in the form of CMUdict, composed, without comments, stress and marks of variants.
+
+        Raises:
+            TextError: as for `from_text`.
+        """
+        found = cls.from_text(_REMARK.sub("", unicodedata.normalize("NFC", text)), name=name)
+        words: dict[str, list[list[str]]] = {}
+        for word, pronunciations in found.words.items():
+            plain = ([_STRESS.sub("", p) if p[-1].isdigit() else p for p in said] for said in pronunciations)
+            words.setdefault(_VARIANT.sub("", word), []).extend(plain)
+        return cls(words)
 
     @classmethod
     def read(cls, path: str | Path, *, lower: bool = False) -> "Lexicon":
@@ -153,7 +167,7 @@ class Lexicon:
             text = Path(path).expanduser().read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{path}: not a readable lexicon ({error})") from error
-        found = cls.from_text(text, name=str(path))
+        found = cls.from_cmudict(text, name=str(path))
         if not lower:
             return found
         words: dict[str, list[Pronunciation]] = {}
@@ -190,8 +204,9 @@ def pronounce(words: Iterable[str], language: str) -> Lexicon:
 def _by_cmudict(words: Iterable[str]) -> Lexicon:
     words = list(words)
     known = cmudict.read({word.lower() for word in words})
-    dictionary = Lexicon.from_text(known, name=cmudict.NAME).words if known else {}
-    others = pronounce((word for word in words if word.lower() not in dictionary), cmudict.VOICE).words
+    dictionary = Lexicon.from_cmudict(known, name=cmudict.NAME).words if known else {}
+    rest = [word for word in words if word.lower() not in dictionary]
+    others = pronounce(rest, cmudict.VOICE).words if rest else {}
     found = {
         word: dictionary.get(word.lower()) or [_in_arpabet(p) for p in others.get(word, ())] for word in words
     }

