@@ -120,6 +120,12 @@ def test_the_prior_is_the_product_along_the_labels_and_the_end():
     )
 
 
+def test_lengths_may_be_a_list_as_those_of_the_loss():
+    log_probs, table = torch.randn(2, 4, 4).log_softmax(2), trigram(4)
+    expected = log_denominator(log_probs, torch.tensor([4, 3]), table)
+    assert torch.equal(log_denominator(log_probs, [4, 3], table), expected)
+
+
 def test_a_trigram_of_other_outputs_is_refused():
     with pytest.raises(CtcError, match=r"the trigram has shape \(3, 3, 3\); expected 4 outputs"):
         log_denominator(torch.zeros(1, 2, 4), torch.tensor([2]), trigram(3))

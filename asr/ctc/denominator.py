@@ -54,7 +54,9 @@ def log_denominator(log_probs_BTV: Tensor, input_lengths_B: Tensor, trigram_VVV:
     tensor([0.3000])
     """
     nothing_B0 = torch.zeros(len(log_probs_BTV), 0, dtype=torch.int64)
-    check_batch(log_probs_BTV, nothing_B0, input_lengths_B, torch.zeros_like(input_lengths_B))
+    log_probs_BTV, _, input_lengths_B, _ = check_batch(
+        log_probs_BTV, nothing_B0, input_lengths_B, nothing_B0.sum(1)
+    )
     outputs = log_probs_BTV.shape[2]
     if trigram_VVV.shape != (outputs,) * 3:
         raise CtcError(

@@ -23,7 +23,8 @@ def ctc_loss(
     """−ln p(targets | log-probs) of each utterance in nats, (B,); +∞, with zero gradient, if no path fits.
 
     The gradient with respect to the log-probabilities is minus the occupancy. Half precision is computed and
-    returned in float32, also under autocast. Arguments and errors are those of `forward_backward`.
+    returned in float32, also under autocast. On a CPU a loss beyond 2^20 ln 2, some 727,000 nats, is +∞ too.
+    Arguments and errors are those of `forward_backward`.
 
     >>> half = torch.full((1, 2, 2), 0.5).log()
     >>> ctc_loss(half, torch.tensor([[1]]), torch.tensor([2]), torch.tensor([1])).neg().exp()
