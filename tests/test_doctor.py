@@ -193,9 +193,16 @@ def test_the_command_reads_an_experiment(asr, tmp_path):
     (tmp_path / "nothing").mkdir()
     status, out, err = asr("doctor", "nothing")
     assert status == 1 and "no epoch has ended there yet" in err and "Traceback" not in err
-    (tmp_path / "exp" / history.FILE).write_text('{"kind": "epoch"}\n')
-    status, _, err = asr("doctor", "exp")
-    assert status == 1 and "is damaged: a line without 'is_best'" in " ".join(err.split())
+    for line, damage in (
+        ('{"kind": "epoch"}', "a line without 'is_best'"),
+        ('{"updates": 1}', "a line without 'kind'"),
+        ("[1]", ""),
+        (json.dumps({**lines[0], "wer": None}), ""),
+        (json.dumps({**lines[0], "wer": "low"}), ""),
+    ):
+        (tmp_path / "exp" / history.FILE).write_text(line + "\n")
+        status, _, err = asr("doctor", "exp")
+        assert status == 1 and f"is damaged: {damage}" in " ".join(err.split())
 
 
 def test_the_command_examines_the_installation(asr):

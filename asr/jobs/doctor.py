@@ -74,13 +74,13 @@ def show_experiment(folder: Path) -> None:
     if not folder.is_dir():
         raise TrainingError(f"{folder}: no such folder; expected that of an experiment, such as exp/digits")
     history = read(folder / FILE)
-    epochs = [line for line in history if line["kind"] == "epoch"]
-    if not epochs:
-        raise TrainingError(
-            f"{folder / FILE}: no epoch has ended there yet; expected the folder of an experiment, such as "
-            "exp/digits"
-        )
     try:
+        epochs = [line for line in history if line["kind"] == "epoch"]
+        if not epochs:
+            raise TrainingError(
+                f"{folder / FILE}: no epoch has ended there yet; expected the folder of an experiment, such "
+                "as exp/digits"
+            )
         best, last = epochs[best_epoch(epochs)], epochs[-1]
         summary = (
             f"{folder}: {last['epoch']} of {last['epochs']} epochs, {last['updates']} updates; best epoch "
@@ -88,8 +88,9 @@ def show_experiment(folder: Path) -> None:
             f"development loss {last['dev_loss']:.3f}"
         )
         found = diagnose(history)
-    except KeyError as error:
-        raise TrainingError(f"{folder / FILE} is damaged: a line without {error}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"a line without {error}" if isinstance(error, KeyError) else error
+        raise TrainingError(f"{folder / FILE} is damaged: {what}") from error
     output.print(summary, markup=False)
     for diagnosis in found:
         output.print(f"[yellow]{diagnosis.name}[/]: ", end="")
