@@ -222,6 +222,7 @@ def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle
         (["0.wav", ""], "the text of 0.wav is empty: expected the words that are said in it"),
         (["0.wav", "?!"], "the text of 0.wav is empty: expected the words that are said in it"),
         (["none.jsonl"], "expected a JSONL manifest"),
+        (["-", "ab", "--cut", "words"], "standard input cannot be cut"),
     ],
 )
 def test_what_makes_no_sense_is_refused(asr, trained, manifest, words, complaint):  # noqa: F811

@@ -62,10 +62,12 @@ def of_recording(
 
     Raises:
         AudioError, AlphabetError, CtcError: as for `audio.read` and `align_words`.
-        ConfigError: an unknown format, or an empty text.
+        ConfigError: an unknown format, an empty text, or standard input that is to be cut.
         CorpusError: a file cannot be written.
     """
     _check(form)
+    if cutting is not None and recording == "-":
+        raise ConfigError("standard input cannot be cut, as it is read but once: save it and name the file")
     if not normalise(text, model.style).strip():
         raise ConfigError(f"the text of {recording} is empty: expected the words that are said in it")
     samples = audio.read(recording, model.rate_hz)
