@@ -135,7 +135,7 @@ def between_blanks(
 
 
 def stretches(x_BTF: Tensor, first_B: Tensor, lengths_B: Tensor) -> Tensor:
-    """`lengths_B` frames of each row from frame `first_B` on, zero-padded."""
+    """`lengths_B` frames of each row from frame `first_B` on; what follows in shorter rows does not count."""
     if not first_B.any() and int(lengths_B.max()) == x_BTF.shape[1]:
         return x_BTF
     places = zip(x_BTF, first_B.tolist(), lengths_B.tolist(), strict=True)
