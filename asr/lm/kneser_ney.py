@@ -77,11 +77,12 @@ def train(
             drops the trigrams and longer n-grams that occur once.
         vocabulary: further words, whether sentences have them or not. Those that none has share the uniform
             distribution below the unigrams with <unk>: each is somewhat rarer than a word that occurs once.
+            <s>, </s> and <unk> in it are what they always are.
         quiet: do not log that discounts could not be estimated.
 
     Raises:
-        LanguageModelError: no sentences, a sentence or vocabulary with <s>, </s> or <unk> as a word,
-            impossible settings, a vocabulary that is not of words.
+        LanguageModelError: no sentences, a sentence with <s>, </s> or <unk> as a word, impossible settings, a
+            vocabulary that is not of words.
     """
     limits = _check_settings(sentences, order, cutoffs)
     known, ids, lengths = _read(sentences)
@@ -111,9 +112,8 @@ def _checked(vocabulary: Iterable[str]) -> Iterator[str]:
     for word in vocabulary:
         if not isinstance(word, str) or word.split() != [word]:
             raise LanguageModelError(f"{word!r:.80} in the vocabulary: expected words without spaces")
-        if word in _SPECIALS:
-            raise LanguageModelError(f"the vocabulary has {word} as a word; leave it out")
-        yield word
+        if word not in _SPECIALS:
+            yield word
 
 
 def _read(sentences: Iterable[str]) -> tuple[list[str], np.ndarray, np.ndarray]:
