@@ -124,8 +124,8 @@ class Alphabet:
         >>> Alphabet([" ", "a", "b"]).word_slices([2, 3, 1, 1, 2])
         [(0, 2), (4, 5)]
         """
-        if self.space is not None:
-            borders = [-1, *(i for i, token in enumerate(tokens) if token == self.space), len(tokens)]
+        if (space := self.space) is not None:
+            borders = [-1, *(i for i, token in enumerate(tokens) if token == space), len(tokens)]
             return [(a + 1, b) for a, b in pairwise(borders) if b > a + 1]
         opens = self.word_starts if self.is_subword else [True] * len(self.word_starts)
         starts = [i for i, token in enumerate(tokens) if i and opens[token]]

@@ -116,13 +116,17 @@ def hashed(key: int, part: int) -> int:
 
 
 @kernel()
-def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
+def drawn(beam: Beam, tree: Any, scores: Any, count: int, since: int) -> Labellings:
     """`count` labellings sampled in proportion to their probability; none if no prefix may be written.
 
-    Deterministic. Arguments as for `best`.
+    Deterministic.
+
+    Args:
+        beam, tree, scores: as for `best`.
+        since: only what was said after this node entered the tree is returned and costs time; 0 is all.
     """
-    masses = _masses(beam, tree)
-    weights = scores + masses[beam.entries["node"][: len(scores)]]
+    masses = _masses(beam, tree, since)
+    weights = scores + masses[np.maximum(beam.entries["node"][: len(scores)] - since, 0)]
     sums = np.cumsum(np.exp(weights - np.max(weights))) if len(weights) else np.zeros(1)
     if not sums[-1] > 0.0:
         count = 0
@@ -131,14 +135,14 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
         first = len(tokens)
         number: Any = beam.counts[ALTERNATIVES]
         node = np.int64(beam.entries[np.searchsorted(sums, (k + 0.5) / count * sums[-1])].node)
-        while node > 0:
+        while node > since:
             at = _before(number, beam, tree, node)
             if at >= 0:  # Knuth's linear congruential generator
                 random = random * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
             left, other = np.float64(random >> np.uint64(11)) * 2.0**-53, np.int64(-1)
             while at >= 0 and other < 0:
                 one = beam.alternatives[at]
-                left -= math.exp(one.ln + masses[one.node] - masses[node])
+                left -= math.exp(one.ln + masses[max(one.node - since, 0)] - masses[node - since])
                 if left < 0.0:
                     other, number = np.int64(one.node), at
                 at = np.int64(one.next)
@@ -152,19 +156,20 @@ def drawn(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
 
 
 @kernel()
-def _masses(beam: Beam, tree: Any) -> Any:
-    """(nodes,) ln of the factor by which each prefix would have more mass if nothing had been dropped.
+def _masses(beam: Beam, tree: Any, since: int) -> Any:
+    """(nodes − since,) ln of the factor by which a prefix would have more mass if nothing had been dropped
+    after node `since`; the first is that node's, and stands for all before it.
 
     Alternatives can refer to later nodes or to each other, so the masses are iterated a few times, parents
     first.
     """
-    masses = np.zeros(beam.counts[NODES])
+    masses = np.zeros(beam.counts[NODES] - since)
     for _ in range(_SWEEPS):
-        for node in range(1, len(masses)):
-            total, at = masses[tree[node].parent], np.int64(tree[node].alternative)
+        for node in range(since + 1, beam.counts[NODES]):
+            total, at = masses[max(tree[node].parent - since, 0)], np.int64(tree[node].alternative)
             while at >= 0:
                 one = beam.alternatives[at]
-                total = np.logaddexp(total, one.ln + masses[one.node])
+                total = np.logaddexp(total, one.ln + masses[max(one.node - since, 0)])
                 at = np.int64(one.next)
-            masses[node] = total
+            masses[node - since] = total
     return masses

@@ -1,6 +1,7 @@
 """Decodes one utterance incrementally, for streams and whole recordings alike."""
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -139,7 +140,11 @@ class Search:
             begin=begin,
         )
 
-    def judged(self, hypotheses: list[Hypothesis]) -> list[Hypothesis]:
-        """Hypotheses of `finish` with word confidences that take competing labellings into account."""
+    def judged(self, hypotheses: list[Hypothesis], known: Sequence[float] = ()) -> list[Hypothesis]:
+        """Hypotheses of `finish` with word confidences that take competing labellings into account.
+
+        Args:
+            known: the confidences of their first words, all settled, which are kept.
+        """
         decoder, by = self._decoder, self._wider or self
-        return judged(by._beam, by._tree, decoder.tables, decoder.alphabet, hypotheses)
+        return judged(by._beam, by._tree, decoder.tables, decoder.alphabet, hypotheses, known=known)

@@ -62,6 +62,16 @@ def shared_node(beam: Beam, tree: Any) -> int:
 
 
 @kernel()
+def ancestor(tree: Any, node: int, length: int) -> int:
+    """The node of the first `length` outputs of a prefix; itself if it has no more."""
+    excess = len(trace(tree, node)) - length
+    while excess > 0:
+        node = tree[node].parent
+        excess -= 1
+    return node
+
+
+@kernel()
 def read(tokens: Any, tables: Tables) -> tuple[Any, float, float]:
     """(entry of each word, log10 P of the words, all other weights in nats) of a labelling as an utterance.
 

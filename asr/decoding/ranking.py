@@ -17,6 +17,7 @@ from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
 
 DRAWN = 64  # labellings sampled for the confidences
+_CONTEXT = 32  # words before those that are judged: there labellings with different beginnings are aligned
 _SCORED = 2  # texts scored per wanted hypothesis, of several: candidates are only roughly in order
 _LABELLINGS = 2  # scored per text, of several: the first to be found is nearly always the best
 _LOOKED_AT = 16  # labellings per wanted hypothesis: many differ only in leading or trailing spaces
@@ -92,19 +93,34 @@ def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> It
 
 
 def judged(
-    beam: Beam, tree: np.ndarray, tables: Tables, alphabet: Alphabet, hypotheses: list[Hypothesis]
+    beam: Beam,
+    tree: np.ndarray,
+    tables: Tables,
+    alphabet: Alphabet,
+    hypotheses: list[Hypothesis],
+    *,
+    known: Sequence[float] = (),
 ) -> list[Hypothesis]:
-    """The hypotheses with word confidences; unchanged if no prefix of the beam may be written."""
-    drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN)
+    """The hypotheses with word confidences; unchanged if no prefix of the beam may be written.
+
+    Args:
+        known: the confidences of the first words, which are kept. The words after them are judged by what
+            competes in their neighbourhood, at a cost that does not depend on how much was said before.
+    """
+    first = max(len(known) - _CONTEXT, 0)
+    begin = alphabet.word_slices(hypotheses[0].tokens)[first][0] if first else 0
+    since = outcome.ancestor(tree, outcome.shared_node(beam, tree), begin)
+    drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN, since)
     if not len(drawn.ends):
         return hypotheses
     numbers, ends = agreement.spelled(drawn, tables)
 
     def sure(hypothesis: Hypothesis) -> tuple[float, ...]:
-        tokens = np.array(hypothesis.tokens, np.int64)
+        tokens = np.array(hypothesis.tokens[begin:], np.int64)
         words, _ = agreement.spelled(alternatives.Labellings(tokens, np.array([len(tokens)])), tables)
         peaks = [word.confidence for word in hypothesis.words(alphabet)]
-        return agreement.confidences(agreement.shares(words, numbers, ends), peaks)
+        found = agreement.confidences(agreement.shares(words, numbers, ends), peaks[first:])
+        return (*known, *found[len(known) - first :])
 
     return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
 

@@ -27,8 +27,8 @@ class Progress:
     Attributes:
         hypothesis: of the frames so far, as if the utterance ended here.
         settled: how many of its first tokens are final, whatever follows. A beam search may still shift their
-            frames by one or two and revise their confidence. Until a word is settled its confidence comes
-            from its own tokens only.
+            frames by one or two. Until a word is settled its confidence comes from its own tokens only; then
+            it stays as it is until the final result, which judges all words anew.
     """
 
     hypothesis: Hypothesis
@@ -129,7 +129,7 @@ class BeamStream:
         [best] = self._search.provisional(settled)
         count = Progress(best, len(settled)).settled_words(self._alphabet)
         if count > len(self._confidences):
-            self._confidences = self._sure(*self._search.judged([best]))[:count]
+            self._confidences = self._sure(*self._search.judged([best], self._confidences))[:count]
         sure = self._confidences + self._sure(best)[len(self._confidences) :]
         return Progress(replace(best, word_confidences=sure), len(settled))
 
