@@ -18,6 +18,7 @@ import asr.lm
 from asr.corpus import fsdd
 from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
+from asr.decoding.hotwords import normalise_hotwords
 from asr.decoding.prefixes import ENTRIES
 from asr.decoding.ranking import locate
 from asr.errors import DecodingError, LanguageModelError
@@ -433,6 +434,8 @@ def test_pyctcdecode_refuses_settings_that_it_would_ignore_or_fail_with(wrong):
         ({"beta": None}, "expected numbers"),
         ({"hotwords": ["xyz"]}, "x"),
         ({"hotwords": [1]}, "hotword 1: expected a text"),
+        ({"hotwords": 5}, "hotwords 5: expected a list of words"),
+        ({"prior_weight": 0.3}, "there is no prior"),
         ({"hotwords": {"ab": "x"}}, "finite number"),
         ({"hotwords": {"ab": 200.0}}, "raise a word by 200 nats; expected at most 80"),
         ({"lm": asr.lm.train(["ab a"], order=2), "beta": 200.0}, "raise a word by 19. nats"),
@@ -441,6 +444,14 @@ def test_pyctcdecode_refuses_settings_that_it_would_ignore_or_fail_with(wrong):
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(WORDS, **settings)
+
+
+def test_hotwords_in_the_style_of_the_texts_are_lost_neither_in_whole_nor_in_weight():
+    for wrong, message in ((5, "hotwords 5: expected a list"), ([5], "hotword 5"), (["!!!"], "'!!!'")):
+        with pytest.raises(DecodingError, match=message):
+            normalise_hotwords(wrong, "basic")
+    assert normalise_hotwords({"St. Gallen": 9, "st gallen": 3}, "basic") == {"st gallen": 9}
+    assert normalise_hotwords(["ab", " "], "basic") == ("ab", "")
 
 
 def test_whole_numbers_as_weights_do_not_compile_the_search_anew():

@@ -10,7 +10,8 @@ from test_decoding_rescoring import OPINION
 from tone_model import spoken, tone_model
 
 import asr
-from asr.decoding import BeamDecoder
+from asr.decoding import BeamDecoder, Hypothesis
+from asr.decoding.committee import ranked
 from asr.decoding.rescoring import Rescoring
 from asr.errors import ConfigError, DecodingError
 from asr.jobs.combine import combine
@@ -86,6 +87,16 @@ def test_neither_threads_nor_the_batch_nor_padding_change_anything():
     for threads in (1, 3):
         assert BeamDecoder(LETTERS, threads=threads).decode(together, [9, 4, 7]) == alone
     assert all(h.word_confidences for h in alone if h.tokens)
+
+
+def test_a_hypothesis_without_any_path_comes_last():
+    heard = [np.array([[0.0, 1.0]])]
+    impossible = Hypothesis((), (), (), -np.inf, -np.inf)
+    likely = Hypothesis((1,), ((0, 1),), (1.0,), -0.5, -0.4)
+    assert ranked([impossible, likely], heard) == [
+        dataclasses.replace(likely, log_prob=0.0, score=pytest.approx(0.1)),
+        impossible,
+    ]
 
 
 def test_a_member_that_is_broken_is_named():

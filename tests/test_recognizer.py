@@ -368,6 +368,12 @@ def test_settings_of_the_beam_ask_for_the_beam(model):
     assert model.transcribe(samples, beam_width=8, hotwords=["DAB!"]).log_prob == by_beam.log_prob
     with pytest.raises(DecodingError, match="decoder=greedy has no hotwords"):
         model.transcribe(samples, decoder="greedy", hotwords=["dab"])
+    for asked in ({"alpha": 0.0}, {"lexicon": np.array(["abc", "dab"])}):
+        with pytest.raises(DecodingError, match=f"decoder=greedy has no {next(iter(asked))}"):
+            model.transcribe(samples, decoder="greedy", **asked)
+        assert model.transcribe(samples, **asked).log_prob != model.transcribe(samples).log_prob
+    off = {"hotwords": (), "rescore": 0, "judge": False, "beam_width": None}
+    assert model.transcribe(samples, decoder="greedy", **off) == model.transcribe(samples, **off)
     for decoder in ("beam", "pyctcdecode", None):
         with pytest.raises(DecodingError, match="has no magic; it has lm, "):
             model.transcribe(samples, decoder=decoder, magic=1)

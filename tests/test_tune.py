@@ -235,6 +235,14 @@ def test_a_decoder_is_made_once_and_weighed_anew_when_weights_or_prior_change():
     assert found != [first.decode(noise(seed), [30]) for seed in range(8)]
     assert choose(hotwords=["ab"])._vocabulary is not first._vocabulary
 
+    config.prior = ()
+    mine = {"prior": [0.4, 0.2, 0.2, 0.2], "prior_weight": 1.0}
+    scales = [choose(**mine, **more)._scale_V.tolist() for more in ({}, {"alpha": 0.7})]
+    assert scales == [pytest.approx([2.5, 5, 5, 5])] * 2
+    with pytest.raises(DecodingError, match=r"prior_weight=0\.3: there is no prior"):
+        choose(prior_weight=0.3)
+    assert choose(prior_weight=0.0)._scale_V is None
+
 
 def test_what_cannot_be_read_is_named_and_left_out(hazy_model, utterances, tmp_path, capsys):
     (tmp_path / "empty.wav").touch()

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from asr.corpus.decode import available_cores
 from asr.decoding import outcome
+from asr.decoding.choice import WIDEST
 from asr.decoding.committee import CANDIDATES, NARROWEST, ranked
 from asr.decoding.emissions import as_tensor, check, prior_scale, probabilities
-from asr.decoding.hotwords import check_hotwords
+from asr.decoding.hotwords import check_hotwords, listed
 from asr.decoding.hypothesis import Hypothesis, write
 from asr.decoding.incremental import Search
 from asr.decoding.lexicon import Pronunciations, check_model
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel
 
 Result = TypeVar("Result")
-WIDEST = 1 << 20  # of all beams; it takes half a gigabyte
 
 
 class BeamDecoder:
@@ -53,7 +53,8 @@ class BeamDecoder:
             exactly. Hypotheses then carry the words in their orthography.
         unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
             it nor lexicon or hotwords contain, once for the word and once for every character from where its
-            spelling departs from all known words.
+            spelling departs from all known words; for the first of these, of an alphabet of more than 62
+            characters, perhaps only in part.
         beam_threshold: prefixes this many nats below the best are dropped.
         token_threshold: outputs below this natural log-probability in a frame extend no prefix there, unless
             they are the frame's best. Where the best text is then far less probable than the best path, the
@@ -102,7 +103,7 @@ class BeamDecoder:
         width = _check_pruning(beam_width, beam_threshold, token_threshold)
         check_model(lm)
         self.alphabet = alphabet
-        self._hotwords = hotwords if isinstance(hotwords, str | Mapping) else tuple(hotwords or ())
+        self._hotwords = listed(hotwords)
         phrases = check_hotwords(self._hotwords, hotword_weight, alphabet)
         self._vocabulary = build_vocabulary(alphabet, lm=lm, lexicon=lexicon, hotwords=phrases)
         self._weights = _as_floats(

@@ -1,6 +1,7 @@
 """Builds a decoder from its name and settings."""
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from asr.lm import NGramModel, SentenceModel
 
 DecoderName = Literal["greedy", "beam", "pyctcdecode"]
+WIDEST = 1 << 20  # of all beams; it takes half a gigabyte
+_SWITCHES = ("hotwords", "judge", "rescore")  # they ask for nothing if they are off; any other value asks
 
 
 @dataclass
@@ -55,7 +58,19 @@ class DecoderConfig:
         """Raises ConfigError at settings that cannot work, which would be noticed only after training."""
         check_demands(
             [
-                (self.beam_width >= 1, f"decoder.beam_width={self.beam_width}: expected 1 or more prefixes"),
+                (
+                    1 <= self.beam_width <= WIDEST,
+                    f"decoder.beam_width={self.beam_width}: expected 1 to {WIDEST} prefixes",
+                ),
+                *(
+                    (math.isfinite(value), f"decoder.{name}={value}: expected a finite number")
+                    for name in ("alpha", "beta", "hotword_weight")
+                    for value in [getattr(self, name)]
+                ),
+                (
+                    0 <= self.prior_weight <= 1,
+                    f"decoder.prior_weight={self.prior_weight}: expected 0 to 1",
+                ),
                 (
                     self.rescore == 0 or self.rescore >= 2,
                     f"decoder.rescore={self.rescore}: expected 2 or more hypotheses, or 0 (off)",
@@ -115,7 +130,7 @@ def choose(
     """  # noqa: E501
     check_model(settings.get("lm") or lm)
     settings = dict(settings) | {"hotwords": normalise_hotwords(settings.get("hotwords"), style)}
-    for_beam = sorted(name for name, value in settings.items() if value)
+    for_beam = sorted(k for k, v in settings.items() if (bool(v) if k in _SWITCHES else v is not None))
     if asked == "greedy" and for_beam:
         raise DecodingError(
             f"decoder=greedy has no {', '.join(for_beam)}: take decoder=beam, or leave that out"
@@ -193,8 +208,8 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     }
     if given.get("hotwords"):
         weights["hotword_weight"] = config.hotword_weight
-    if choice.name == "beam" and config.prior:
-        weights |= {"prior": config.prior, "prior_weight": config.prior_weight}
+    if choice.name == "beam" and (prior := given.pop("prior", config.prior)) is not None and len(prior):
+        weights |= {"prior": tuple(prior), "prior_weight": config.prior_weight}
     if choice.name == "beam":
         count, share = (given.pop(k, getattr(config, k)) for k in ("rescore", "rescore_share"))
         if choice.rescorer is not None and count and share and "lm" not in given:

@@ -4,6 +4,7 @@ The mean of the members' outputs, frame by frame, is worth little where they wri
 member gives a labelling does not depend on that: it is the sum over all paths.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -29,6 +30,8 @@ def ranked(hypotheses: Sequence[Hypothesis], members: Sequence[np.ndarray]) -> l
     """
 
     def weighed(hypothesis: Hypothesis) -> Hypothesis:
+        if hypothesis.log_prob == -math.inf:  # what no path of the mean spells, none of a member does
+            return hypothesis
         tokens = np.array(hypothesis.tokens, np.int64)
         ln = float(np.mean([locate(y_TV, tokens)[0] for y_TV in members]))
         return replace(hypothesis, log_prob=ln, score=hypothesis.score - hypothesis.log_prob + ln)

@@ -131,12 +131,19 @@ def _complain(log_probs_V: Tensor, i: int, t: int) -> NoReturn:
 
 
 def prior_scale(prior: Sequence[float] | None, weight: float, outputs: int) -> np.ndarray | None:
-    """(V,) the factor of each output's probability, prior^−weight; None without a prior.
+    """(V,) the factor of each output's probability, prior^−weight; None if the weight is 0.
+
+    Raises:
+        DecodingError: a weight without a prior, or values out of range.
 
     Source: Miao et al. 2015 (EESEN), section 3.3, there with weight 1 and without normalisation.
     """
-    if prior is None or not weight:
+    if not weight:
         return None
+    if prior is None:
+        raise DecodingError(
+            f"prior_weight={weight}: there is no prior; give one, or let `asr tune` measure it"
+        )
     prior_V = np.array(list(prior), float)
     if prior_V.shape != (outputs,) or not (prior_V >= 0).all() or not 0 <= weight <= 1:
         raise DecodingError(

@@ -85,16 +85,45 @@ def bonuses(hotwords: Mapping[tuple[str, ...], float]) -> dict[str, float]:
 def normalise_hotwords(
     hotwords: Iterable[str] | Mapping[str, float] | None, style: Style
 ) -> Iterable[str] | Mapping[str, float] | None:
-    """The hotwords normalised to `style`, that of the model's texts.
+    """The hotwords normalised to `style`, that of the model's texts; the highest weight of equal ones.
+
+    Raises:
+        DecodingError: as `listed`, or a hotword of which nothing is left.
 
     >>> normalise_hotwords(["Zürich!"], "basic"), normalise_hotwords({"St. Gallen": 5.0}, "basic")
     (('zürich',), {'st gallen': 5.0})
     """
-    if isinstance(hotwords, Mapping):
-        return {normalise(word, style): weight for word, weight in hotwords.items()}
-    if hotwords is None or isinstance(hotwords, str):
-        return hotwords
-    return tuple(normalise(word, style) for word in hotwords)
+    if hotwords is None:
+        return None
+    given = listed(hotwords)
+    words = {word: normalise(word, style) for word in given}
+    if lost := [word for word, normalised in words.items() if word.strip() and not normalised]:
+        raise DecodingError(f"hotword {lost[0]!r}: the model's texts have none of its characters")
+    if not isinstance(given, Mapping):
+        return tuple(words.values())
+    ascending = sorted(words, key=lambda word: given[word])
+    return {words[word]: given[word] for word in ascending}
+
+
+def listed(
+    hotwords: Iterable[str] | Mapping[str, float] | None,
+) -> tuple[str, ...] | Mapping[str, float]:
+    """The hotwords, checked, to be read more than once; () for None.
+
+    Raises:
+        DecodingError: a single string, no list, a hotword that is no text, or a weight that is not finite.
+    """
+    hotwords = () if hotwords is None else hotwords
+    if isinstance(hotwords, str) or not isinstance(hotwords, Iterable):
+        raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")
+    given = hotwords if isinstance(hotwords, Mapping) else tuple(hotwords)
+    for word in given:
+        if not isinstance(word, str):
+            raise DecodingError(f"hotword {word!r}: expected a text")
+    for word, weight in given.items() if isinstance(given, Mapping) else ():
+        if not isinstance(weight, int | float | np.number) or not math.isfinite(weight):
+            raise DecodingError(f"hotword {word!r} has weight {weight!r}; expected a finite number")
+    return given
 
 
 def check_hotwords(
@@ -105,16 +134,11 @@ def check_hotwords(
     In a script without spaces every symbol of the alphabet is a word.
 
     Raises:
-        DecodingError: a single string, a word that is none, or a weight that is not finite.
+        DecodingError: as `listed`.
     """
-    if isinstance(hotwords, str):
-        raise DecodingError(f"hotwords {hotwords!r}: expected a list of words, or words with their weights")
-    weights = dict(hotwords) if isinstance(hotwords, Mapping) else dict.fromkeys(hotwords, weight)
-    for word, value in weights.items():
-        if not isinstance(word, str):
-            raise DecodingError(f"hotword {word!r}: expected a text")
-        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-            raise DecodingError(f"hotword {word!r} has weight {value!r}; expected a finite number")
+    given = listed(hotwords)
+    weights = dict(given) if isinstance(given, Mapping) else dict.fromkeys(given, weight)
+    listed(weights)  # the one weight for all, too
     return {
         tuple(alphabet.separate(normalise(word, "none")).split()): float(value)
         for word, value in weights.items()

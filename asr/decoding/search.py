@@ -10,7 +10,9 @@ merging needs no look-up, and an extension is by construction a prefix that is n
 extensions that can survive are considered: the outputs that continue a word are one AND of two masks. Factors
 of language model and hotwords are computed once per prefix and kept in the tree, and the slots of the large
 n-gram table that they will need are prefetched as soon as a word could end. A dominated prefix is dropped:
-another has the same future and more of both masses, and nothing flows in any more, so it can never win.
+another has the same future and more of both masses, and nothing flows in any more, so it can never win. Its
+extensions in the beam lose its inflow, which may cost one of them the win (seen, rarely, where some outputs
+have probability 0).
 """
 
 import math

@@ -27,8 +27,8 @@ def choose_outputs(y_V: Any, least: float, tokens: Any) -> int:
 def drop_dominated(beam: Beam, tree: Any, cut: float) -> None:
     """Zero the masses of prefixes that can never win: another has the same future and more of both masses.
 
-    A prefix whose parent is in the beam still gets inflow and is spared. A dropped prefix is noted as an
-    alternative to the other.
+    A prefix whose parent is in the beam still gets inflow and is spared. Extensions of a dropped prefix lose
+    its inflow. It is noted as an alternative to the other.
     """
     mask, stamp = beam.seen.shape[0] - 1, beam.counts[FRAMES]
     for i in range(beam.counts[ENTRIES]):
