@@ -188,6 +188,9 @@ def serve(
     upload_mb: Annotated[
         int, typer.Option("--upload_mb", "--upload-mb", min=1, help="Largest upload in MiB.")
     ] = 100,
+    longest_s: Annotated[
+        float, typer.Option("--longest_s", "--longest-s", min=1, help="Longest upload in seconds of sound.")
+    ] = 4 * 3600.0,
     decoder: Decoder = None,
     lm: Lm = None,
     beam_width: BeamWidth = None,
@@ -201,6 +204,7 @@ def serve(
     from asr.jobs.serve import serve as job
 
     limits = {"host": host, "port": port, "token": token, "waiting": waiting, "upload_mb": upload_mb}
+    limits |= {"longest_s": longest_s}
     settings = _decoding(decoder, lm, beam_width, hotwords, rescore)
     job(load_model(model, device, lm, precision), name=name or default_name(model), **limits, **settings)  # type: ignore[arg-type]
 

@@ -147,6 +147,14 @@ def test_uploads_beyond_the_limit_are_refused_with_and_without_a_stated_length()
         assert ask(client, wav(np.zeros(100))).status_code == 200
 
 
+def test_recordings_beyond_the_limit_are_refused_before_they_are_read():
+    with serving(model := Echo(), longest_s=1.0) as client:
+        response = ask(client, wav(np.zeros(20_000), rate_hz=16_000, form="FLAC"))
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_long")
+        assert not model.batches
+        assert ask(client, wav(np.zeros(16_000), rate_hz=16_000, form="FLAC")).status_code == 200
+
+
 def test_a_token_is_asked_for_where_one_is_set():
     with serving(Echo(), token="geheim ü") as client:
         assert ask(client).status_code == client.get("/v1/models").status_code == 401

@@ -267,12 +267,13 @@ def test_the_service_asks_for_its_token_and_knows_other_sites() -> None:
             socket.send(END)
             assert json.loads(socket.recv())["type"] == "final"
         right = {"Authorization": "Bearer secret"}
-        with (
-            pytest.raises(InvalidStatus) as caught,
-            connect(address, additional_headers=right, origin="https://elsewhere.example"),
-        ):
-            pass
-        assert caught.value.response.status_code == 403
+        for origin in ("https://elsewhere.example", "http://["):
+            with (
+                pytest.raises(InvalidStatus) as caught,
+                connect(address, additional_headers=right, origin=origin),
+            ):
+                pass
+            assert caught.value.response.status_code == 403
         with connect(address, additional_headers=right, origin=service.url) as socket:
             socket.send(END)
             assert json.loads(socket.recv())["type"] == "final"

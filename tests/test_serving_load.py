@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from tones import sentences
 
 pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 from service import Echo, Running, running, wav
+
+from asr.errors import AudioError
 
 HEAD = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
 LARGE = wav() + b"\0" * 3_000_000  # uploads beyond a megabyte lie in a file
@@ -115,12 +118,51 @@ def test_what_nobody_waits_for_any_more_is_not_recognised(uploads):
         assert open_in(uploads) == 0
 
 
-def test_an_upload_that_never_ends_does_not_keep_the_others_waiting():
-    with running(Echo()) as service:
-        slow = [connect(service, HEAD, length=1_000_000) for _ in range(80)]
-        answer = httpx.post(
-            f"{service.url}/v1/audio/transcriptions", files={"file": ("a.wav", wav())}, trust_env=False
-        )
-        assert answer.json() == {"text": "one two"}
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
+def test_a_client_that_leaves_while_it_is_recognised_takes_its_recording_along(uploads):
+    heard = []
+
+    class Noting(Echo):
+        def outcomes(self, sources):
+            for outcome in super().outcomes(sources):
+                heard.append(outcome)
+                yield outcome
+
+    model = Noting()
+    with running(model) as service:
+        model.go.clear()
+        client = connect(service, HEAD + LARGE + b"\r\n--x--\r\n")
+        wait_until(lambda: model.batches == [1])
+        client.close()
+        wait_until(lambda: metric(service, 'asr_requests_total{status="499"}') == 1)
+        assert open_in(uploads) == 0
+        model.go.set()
+        wait_until(lambda: heard)
+        assert isinstance(heard[0], AudioError)
+
+
+def test_uploads_that_do_not_go_on_are_bounded_and_ended():
+    def status() -> int:
+        files = {"file": ("a.wav", wav())}
+        return httpx.post(f"{service.url}/v1/audio/transcriptions", files=files, trust_env=False).status_code
+
+    with running(Echo(), waiting=8, idle_s=2.0) as service:
+        slow = [connect(service, HEAD, length=1_000_000) for _ in range(7)]
+        assert status() == 200
+        slow.append(connect(service, HEAD, length=1_000_000))
+        wait_until(lambda: status() == 503)
         for client in slow:
+            assert client.recv(12) == b"HTTP/1.1 408"
             client.close()
+        assert status() == 200
+        assert metric(service, 'asr_requests_total{status="408"}') == 8
+
+
+def test_recognition_may_take_longer_than_an_upload_may_be_idle():
+    model = Echo()
+    with running(model, idle_s=0.2) as service:
+        model.go.clear()
+        threading.Timer(1.5, model.go.set).start()
+        files = {"file": ("a.wav", wav())}
+        answer = httpx.post(f"{service.url}/v1/audio/transcriptions", files=files, trust_env=False)
+        assert answer.json() == {"text": "one two"}

@@ -28,6 +28,7 @@ def serve(
     token: str = "",
     waiting: int = 64,
     upload_mb: int = 100,
+    longest_s: float = 4 * 3600.0,
     **settings: Any,
 ) -> None:
     """Answer requests until interrupted.
@@ -40,6 +41,7 @@ def serve(
         token: bearer token that clients must send; empty requires none.
         waiting: requests that may wait.
         upload_mb: largest upload in MiB.
+        longest_s: longest recording that is uploaded, in seconds.
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
@@ -57,7 +59,8 @@ def serve(
         ) from error
     if not token and not _is_loopback(host):
         warn(f"{host} is open to other machines, and no --token is asked for")
-    config = ServingConfig(name=name, token=token, waiting=waiting, upload_bytes=upload_mb * 2**20)
+    limits = {"waiting": waiting, "upload_bytes": upload_mb * 2**20, "longest_s": longest_s}
+    config = ServingConfig(name=name, token=token, **limits)  # type: ignore[arg-type]
     app = create_app(model, config, **settings)
     silence = np.zeros(model.rate_hz // 10, np.float32)
     model.transcribe(silence, **settings)  # settings that cannot work are refused now, and code is loaded

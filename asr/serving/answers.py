@@ -31,7 +31,11 @@ class RefusalError(ServingError):
     def response(self) -> Response:
         """The error as OpenAI's clients expect it."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "2"}}.get(self.status)
+        headers = {
+            401: {"WWW-Authenticate": "Bearer"},
+            408: {"Connection": "close"},
+            503: {"Retry-After": "2"},
+        }.get(self.status)
         body = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return JSONResponse({"error": body}, self.status, headers)
 

@@ -1,5 +1,6 @@
-"""Requests that are refused before any work: uploads that are too large, and clients without the token."""
+"""Requests refused before any work: uploads that are too large or do not go on, clients without the token."""
 
+import asyncio
 import base64
 import hmac
 from collections.abc import Mapping
@@ -12,13 +13,18 @@ BEARER = "bearer."
 
 
 class UploadLimit:
-    """ASGI middleware: answers 413 once a body, or its declared length, exceeds `most_bytes`."""
+    """ASGI middleware: limits the bodies of requests.
 
-    def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
-        self._app, self._most_bytes = app, most_bytes
+    Args:
+        most_bytes: once a body, or its declared length, exceeds them, it answers 413.
+        idle_s: if nothing of a body comes for so long, it answers 408.
+    """
+
+    def __init__(self, app: ASGIApp, *, most_bytes: int, idle_s: float) -> None:
+        self._app, self._most_bytes, self._idle_s = app, most_bytes, idle_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, counting the bytes of its body."""
+        """Pass a request on, watching its body."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -26,17 +32,27 @@ class UploadLimit:
         if said.isdigit() and int(said) > self._most_bytes:
             await self._refusal().response()(scope, receive, send)
             return
-        count = 0
+        count, goes_on = 0, True
 
         async def counted() -> Message:
-            nonlocal count
-            message = await receive()
+            nonlocal count, goes_on
+            message = await (
+                self._next(receive) if goes_on else receive()
+            )  # then only that the client leaves
+            goes_on = message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > self._most_bytes:
                 raise self._refusal()
             return message
 
         await self._app(scope, counted, send)
+
+    async def _next(self, receive: Receive) -> Message:
+        try:
+            return await asyncio.wait_for(receive(), self._idle_s)
+        except TimeoutError:
+            why = f"nothing of the upload came for {self._idle_s:g} s"
+            raise RefusalError(408, why, code="timeout", param="file") from None
 
     def _refusal(self) -> RefusalError:
         most = self._most_bytes / 2**20

@@ -122,7 +122,7 @@ class Live:
         """Refuse clients without the token, and pages of other sites, which browsers do not block."""
         authorise(socket.headers, self._token)
         origin = socket.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != socket.headers.get("host"):
+        if origin is not None and _site(origin) != socket.headers.get("host"):
             raise RefusalError(403, "pages of other sites may not open streams", code="foreign_origin")
 
     async def _converse(self, socket: WebSocket) -> None:
@@ -194,6 +194,14 @@ class Live:
             await asyncio.wait_for(sending, self._config.idle_s)
         except (TimeoutError, RuntimeError) as error:  # uvicorn raises the latter once it has closed
             raise WebSocketDisconnect from error
+
+
+def _site(origin: str) -> str:
+    """Host and port of an origin; empty if it has none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # brackets around no address
+        return ""
 
 
 def _check_end(text: str) -> None:

@@ -8,8 +8,9 @@ import asyncio
 import io
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -20,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 
+from asr import audio
 from asr.errors import AsrError, AudioError
 from asr.recognizer import Recognizer
 from asr.serving import live
@@ -45,9 +47,13 @@ class ServingConfig:
     token: str = ""
     """Clients must send it as `Authorization: Bearer`; empty requires none."""
     waiting: int = 64
-    """Maximum number of queued requests; further ones are answered with 503."""
+    """Maximum number of queued requests, and of uploads in progress; further ones are answered with 503."""
     upload_bytes: int = 100 * 2**20
     """Larger uploads are answered with 413."""
+    longest_s: float = 4 * 3600.0
+    """Longer recordings are answered with 413."""
+    idle_s: float = 60.0
+    """An upload of which nothing comes for so long is answered with 408."""
 
 
 class Upload:
@@ -96,7 +102,7 @@ def create_app(model: Recognizer, config: ServingConfig | None = None, **setting
         app.add_api_route(path, _file(file), methods=read)
     app.add_exception_handler(RefusalError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_middleware(UploadLimit, most_bytes=config.upload_bytes)
+    app.add_middleware(UploadLimit, most_bytes=config.upload_bytes, idle_s=config.idle_s)
     return app
 
 
@@ -105,7 +111,7 @@ class Service:
 
     def __init__(self, worker: Worker, metrics: Metrics, config: ServingConfig, streams: live.Live) -> None:
         self._worker, self._metrics, self._config, self._streams = worker, metrics, config, streams
-        self._began = int(time.time())
+        self._began, self._uploads = int(time.time()), 0
 
     async def transcribe(self, request: Request) -> Response:
         """`POST /v1/audio/transcriptions`: file, model, response_format, timestamp_granularities[].
@@ -118,9 +124,13 @@ class Service:
             if not request.headers.get("content-type", "").startswith("multipart/form-data"):
                 why = "the recording as a field of a form: curl -F file=@recording.wav"
                 raise RefusalError(400, f"expected {why}", code="missing", param="file")
-            async with request.form(max_files=1, max_fields=32) as form:
-                upload, response_format, granularities = self._wishes(form)
-                transcript = await self._recognise(request, upload)
+            async with AsyncExitStack() as stack:
+                with self._uploading():
+                    form = await stack.enter_async_context(request.form(max_files=1, max_fields=32))
+                    upload, response_format, granularities = self._wishes(form)
+                    stack.callback(upload.abandon)  # before the form closes the file
+                    future = await self._queue(upload)
+                transcript = await self._outcome(request, future)
             audio_s, status = transcript.duration_s, 200
             return answer(transcript, response_format, granularities)
         except RefusalError as refusal:
@@ -176,25 +186,44 @@ class Service:
                 param="model",
             )
 
-    async def _recognise(self, request: Request, upload: Upload) -> Transcript:
+    @contextmanager
+    def _uploading(self) -> Iterator[None]:
+        """Count an upload until its recording is queued, and refuse one too many."""
+        if self._uploads >= self._config.waiting:
+            why = f"{self._uploads} uploads are in progress already; try again later"
+            raise RefusalError(503, why, code="overloaded")
+        self._uploads += 1
         try:
-            future = self._worker.submit(cast(BinaryIO, upload))
+            yield
+        finally:
+            self._uploads -= 1
+
+    async def _queue(self, upload: Upload) -> "Future[Transcript]":
+        file, longest_s = cast(BinaryIO, upload), self._config.longest_s
+        try:
+            duration_s = (await asyncio.to_thread(audio.info, file)).duration_s
+            if duration_s > longest_s:
+                why = f"the recording has {duration_s:.0f} s; at most {longest_s:g} s are taken: cut it"
+                raise RefusalError(413, why, code="too_long", param="file")
+            upload.seek(0)
+            return self._worker.submit(file)
+        except AudioError as error:
+            raise _no_audio(error) from None
         except FullError as full:
             raise RefusalError(503, str(full), code="overloaded") from None
+
+    async def _outcome(self, request: Request, future: "Future[Transcript]") -> Transcript:
         waiter = asyncio.wrap_future(future)
         try:
             while not (await asyncio.wait([waiter], timeout=0.5))[0]:
-                # a queued request of a client that left is cancelled; a running one keeps its file to the end
-                if await request.is_disconnected() and future.cancel():
+                if await request.is_disconnected():
                     raise ClientDisconnect
-        except asyncio.CancelledError:  # the server shuts down; nobody asks for the outcome any more
+        finally:  # nobody asks for the outcome any more, unless it is there
             waiter.cancel()
-            upload.abandon()
-            raise
         try:
             return waiter.result()
         except AudioError as error:
-            raise RefusalError(400, str(error), code="invalid_audio", param="file") from None
+            raise _no_audio(error) from None
         except AsrError as error:
             log.error("a recording could not be recognised: %s", error)
             raise RefusalError(500, "the recording could not be recognised", code="internal") from None
@@ -226,6 +255,10 @@ class Service:
         """`GET /metrics`."""
         text = self._metrics.render(waiting=self._worker.waiting, streams=self._streams.open)
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _no_audio(error: AudioError) -> RefusalError:
+    return RefusalError(400, str(error), code="invalid_audio", param="file")
 
 
 def _file(path: Path) -> Callable[[], Awaitable[Response]]:
