@@ -36,9 +36,8 @@ class UploadLimit:
 
         async def counted() -> Message:
             nonlocal count, goes_on
-            message = await (
-                self._next(receive) if goes_on else receive()
-            )  # then only that the client leaves
+            # after the body comes only that the client leaves, however late
+            message = await (self._next(receive) if goes_on else receive())
             goes_on = message.get("more_body", False)
             count += len(message.get("body", b""))
             if count > self._most_bytes:
