@@ -59,7 +59,7 @@ class FeaturesConfig:
     closely cut words begin and end like others. A multiple of the time between outputs; does not stream."""
     trim_db: float = 0.0
     """When a recording is recognised, what is so far below its loudest moment at its beginning and its end is
-    not heard, but taken for silence; 0 is off. Does not stream."""
+    not heard, but taken for silence; 0 is off (utterance only)."""
 
 
 class Features(nn.Module):
@@ -320,7 +320,10 @@ def _check(config: FeaturesConfig) -> None:
         ),
         (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
         (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),
-        (config.trim_db >= 0, f"features.trim_db={config.trim_db}: expected 0 (off) or more"),
+        (
+            config.trim_db == 0 or (config.trim_db > 0 and config.normalise == "utterance"),
+            f"features.trim_db={config.trim_db}: expected decibels, at least 0, beside normalise=utterance",
+        ),
         (0 <= config.preemphasis < 1, f"features.preemphasis={config.preemphasis}: expected 0 to below 1"),
     ]
     check_demands(demands)

@@ -50,8 +50,6 @@ def obstacles(features: Features, encoder: Encoder) -> list[str]:
         found.append("it is scaled by the whole utterance (features.normalise=utterance)")
     if features.silent_frames:
         found.append("it hears silence around the utterance (features.edge_s)")
-    if features.config.trim_db:
-        found.append("it looks for the ends of the utterance (features.trim_db)")
     return found
 
 

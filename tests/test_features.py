@@ -368,7 +368,7 @@ def test_empty_and_mismatched_batches_are_refused(shape: tuple[int, ...], length
         {"kind": "plp"}, {"normalise": "speaker"}, {"bands": 0}, {"bands": 300}, {"hop_s": 0.01001},
         {"window_s": 0.005}, {"low_hz": 9000}, {"high_hz": 9000}, {"preemphasis": 1.0}, {"floor_db": 0},
         {"kind": "mfcc", "coefficients": 81}, {"pool_s": -1.0}, {"pool_s": 1.0, "normalise": "global"},
-        {"trim_db": -1.0},
+        {"trim_db": -1.0}, {"trim_db": 30.0, "normalise": "none"},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:

@@ -111,12 +111,11 @@ def test_a_model_that_needs_the_whole_says_what_to_train(features, encoder, why)
         model.step(torch.zeros(1, 2000), torch.tensor([2000]))
 
 
-@pytest.mark.parametrize("how", [{"edge_s": 0.03}, {"trim_db": 30.0}], ids=str)
-def test_a_model_that_looks_for_the_ends_does_not_stream(how: dict[str, float]) -> None:
-    front = FeaturesConfig(normalise="none", **how)  # type: ignore[arg-type]
+def test_a_model_that_hears_silence_around_does_not_stream() -> None:
+    front = FeaturesConfig(normalise="none", edge_s=0.03)
     shape = EncoderConfig(layers=1, width=4, bidirectional=False)
     model = Recognizer.build(Alphabet(["a"]), features=front, encoder=shape)
-    with pytest.raises(ConfigError, match=f"features.{next(iter(how))}"):
+    with pytest.raises(ConfigError, match=r"features\.edge_s"):
         next(model.stream([np.zeros(800, np.float32)]))
 
 
