@@ -271,13 +271,9 @@ def _why(error: Exception) -> str:
 def _mono_blocks(
     file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES, *, at: int = 0
 ) -> Iterator[np.ndarray]:
-    """All channels as one, in blocks of whole seconds, with values checked and, at the end, their number.
-
-    Args:
-        at: the samples per channel before the first block, of whole seconds.
-    """
+    """All channels as one, checked, in blocks that are multiples of `_together`, as `at`, their start, is."""
     wanted = min(block_samples, _BLOCK_SAMPLES // file.channels)
-    block_samples = max(1, wanted // file.samplerate) * file.samplerate
+    block_samples = max(1, wanted // _together(file)) * _together(file)
     while True:
         try:
             block_TC = file.read(block_samples, dtype="float32", always_2d=True)
@@ -287,13 +283,18 @@ def _mono_blocks(
             ) from error
         if not len(block_TC):
             break
-        block = mono(block_TC, file.samplerate)
+        block = mono(block_TC, _together(file))
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield clip(block)
         at += len(block)
     if fault := containers.fault(file, at):
         advice = "; fetch it again, or convert it first: ffmpeg -i IN OUT.flac" if at else ""
         raise AudioError(f"{name} {fault}{advice}")
+
+
+def _together(file: soundfile.SoundFile) -> int:
+    """Samples for which `mono` decides at once: a second of the file, or of one channel a single one."""
+    return file.samplerate if file.channels > 1 else 1
 
 
 def mono(block_TC: np.ndarray, every: int) -> np.ndarray:
@@ -317,12 +318,12 @@ def mono(block_TC: np.ndarray, every: int) -> np.ndarray:
 def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:
     rate_hz = file.samplerate
     start, wanted = round(start_s * rate_hz), round(duration_s * rate_hz)
-    second, within = divmod(start, rate_hz)
+    within = start % _together(file)
+    begin = max(0, start - within - rate_hz)
     try:
         with _quiet(file.format == "MP3"):
-            # a second more, as the first samples of an mp3 or an Opus file after a jump are wrong
-            file.seek(max(0, second - 1) * rate_hz)
-            at = max(0, second - 1) * rate_hz + len(file.read(rate_hz if second else 0))
+            file.seek(begin)  # earlier, as the first samples of an mp3 or an Opus file after a jump are wrong
+            at = begin + len(file.read(start - within - begin))
     except (soundfile.SoundFileError, OverflowError) as error:
         raise AudioError(f"{name} has nothing at {start_s:.2f} s: {error}") from error
     read, found = [np.zeros(0, np.float32)], 0

@@ -220,6 +220,15 @@ def test_a_part_that_is_not_there_is_an_error_but_a_rounded_duration_is_none(tmp
         audio.read(path, start_s=1.7e18, duration_s=0.6)
 
 
+def test_a_part_does_not_suffer_from_damage_beside_it(tmp_path):
+    samples = sine(16000, 4.0)
+    samples[[1000, 40000]] = np.nan
+    path = write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    assert np.array_equal(audio.read(path, start_s=0.1, duration_s=2.3), samples[1600:38400])
+    with pytest.raises(AudioError, match=r"not numbers, the first at 2\.500 s"):
+        audio.read(path, start_s=0.1, duration_s=2.5)
+
+
 def test_streaming_takes_the_memory_of_a_block_not_of_the_file(tmp_path):
     path = tmp_path / "long.wav"
     with soundfile.SoundFile(path, "w", 48000, 2, "PCM_16") as file:

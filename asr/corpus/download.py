@@ -69,8 +69,11 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
         try:
             unpack(path, target, inner=archive.inner, progress=progress)
         except (CorpusError, KeyboardInterrupt) as error:
-            if not put_there_by_hand:  # what was fetched is kept, unless it is of no use
-                path.unlink() if isinstance(error, DownloadError) else path.replace(_part(path))
+            if not put_there_by_hand:
+                if isinstance(error, DownloadError):  # of no use
+                    path.unlink()
+                else:
+                    path.replace(_part(path))  # nothing of it is fetched again
             raise
         if not put_there_by_hand:
             path.unlink()

@@ -50,7 +50,7 @@ class Progress:
         progress = cls(**state)
         if progress.step and progress.ranks not in (0, ranks):
             _log.warning(
-                "epoch %d begins anew: it was begun with other processes (%d) than there are now (%d)",
+                "epoch %d begins anew: its batches were shared by %d processes, now by %d",
                 progress.epoch + 1,
                 progress.ranks,
                 ranks,
