@@ -173,6 +173,22 @@ def test_a_streaming_recipe_gives_a_model_that_streams(asr, tmp_path):
     assert last.transcript.text == model.transcribe(samples).text
 
 
+def test_own_recordings_of_english_are_learned_as_mini_librispeech(asr, tmp_path):
+    lines = []
+    for i, text in enumerate(sentences(20, seed=1)):
+        record(tmp_path / "mine" / f"{i}.wav", text)
+        lines.append(json.dumps({"audio_filepath": f"{i}.wav", "text": text, "speaker": str(i % 5)}))
+    (tmp_path / "mine" / "all.jsonl").write_text("\n".join(lines))
+    asr("run", "folder/english", f"data.root={tmp_path / 'mine' / 'all.jsonl'}", *TINY)
+    done = tmp_path / "exp" / "folder" / "english"
+    assert load(done / "model").alphabet.lexicon is not None
+    results = json.loads((done / "results.json").read_text())["splits"]
+    assert {split: r["sentences"] for split, r in results.items()} == {"dev": 4, "test": 4}
+    ours, theirs = (recipes.compose([name]) for name in ("folder/english", "mini_librispeech"))
+    for part in ("features", "augmentation", "encoder", "training", "decoder", "lm"):
+        assert getattr(ours, part) == getattr(theirs, part)
+
+
 def test_parts_and_text_for_the_language_model_are_chosen_on_the_command_line(asr, tmp_path):
     root = librispeech(tmp_path, {"train-clean-5": 8, "mine": 6, "unseen": 3}, ".opus") / "LibriSpeech"
     (tmp_path / "more text.txt").write_text("BAD CAB\n")
