@@ -2,7 +2,7 @@
 
 A model needs hundreds of hours of speech to learn English spelling, but only a few to learn its sounds. A
 phone model leaves spelling to this lexicon: word → one or more pronunciations, each a tuple of phones.
-Training uses the first; decoding allows them all.
+Training uses the first; decoding and alignment allow them all.
 
 The file format is that of CMUdict and Kaldi: one pronunciation per line, `word phone phone …`; a word may
 have several lines. Stress digits (`AH0`) and variant marks (`word(2)`) of CMUdict are removed.

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from asr.ctc import Span, WordSpan, align, forward_backward, group_words
+from asr.ctc import Span, WordSpan, align, ctc_loss, forward_backward, group_words, spell
 from asr.ctc.viterbi import best_path
 from asr.errors import CtcError
+from asr.pronunciation import Lexicon
 from asr.text import Alphabet
 
 
@@ -130,6 +131,44 @@ def test_a_text_that_cannot_fit_is_refused_with_the_numbers() -> None:
 def test_impossible_input_is_refused(log_probs: Tensor, targets: list[int], message: str) -> None:
     with pytest.raises(CtcError, match=message):
         align(log_probs, targets)
+
+
+WAYS = {"to": ("t u", "t ə", "t ɪ"), "and": ("æ n d", "ə n d", "n"), "it": ("ɪ t",), "a": ("ə", "e ɪ")}
+PHONES = Alphabet(
+    [" ", *"tuəɪænde"], lexicon=Lexicon({w: [way.split() for way in ways] for w, ways in WAYS.items()})
+)
+
+
+def tokens_of(ways: tuple[str, ...]) -> list[int]:
+    symbols = [symbol for way in ways for symbol in (" ", *way.split())][1:]
+    return [PHONES.symbols.index(symbol) + 1 for symbol in symbols]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_of_several_pronunciations_the_most_probable_are_found(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    words = rng.choice(list(WAYS), 4)
+    said = tokens_of(tuple(rng.choice(WAYS[word]) for word in words))
+    scores_TV = random_log_probs(60, PHONES.size, seed)
+    for i, token in enumerate(said):
+        scores_TV[3 * i + 1, token] += 10
+    log_probs_TV = scores_TV.log_softmax(-1)
+
+    def nll(tokens: list[int]) -> float:
+        lengths = torch.tensor([60]), torch.tensor([len(tokens)])
+        return float(ctc_loss(log_probs_TV[None], torch.tensor([tokens]), *lengths)[0])
+
+    best = min(map(tokens_of, itertools.product(*(WAYS[word] for word in words))), key=nll)
+    assert spell(log_probs_TV, " ".join(words), PHONES) == best
+
+
+def test_what_has_one_spelling_or_does_not_fit() -> None:
+    log_probs_TV = random_log_probs(3, PHONES.size)
+    assert spell(log_probs_TV, "it", PHONES) == PHONES.encode("it")
+    assert spell(log_probs_TV, "", PHONES) == []
+    assert spell(log_probs_TV[:, :4], "abb", Alphabet(["a", "b"])) == [1, 2, 2]
+    with pytest.raises(CtcError, match="the text is too long"):
+        spell(log_probs_TV, "it to", PHONES)
 
 
 def spans(tokens: list[int]) -> list[Span]:

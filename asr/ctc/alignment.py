@@ -8,8 +8,13 @@ import torch
 from torch import Tensor
 
 from asr.ctc.lattice import INFINITY, check_labels, required_frames
+from asr.ctc.loss import ctc_loss
 from asr.errors import CtcError
+from asr.normalisation import composed
 from asr.text import Alphabet
+
+NEIGHBOURS = 2
+"""Words before and after one whose pronunciation is chosen that are heard together with it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,57 @@ def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor |
         for start, end in zip(starts, ends, strict=True)
         if path_T[start] % 2
     ]
+
+
+def spell(log_probs_TV: Tensor, text: str, alphabet: Alphabet) -> list[int]:
+    """The targets that spell the text; of a word with several pronunciations, the one that was said.
+
+    At first all words are said as usual. Each then takes the pronunciation with which it and its neighbours
+    are most probable, summed over all paths, in the frames that an alignment gives them; this happens twice.
+
+    Args:
+        log_probs_TV: as for `align`.
+        text: normalised.
+        alphabet: of characters, subwords or phones; only phones can spell a word in several ways.
+
+    Raises:
+        AlphabetError: as for `Alphabet.encode`.
+        CtcError: as for `align`, with the usual pronunciations.
+
+    >>> from asr.pronunciation import Lexicon
+    >>> phones = Alphabet([" ", "t", "u", "ə"], lexicon=Lexicon({"to": [("t", "u"), ("t", "ə")]}))
+    >>> probs_TV = torch.tensor([[0.1, 0.1, 0.6, 0.1, 0.1], [0.1, 0.1, 0.1, 0.2, 0.5]])
+    >>> phones.encode("to"), spell(probs_TV.log(), "to", phones)
+    ([2, 3], [2, 4])
+    """
+    usual = alphabet.encode(text)
+    if alphabet.lexicon is None:
+        return usual
+    index = {symbol: i for i, symbol in enumerate(alphabet.symbols, 1)}
+    known = (alphabet.lexicon.words[word] for word in composed(text).split())
+    ways = [[[index[phone] for phone in way] for way in pronunciations] for pronunciations in known]
+    several = [i for i, tokens in enumerate(ways) if len(tokens) > 1]
+    said = [tokens[0] for tokens in ways]
+    for _ in range(2 if several else 0):
+        spaces = [span for span in align(log_probs_TV, _joined(said, index[" "])) if span.token == index[" "]]
+        starts = [0, *(space.end_frame for space in spaces)]
+        ends = [*(space.start_frame for space in spaces), len(log_probs_TV)]
+        for i in several:
+            first, last = max(i - NEIGHBOURS, 0), min(i + NEIGHBOURS, len(ways) - 1)
+            part_TV = log_probs_TV[starts[first] : ends[last]]
+            tried = [[*said[first:i], way, *said[i + 1 : last + 1]] for way in ways[i]]
+            nlls = [_nll(part_TV, _joined(words, index[" "])) for words in tried]
+            said[i] = ways[i][nlls.index(min(nlls))]
+    return _joined(said, index[" "])
+
+
+def _joined(words: Sequence[Sequence[int]], space: int) -> list[int]:
+    return [token for word in words for token in (space, *word)][1:]
+
+
+def _nll(log_probs_TV: Tensor, targets: Sequence[int]) -> float:
+    lengths = torch.tensor([len(log_probs_TV)]), torch.tensor([len(targets)])
+    return float(ctc_loss(log_probs_TV[None], torch.tensor([targets]), *lengths)[0])
 
 
 def group_words(spans: Sequence[Span], alphabet: Alphabet) -> list[WordSpan]:
