@@ -319,8 +319,11 @@ def main() -> None:
 
 
 def _goes_on(words: list[str]) -> bool:
-    writes = {"-o", "--output_dir", "--output-dir"} & {*words}
-    return bool({"run", "train", "prepare"} & {*words[1:3]} or ("transcribe" in words[1:3] and writes))
+    """Whether a command that is stopped and given again does not begin anew."""
+    command, *rest = [word for word in words[1:] if word != "--debug"]
+    if command == "transcribe":
+        return any(word.startswith(("-o", "--output_dir", "--output-dir")) for word in rest)
+    return command in ("run", "train", "prepare") or (command == "lm" and "--recurrent" in rest)
 
 
 def _fail(error: Any) -> None:

@@ -156,6 +156,25 @@ def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(asr, tr
     assert len(list((tmp_path / "out").iterdir())) == 6
 
 
+@pytest.mark.parametrize(
+    ("words", "goes_on"),
+    [
+        (["--debug", "train", "digits"], True),
+        (["transcribe", "a", "-m", "b", "--output_dir=c"], True),
+        (["transcribe", "run", "-m", "b", "-f", "json"], False),
+        (["lm", "train", "a", "-o", "b.safetensors", "--recurrent"], True),
+        (["lm", "train", "a", "-o", "b.arpa"], False),
+        (["score", "train", "b"], False),
+    ],
+)
+def test_an_interruption_promises_to_go_on_only_where_the_command_does(asr, monkeypatch, words, goes_on):
+    def interrupted():
+        raise SystemExit(130)
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert ("the same command goes on" in asr(*words)[2]) == goes_on
+
+
 def test_unreadable_utterances_are_counted_not_scored(asr, trained, tmp_path):
     manifest = write_manifest(tmp_path / "test.jsonl", 5, seed=9)
     (tmp_path / "test 2.wav").write_bytes(b"RIFF")
