@@ -15,6 +15,7 @@ pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 from service import Echo, serving, wav
 
 from asr.errors import ConfigError, DecodingError
+from asr.jobs import serve as jobs
 from asr.jobs.serve import serve
 from asr.serving.service import PAGE
 
@@ -205,3 +206,12 @@ def test_an_address_that_is_taken_or_none_is_a_clear_error_and_bad_settings_stop
         serve(tone_model(), name="tones", host="no.such.host.invalid", token="secret")
     with pytest.raises(DecodingError, match="expected greedy, beam"):
         serve(tone_model(), name="tones", port=0, decoder="magic")
+
+
+def test_the_address_that_is_told_can_be_opened(monkeypatch, capsys):
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    for host, told in [("::1", r"http://\[::1\]:\d+ "), ("127.0.0.1", r"http://127\.0\.0\.1:\d+ ")]:
+        with socket.create_server(("127.0.0.1", 0)) as door:
+            monkeypatch.setattr(jobs, "_listening", lambda *_, door=door: door)
+            serve(tone_model(), name="tones", host=host)
+        assert re.search(told, capsys.readouterr().err)

@@ -74,7 +74,8 @@ def serve(
         ws_ping_interval=None,  # a pong waits behind the sound; streams end clients that are silent
     )
     with _listening(host, port) as door:
-        say(f"{name} at http://{host}:{door.getsockname()[1]}  (Ctrl-C ends it)")
+        place = f"[{host}]" if ":" in host else host
+        say(f"{name} at http://{place}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         with suppress(KeyboardInterrupt):  # that is how it ends
             server = uvicorn.Server(how)
             server.handle_exit = _at_once_if_repeated(server)  # type: ignore[method-assign, assignment]
