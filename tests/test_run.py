@@ -212,6 +212,10 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     made = compose(["folder", *bare])
     found = [made.data.root, made.data.phones, *made.lm.text, made.data.extra["folder"]["root"]]
     assert found == [str(tmp_path / name) for name in ("a b", "p.txt", "t", "a b.txt", "f")]
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "mine.jsonl").touch()
+    for name in ("a b", "mine.jsonl"):
+        assert compose([f"~/{name}"]).data.root == str(tmp_path / name)
 
 
 def test_a_further_source_teaches_sounds_but_no_language(asr, words, tone_manifest):

@@ -190,14 +190,14 @@ def _recipe_overrides(word: str) -> list[str]:
             unused = " and ".join(str(f / f"{n}.yaml") for f, n in others)
             say(f"recipe {word}: {place / f'{name}.yaml'}, not {unused}")
         return [f"recipes={name}", f"name={word}"]
-    path = Path(word)
+    path = Path(expanded(word))
     if path.suffix in MANIFEST_SUFFIXES or path.is_dir():
         if not path.exists():
             raise ConfigError(f"{word}: there is no such manifest")
         return [
             "recipes=folder/default",
             f"name={json.dumps(_slug(path), ensure_ascii=False)}",
-            f"data.root={json.dumps(str(path.expanduser().resolve()), ensure_ascii=False)}",
+            f"data.root={json.dumps(str(path.resolve()), ensure_ascii=False)}",
         ]
     near = difflib.get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"the recipes are: {', '.join(known)}"
