@@ -1,6 +1,5 @@
 """The page in a real browser: a file dropped, words heard and saved, the keyboard, a phone, errors."""
 
-import base64
 import json
 import re
 from collections.abc import Iterator
@@ -10,18 +9,11 @@ from tone_model import tone_model
 
 pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-from chromium import NEEDS_CHROMIUM, TALK, TEXT, launcher, words  # noqa: E402
+from chromium import NEEDS_CHROMIUM, TALK, TEXT, drop, launcher, words  # noqa: E402
 from service import running  # noqa: E402
 
 pytestmark = NEEDS_CHROMIUM
 
-DROP = """([name, base64, copies]) => {
-  const carried = new DataTransfer(), bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  carried.items.add(new File(Array(copies).fill(bytes), name));
-  for (const kind of ["dragover", "drop"])
-    document.body.dispatchEvent(
-      new DragEvent(kind, { dataTransfer: carried, bubbles: true, cancelable: true }));
-}"""
 COUNT_PLAYS = (
     "() => { window.plays = 0; document.querySelector('#audio').addEventListener('play', () => plays++); }"
 )
@@ -51,11 +43,6 @@ def page(browser, url) -> Iterator["playwright.Page"]:
         opened.goto(url)
         yield opened
         assert complaints == []
-
-
-def drop(page, data: bytes = TALK, name: str = "my talk.wav", *, copies: int = 1) -> None:
-    """Drop a file that holds `data` so many times."""
-    page.evaluate(DROP, [name, base64.b64encode(data).decode(), copies])
 
 
 def test_a_dropped_file_becomes_words_with_times_and_shade(page):

@@ -15,7 +15,7 @@ from asr import audio
 
 pytest.importorskip("uvicorn", reason="the service needs asr[serve]")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-from chromium import NEEDS_CHROMIUM, TEXT, launcher, words  # noqa: E402
+from chromium import NEEDS_CHROMIUM, TEXT, drop, launcher, words  # noqa: E402
 from service import running  # noqa: E402
 
 pytestmark = NEEDS_CHROMIUM
@@ -112,6 +112,26 @@ def test_a_recording_is_uploaded_where_the_stream_breaks_off(microphone):
         page.click("#record")
         assert words(page) == TEXT.split()
         assert "transcribed in" in page.inner_text("#status")
+
+
+def test_the_words_of_a_file_dropped_during_a_recording_are_not_shown_with_it(browser):
+    with running(tone_model(bidirectional=False)) as service, browser.new_context() as context:
+        page = context.new_page()
+        held: list[playwright.Route] = []
+        page.route("**/v1/audio/transcriptions", lambda route: held.append(route))
+        page.goto(service.url)
+        page.wait_for_function("() => document.querySelector('#model').textContent")
+        page.click("#record")
+        page.wait_for_function("() => /Recording/.test(document.querySelector('#status').textContent)")
+        with page.expect_request("**/v1/audio/transcriptions"):
+            drop(page)
+        page.click("#record")
+        page.wait_for_function("() => /^recording: /.test(document.querySelector('#status').textContent)")
+        shown = page.inner_text("#status"), page.locator(".word").all_inner_texts()
+        held[0].continue_()
+        page.wait_for_timeout(1000)
+        assert (page.inner_text("#status"), page.locator(".word").all_inner_texts()) == shown
+        assert page.locator("#busy").is_hidden()
 
 
 def test_a_page_that_browsers_do_not_trust_says_why_it_has_no_microphone(browser):

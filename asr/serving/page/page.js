@@ -25,9 +25,11 @@ function complain(text) {
 
 // ---- from a recording to an answer
 
+// what is asked for now ends what was asked for before
+const anew = () => { request?.abort(); return (request = new AbortController()); };
+
 async function take(blob, name) {
-  request?.abort();
-  const mine = (request = new AbortController());
+  const mine = anew();
   $("audio").pause();
   $("result").hidden = $("saves").hidden = true;
   $("busy").hidden = false;
@@ -258,8 +260,11 @@ async function listened(stream) {
   return {
     async stop() {
       tell("Listening to the end …");
+      const mine = anew();
+      $("busy").hidden = true;
       const { sound, answer } = await line.stop();
-      $("live").hidden = true;
+      if (!recorder) $("live").hidden = true;
+      if (mine.signal.aborted) return;
       if (!answer) return take(wav(sound), "recording");
       Object.assign(now, { name: "recording", sound, peaks: null, answer, blob: wav(sound) });
       told();
@@ -299,7 +304,7 @@ $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   $("token-form").hidden = true;
   greet();
-  if (now.blob) send((request = new AbortController()), now.blob.type === "audio/wav" && !NATIVE.test(now.name) ? `${now.name}.wav` : now.name);
+  if (now.blob) send(anew(), now.blob.type === "audio/wav" && !NATIVE.test(now.name) ? `${now.name}.wav` : now.name);
 });
 $("play").addEventListener("click", toggle);
 $("audio").addEventListener("play", () => { $("play").textContent = "Pause"; follow(); });
