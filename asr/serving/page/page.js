@@ -11,6 +11,8 @@ const LARGEST_PICTURE = 300e6; // bytes; beyond, decoding here would take a brow
 const PLAIN = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 const now = { streams: false, name: "", blob: null, sound: null, peaks: null, answer: null, buttons: [], word: -1, stopAt: Infinity };
 let recorder = null, request = null;
+// What is asked for now ends what was asked for before.
+const anew = () => { request?.abort(); return (request = new AbortController()); };
 
 function tell(text) {
   $("status").textContent = text;
@@ -24,9 +26,6 @@ function complain(text) {
 }
 
 // ---- from a recording to an answer
-
-// what is asked for now ends what was asked for before
-const anew = () => { request?.abort(); return (request = new AbortController()); };
 
 async function take(blob, name) {
   const mine = anew();
@@ -91,8 +90,7 @@ function show() {
   $("result").hidden = $("saves").hidden = false;
   URL.revokeObjectURL($("audio").src);
   $("audio").src = URL.createObjectURL(now.blob);
-  now.buttons = [];
-  now.word = -1;
+  Object.assign(now, { buttons: [], word: -1 });
   $("words").replaceChildren(...cues(now.answer).map(row));
   if (now.buttons.length) now.buttons[0].tabIndex = 0;
   $("wave").setAttribute("aria-valuemax", now.answer.duration.toFixed(1));
@@ -121,8 +119,7 @@ function wordButton(word) {
   const sure = `${Math.round(100 * word.probability)} % sure`;
   button.setAttribute("aria-label", `${word.word}, ${clock(word.start)}, ${sure}`);
   button.title = sure;
-  // shade runs from none at 95 % to full at 40 %
-  button.style.setProperty("--unsure", Math.max(0, Math.min(1, (0.95 - word.probability) / 0.55)).toFixed(3));
+  button.style.setProperty("--unsure", unsure(word).toFixed(3));
   const tellMore = () => { $("detail").textContent = `${word.word}: ${clock(word.start)} – ${clock(word.end)}, ${sure}`; };
   button.addEventListener("pointerenter", tellMore);
   button.addEventListener("focus", tellMore);
@@ -130,6 +127,9 @@ function wordButton(word) {
   now.buttons.push(button);
   return button;
 }
+
+// Shade runs from none at 95 % to full at 40 %.
+const unsure = ({ probability }) => Math.max(0, Math.min(1, (0.95 - probability) / 0.55));
 
 function focusWord(index) {
   for (const button of now.buttons) if (button.tabIndex === 0) button.tabIndex = -1;
@@ -147,8 +147,7 @@ function draw() {
   const x = (seconds) => Math.round((seconds / Math.max(duration, 0.001)) * width), played = x($("audio").currentTime);
   pen.clearRect(0, 0, width, height);
   for (const word of words) {
-    const unsure = Math.max(0, Math.min(1, (0.95 - word.probability) / 0.55));
-    pen.fillStyle = `rgb(${color("--doubt")} / ${(unsure * 0.55).toFixed(2)})`;
+    pen.fillStyle = `rgb(${color("--doubt")} / ${(unsure(word) * 0.55).toFixed(2)})`;
     pen.fillRect(x(word.start), 0, Math.max(1, x(word.end) - x(word.start)), height);
   }
   const middle = height / 2;
@@ -307,8 +306,7 @@ $("token-form").addEventListener("submit", (event) => {
   if (now.blob) send(anew(), now.blob.type === "audio/wav" && !NATIVE.test(now.name) ? `${now.name}.wav` : now.name);
 });
 $("play").addEventListener("click", toggle);
-$("audio").addEventListener("play", () => { $("play").textContent = "Pause"; follow(); });
-for (const kind of ["pause", "seeked", "ended"]) {
+for (const kind of ["play", "pause", "seeked", "ended"]) {
   $("audio").addEventListener(kind, () => { $("play").textContent = $("audio").paused ? "Play" : "Pause"; follow(); });
 }
 $("wave").addEventListener("click", (event) => {

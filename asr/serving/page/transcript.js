@@ -26,12 +26,12 @@ export function vtt(segments) {
   return ["WEBVTT\n", ...segments.map((s) => `${span(s, ".")}\n${safe(s.text)}\n`)].join("\n");
 }
 
-// The words of each segment: those that begin before it ends.
+// The segments with their words: those that begin before the next segment does.
 export function cues({ segments, words }) {
   let next = 0;
   return segments.map((segment, i) => {
     const first = next;
     while (next < words.length && (i === segments.length - 1 || words[next].start < segments[i + 1].start)) next++;
-    return { ...segment, first, words: words.slice(first, next) };
+    return { ...segment, words: words.slice(first, next) };
   });
 }
