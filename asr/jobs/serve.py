@@ -109,11 +109,13 @@ def default_name(model: str) -> str:
 
     >>> default_name("exp/digits/model"), default_name("german.safetensors")
     ('digits', 'german')
+    >>> default_name("exp/digits/training.learning_rate=1e-3/model"), default_name(f"exp/both/{FILE}")
+    ('training.learning_rate=1e-3', 'both')
     """
     path = Path(model).resolve()
-    if path.name in ("model", FILE):
-        path = path.parent if path.name == "model" else path.parents[1]
-    return path.stem or "asr"
+    for usual in (FILE, "model"):
+        path = path.parent if path.name == usual else path
+    return (path.stem if path.suffix in (".safetensors", ".onnx") else path.name) or "asr"
 
 
 def _is_loopback(host: str) -> bool:
