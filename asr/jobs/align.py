@@ -62,10 +62,9 @@ def of_recording(
 
     Raises:
         AudioError, AlphabetError, CtcError: as for `audio.read` and `align_words`.
-        ConfigError: an unknown format, an empty text, or standard input that is to be cut.
+        ConfigError: an empty text, or standard input that is to be cut.
         CorpusError: a file cannot be written.
     """
-    _check(form)
     if cutting is not None and recording == "-":
         raise ConfigError("standard input cannot be cut, as it is read but once: save it and name the file")
     if not normalise(text, model.style).strip():
@@ -96,11 +95,10 @@ def of_manifest(
 
     Raises:
         ManifestError: no readable manifest.
-        ConfigError: an unknown format, one with a file per utterance but no folder, or two ids that give the
-            same file name.
+        ConfigError: a format with a file per utterance but no folder, or two ids that give the same file
+            name.
         CorpusError: a file cannot be written.
     """
-    _check(form)
     if manifest.suffix not in MANIFESTS:
         raise ConfigError(
             f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), or a text"
@@ -267,8 +265,3 @@ def to_textgrid(aligned: Aligned) -> str:
 
 
 FORMATS: dict[str, Callable[[Aligned], str]] = {"ctm": to_ctm, "json": to_json, "textgrid": to_textgrid}
-
-
-def _check(form: str) -> None:
-    if form not in FORMATS:
-        raise ConfigError(f"format {form!r}: expected one of {', '.join(FORMATS)}")

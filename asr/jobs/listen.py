@@ -55,11 +55,9 @@ def listen(
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
-        ConfigError: a model that needs the whole recording, another format, or no microphone support.
+        ConfigError: a model that needs the whole recording, or no microphone support.
         AudioError: unreadable audio, or no microphone.
     """
-    if output_format not in ("txt", "jsonl"):
-        raise ConfigError(f"output format {output_format!r}: a stream is written as txt or jsonl")
     if place is None:
         rate_hz, blocks = microphone()
         say("listening; Ctrl-C ends it")

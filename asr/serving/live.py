@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from asr.audio import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
+from asr.audio import LOWEST_RATE_HZ
 from asr.errors import AsrError
 from asr.jobs.formats import news
 from asr.recognizer import Recognizer
@@ -148,11 +148,11 @@ class Live:
         await self._end(socket, CLOSED_NORMALLY, type="final", **verbose(said, {"segment", "word"}))
 
     def _open_stream(self, sample_rate: str) -> TranscriptStream:
-        lowest, highest = LOWEST_RATE_HZ, min(MOST_RATE_HZ, HIGHEST_RATE_HZ)
         rate_hz = int(sample_rate) if re.fullmatch("[0-9]{1,9}", sample_rate) else 0
-        if sample_rate and not lowest <= rate_hz <= highest:
+        if sample_rate and not LOWEST_RATE_HZ <= rate_hz <= MOST_RATE_HZ:
             raise StreamError(
-                "invalid_rate", f"sample_rate={sample_rate:.20}: expected {lowest} to {highest} Hz"
+                "invalid_rate",
+                f"sample_rate={sample_rate:.20}: expected {LOWEST_RATE_HZ} to {MOST_RATE_HZ} Hz",
             )
         try:
             return self._model.open_stream(rate_hz or None, **self._settings)
