@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
+from rich.table import Table
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, sentences
 
@@ -493,6 +494,17 @@ def test_messages_and_warnings_command_no_terminal(capsys):
     console.warn("\x1b]0;owned")
     console.say("\x1b]0;owned")
     assert capsys.readouterr().err.replace("\n", "|") == "warning: \\x1b]0;owned|\\x1b]0;owned|"
+
+
+def test_names_with_colons_are_printed_as_they_are(capsys):
+    name = "call:b:7"  # rich knows an emoji of that name
+    console.say(name)
+    console.warn(name)
+    table = Table("utterance")
+    table.add_row(name)
+    console.output.print(table)
+    out, err = capsys.readouterr()
+    assert (out.count(name), err.count(name)) == (1, 2)
 
 
 @pytest.mark.parametrize(("given", "shown"), [("1", "error: "), ("", "\x1b[31m\x1b[1merror: \x1b[0m")])

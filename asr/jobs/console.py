@@ -18,9 +18,9 @@ from rich.progress import (
 
 from asr.errors import visible
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, emoji=False)
 """Messages, warnings and bars."""
-output = Console(highlight=False, soft_wrap=True)
+output = Console(highlight=False, soft_wrap=True, emoji=False)
 """Results."""
 
 
