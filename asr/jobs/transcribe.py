@@ -83,7 +83,7 @@ def transcribe(
     """Transcribe each recording; returns, by file, why it failed.
 
     Without `output_dir` one format goes to standard output, `txt` as one line per recording, its segments as
-    soon as they are known; it stays empty if the recording fails. With it each recording has a file per
+    soon as they are known; it ends where the recording fails. With it each recording has a file per
     format, and recordings whose files exist and are not older are skipped.
 
     Args:
