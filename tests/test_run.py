@@ -93,6 +93,8 @@ def test_a_further_folder_that_is_missing_is_noticed_before_anything_is_fetched(
         (["decoder.rescore=8"], "decoder.rescore without a language model"),
         (["decoder.lexicon=true"], "decoder.lexicon without a language model"),
         (["lm.order=9"], "lm.order=9: expected 1 to 6"),
+        (["lm.text=[-]", "lm.order=2", "decoder.rescore=8"], "standard input can be read but once"),
+        (["lm.text=[-]", "lm.order=2", "data.phones=cmudict"], "standard input can be read but once"),
         (["lm.arpa=said.txt"], "lm.arpa=said.txt: not an ARPA file"),
     ],
 )

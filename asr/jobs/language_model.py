@@ -167,8 +167,8 @@ def check_language_model(recipe: Recipe) -> None:
     """Check that the recipe's language model can be made.
 
     Raises:
-        ConfigError: a file that cannot be read or is no ARPA file, an order that does not exist, or settings
-            that need an n-gram model without one.
+        ConfigError: a file that cannot be read or is no ARPA file, standard input that would be read twice,
+            an order that does not exist, or settings that need an n-gram model without one.
     """
     if not 0 <= recipe.lm.order <= lm.MAX_ORDER:
         raise ConfigError(f"lm.order={recipe.lm.order}: expected 1 to {lm.MAX_ORDER}, or 0 (none)")
@@ -178,6 +178,12 @@ def check_language_model(recipe: Recipe) -> None:
     for name, is_asked in (("rescore", recipe.decoder.rescore), ("lexicon", lexicon)):
         if is_asked and not recipe.lm.order and recipe.lm.arpa is None:
             raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
+    is_spelled = recipe.data.phones is not None and not Path(recipe.data.phones).suffix  # words of the text
+    if "-" in recipe.lm.text and (recipe.decoder.rescore or is_spelled):
+        raise ConfigError(
+            "lm.text=[-]: standard input can be read but once, and the n-gram model is not all that is made "
+            "of it here: save it and name the file"
+        )
     for name in _files(recipe):
         try:
             with lm.open_bytes(name) as file:
