@@ -365,5 +365,8 @@ def test_folders_of_any_name_are_found(tmp_path):
     folder.mkdir()
     for words in ([str(folder)], ["folder", f"data.root={folder}"]):
         assert recipes.compose(words).data.root == str(folder)
+    for name in ("calls.2023", "calls.2024"):
+        (tmp_path / name).mkdir()
+        assert recipes.compose([str(tmp_path / name)]).exp == f"exp/{name}"
     with pytest.raises(ConfigError, match="put a value with such characters in quotes"):
         recipes.compose(["digits", "encoder.cell=a!b#"])

@@ -205,7 +205,8 @@ def _recipe_overrides(word: str) -> list[str]:
 
 
 def _slug(path: Path) -> str:
-    return re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "folder"
+    path = path.resolve()
+    return re.sub(r"[^\w.-]+", "_", path.name if path.is_dir() else path.stem) or "folder"
 
 
 def register() -> dict[str, str]:
