@@ -150,6 +150,8 @@ def transcribe(
 ) -> None:
     """Print the transcripts of recordings, or write them as files."""
     settings: dict[str, Any] = _decoding(decoder, lm, beam_width, hotwords, rescore)
+    if sample_rate is not None and not (stream and audio == ["-"]):
+        raise typer.BadParameter("--sample_rate is for --stream of -; all else states its own")
     if stream or microphone:
         if len(audio or []) != (not microphone) or output_dir is not None or vad != "energy":
             raise typer.BadParameter("--stream takes one file or -, --microphone none; both print; no --vad")
@@ -161,8 +163,6 @@ def transcribe(
         opened = load_model(model, device, lm, precision)
         listen(opened, place, rate_hz=sample_rate, output_format=output_format, **settings)
         return
-    if sample_rate is not None:
-        raise typer.BadParameter("--sample_rate is for --stream; files state their own")
     if not audio:
         raise typer.BadParameter("which recordings? Files, folders, patterns, or - for standard input")
     from asr.jobs.transcribe import transcribe as job

@@ -96,6 +96,8 @@ def test_what_is_no_stream_is_refused(asr, tmp_path) -> None:
     assert "txt or jsonl" in asr("-", "--stream", "-f", "srt")[2]
     tone_model().save(tmp_path)
     assert "asr run digits/streaming" in asr("-", "--stream", stdin=SAMPLES.tobytes(), model=tmp_path)[2]
+    for words in [("a.wav", "--stream"), ("--microphone",), ("-",)]:
+        assert "--sample_rate is for" in asr(*words, "--sample_rate", 8000)[2]
     assert "no --vad" in asr("-", "--stream", "--vad", "silero", stdin=SAMPLES.tobytes())[2]
 
 
