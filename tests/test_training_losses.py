@@ -10,19 +10,19 @@ from test_training import ENCODER, QUICK, QUIET, corpus, trainer  # noqa: F401 (
 import asr.lm
 from asr.ctc import ctc_loss, log_denominator
 from asr.errors import ConfigError, TrainingError
+from asr.machine.memory import is_out_of_memory
 from asr.training import history
-from asr.training.losses import is_out_of_memory
 
 STILL = dataclasses.replace(ENCODER, dropout=0.0)
 EXACT = dataclasses.replace(QUICK, precision="float32")
 
 
-def forbid(run, most: int, error: Exception) -> list[int]:
-    """Let the encoder raise for more than `most` utterances in training; the sizes it was tried with."""
+def forbid(run, most: int, error: Exception, *, in_training: bool = True) -> list[int]:
+    """Let the encoder raise for more than `most` utterances, in training or validation; the sizes tried."""
     encoder, forward, tried = run.recognizer.encoder, run.recognizer.encoder.forward, []
 
     def narrow(features_BTF: torch.Tensor, lengths_B: torch.Tensor) -> object:
-        if encoder.training:
+        if encoder.training == in_training:
             tried.append(len(features_BTF))
             if len(features_BTF) > most:
                 raise error
@@ -65,6 +65,14 @@ def test_splits_are_counted_in_the_history(corpus, tmp_path):  # noqa: F811
     assert run.run().out_of_memory == sum(size > 3 for size in tried) > 0
     lines = [h for h in history.read(tmp_path / "exp" / history.FILE) if h["kind"] == "epoch"]
     assert lines[-1]["out_of_memory"] == run.progress.out_of_memory
+
+
+def test_a_batch_of_the_development_set_that_does_not_fit_is_split_too(corpus, tmp_path):  # noqa: F811
+    run = trainer(corpus(12), tmp_path / "exp", config=EXACT)
+    whole = run.validate()
+    tried = forbid(run, 3, OUT_OF_MEMORY[0], in_training=False)
+    assert run.validate() == pytest.approx(whole)
+    assert max(tried) > 3 > min(tried)
 
 
 def test_an_utterance_that_does_not_fit_alone_ends_training_with_its_name(corpus, tmp_path):  # noqa: F811

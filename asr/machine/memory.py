@@ -1,7 +1,9 @@
-"""Settings of the C library's memory allocator."""
+"""Settings of the C library's memory allocator, and what is raised when memory runs out."""
 
 import ctypes
 import sys
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # of mallopt, in glibc's malloc.h
 
@@ -20,3 +22,10 @@ def keep_freed() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_ARENA_MAX, 1))
     return mallopt is not None and all(mallopt(name, value) for name, value in settings)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors that torch (on GPU or CPU) and numpy raise when memory runs out."""
+    words = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(word in str(error) for word in words)

@@ -1,4 +1,4 @@
-"""Packed corpus → batches: gather and join samples and targets; nothing here is random."""
+"""Packed corpus → batches, joined and padded, halved where memory runs out; nothing here is random."""
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -12,12 +12,15 @@ from torch import Tensor
 
 from asr.augmentation import Draws
 from asr.corpus.packed import PackedCorpus
+from asr.errors import TrainingError
 from asr.machine.devices import sent
+from asr.machine.memory import is_out_of_memory
 from asr.machine.pools import in_order
 from asr.training.samples import Pieces, Samples, mapped
 
 Item = tuple[int, ...]
 T = TypeVar("T")
+R = TypeVar("R")
 
 AHEAD = 3
 """Batches that are prefetched."""
@@ -115,3 +118,27 @@ def prefetch(make: Callable[[T], Batch], plan: Iterable[T]) -> Generator[Batch, 
     An exception in the thread is raised here; closing the generator early ends the thread.
     """
     return in_order(ThreadPoolExecutor(1, "prefetch"), make, plan, ahead=AHEAD)
+
+
+def in_halves(work: Callable[[Batch], R], batch: Batch, *, rate_hz: int) -> list[R]:
+    """What `work` gives for the batch; if memory runs out, for its halves in their order, recursively.
+
+    Raises:
+        TrainingError: a single utterance does not fit into memory.
+    """
+    try:
+        return [work(batch)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch.ids) == 1:
+            seconds = batch.samples_BT.shape[1] / rate_hz
+            raise TrainingError(
+                f"out of memory with {batch.ids[0]} alone ({seconds:.1f} s): lower data.max_s, or take a "
+                "smaller encoder"
+            ) from error
+    # Not inside the handler: there, the error still holds the failed attempt's tensors.
+    torch.cuda.empty_cache()
+    middle = len(batch.ids) // 2
+    halves = (batch.rows(0, middle), batch.rows(middle, len(batch.ids)))
+    return [result for half in halves for result in in_halves(work, half, rate_hz=rate_hz)]

@@ -1,4 +1,4 @@
-"""Batches → gradients: the forward pass, the losses, and recovery when memory runs out."""
+"""Batches → gradients: the forward pass and the losses."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from torch import Tensor
 from asr import lm
 from asr.augmentation import Augmentation
 from asr.ctc import ctc_loss, fits, log_denominator, log_prior
-from asr.errors import ConfigError, TrainingError
+from asr.errors import ConfigError
 from asr.machine import devices
 from asr.recognizer import Recognizer
 from asr.spans import inside
 from asr.training.feed import mix
-from asr.training.loader import Batch
+from asr.training.loader import Batch, in_halves
 
 MOST_OUTPUTS = 128
 """Largest number of outputs for which a denominator is supported."""
@@ -113,25 +113,13 @@ class Loss:
         Raises:
             TrainingError: a single utterance does not fit into memory.
         """
-        try:
-            return self._add_gradient(batch, seed)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            if len(batch.ids) == 1:
-                seconds = batch.samples_BT.shape[1] / self.recognizer.rate_hz
-                raise TrainingError(
-                    f"out of memory with {batch.ids[0]} alone ({seconds:.1f} s): lower data.max_s, or take a "
-                    "smaller encoder"
-                ) from error
-        # Not inside the handler: there, the error still holds the failed attempt's tensors.
-        if self.recognizer.device.type == "cuda":
-            torch.cuda.empty_cache()
-        middle = len(batch.ids) // 2
-        halves = (batch.rows(0, middle), batch.rows(middle, len(batch.ids)))
-        sums = [self.add_gradient(half, seed=mix(seed, "half", k)) for k, half in enumerate(halves)]
-        total = sums[0] + sums[1]
-        total[3] += 1
+
+        def add(part: Batch) -> Tensor:
+            return self._add_gradient(part, seed if part is batch else mix(seed, part.ids))
+
+        parts = in_halves(add, batch, rate_hz=self.recognizer.rate_hz)
+        total = torch.stack(parts).sum(0)
+        total[3] = len(parts) - 1
         return total
 
     def _add_gradient(self, batch: Batch, seed: int) -> Tensor:
@@ -215,10 +203,3 @@ def _add(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         torch._foreach_add_([sum_so_far for sum_so_far, _ in old], [g for _, g in old])
     for w, g in pairs:
         w.grad = g if w.grad is None else w.grad
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for the errors that torch (on GPU or CPU) and numpy raise when memory runs out."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "_ALLOC_FAILED")
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or any(word in str(error) for word in words)

@@ -18,7 +18,7 @@ from asr.recognizer import Recognizer
 from asr.spans import inside
 from asr.text import normalise
 from asr.training.distributed import Ranks
-from asr.training.loader import collate
+from asr.training.loader import Batch, collate, in_halves
 
 
 class Split:
@@ -90,6 +90,9 @@ def measure(
     Every rank processes its share of the batches and returns the scores of the whole split. The loss excludes
     utterances that are infeasible or cannot be spelled (NaN if there are no others), the error rates none
     that are `measured`. The length ratio is that of the characters of all hypotheses to all references.
+
+    Raises:
+        TrainingError: a single utterance does not fit into memory, or another rank is gone.
     """
     recognizer.eval()
     plan = batches.plan(
@@ -100,29 +103,22 @@ def measure(
         rate_hz=recognizer.rate_hz,
         shuffle=False,
     )
+    strange = {split.corpus.utterances[i].id for i in split.unspellable}
+
+    def hear(batch: Batch) -> tuple[list[str], np.ndarray]:
+        is_spelled_B = np.array([name not in strange for name in batch.ids])
+        return _hear(recognizer, batch, is_spelled_B, autocast=autocast, loss=loss)
+
     found: list[tuple[int, str]] = []
     sums = np.zeros(4)
     for planned in plan[ranks.rank :: ranks.size]:
         items = [(split.measured[i],) for (i,) in planned]
-        batch = collate(split.corpus, split.targets, items).to(recognizer.device)
-        features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
-        with autocast():
-            log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
-        nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
-        log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
-        fits_B = fits(batch.targets_BS, out_B, batch.target_lengths_B).numpy()
-        counted_B = fits_B & np.array([i not in split.unspellable for (i,) in items])
-        blank_BT = log_probs_BTV.argmax(-1) == 0
-        inside_BT = inside(out_B, blank_BT.shape[1])[..., 0]
-        labels_B = batch.target_lengths_B.cpu().numpy()
-        sums += (
-            nll_B[counted_B].sum(),
-            labels_B[counted_B].sum(),
-            int((blank_BT & inside_BT).sum()),
-            int(inside_BT.sum()),
-        )
-        hypotheses = greedy(log_probs_BTV, out_B)
-        found += [(i, h.text(recognizer.alphabet)) for (i,), h in zip(items, hypotheses, strict=True)]
+        batch = collate(split.corpus, split.targets, items)
+        heard = []
+        for texts, counts in in_halves(hear, batch, rate_hz=recognizer.rate_hz):
+            heard += texts
+            sums += counts
+        found += [(i, text) for (i,), text in zip(items, heard, strict=True)]
     parts = ranks.gather((found, sums))
     nll, labels, blanks, frames = sum((s for _, s in parts), np.zeros(4)).tolist()
     ordered = sorted(pair for part, _ in parts for pair in part)
@@ -136,3 +132,31 @@ def measure(
         "blank_share": blanks / max(frames, 1),
         "length_ratio": written / max(spoken, 1),
     }
+
+
+def _hear(
+    recognizer: Recognizer,
+    batch: Batch,
+    is_spelled_B: np.ndarray,
+    *,
+    autocast: Callable[[], Any],
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+) -> tuple[list[str], np.ndarray]:
+    """What is heard in each utterance; loss (nats), labels, blank frames and all frames of the batch."""
+    batch = batch.to(recognizer.device)
+    features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
+    with autocast():
+        log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
+    nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
+    log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
+    counted_B = fits(batch.targets_BS, out_B, batch.target_lengths_B).numpy() & is_spelled_B
+    blank_BT = log_probs_BTV.argmax(-1) == 0
+    inside_BT = inside(out_B, blank_BT.shape[1])[..., 0]
+    labels_B = batch.target_lengths_B.numpy()
+    counts = (
+        nll_B[counted_B].sum(),
+        labels_B[counted_B].sum(),
+        int((blank_BT & inside_BT).sum()),
+        int(inside_BT.sum()),
+    )
+    return [h.text(recognizer.alphabet) for h in greedy(log_probs_BTV, out_B)], np.array(counts)
