@@ -49,6 +49,16 @@ def test_two_different_texts_of_a_recording_are_a_flaw_and_the_same_twice_is_non
     assert details == [f"a.wav has two texts: {places[0]}, and {places[1]}"]
 
 
+def test_what_recordings_are_called_is_found_out_once_for_all_lists_of_a_folder(tmp_path, monkeypatch):
+    for i in range(30):
+        wav(tmp_path / "sounds" / f"{i}.wav")
+        text(tmp_path / f"{i}.txt", f"{i} yes")
+    calls: list[str] = []
+    monkeypatch.setattr("asr.corpus.folder.composed", lambda name: calls.append(name) or name)
+    assert len(texts(corpus.prepare("folder", tmp_path, fractions={}))) == 30
+    assert len(calls) < 30 * 30
+
+
 def test_hidden_files_and_those_of_the_system_are_not_looked_at(tmp_path):
     for name in ("a", ".b", "~$c", ".ipynb_checkpoints/a", "__MACOSX/a", "deep/.git/d"):
         wav(tmp_path / f"{name}.wav")

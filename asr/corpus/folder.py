@@ -253,8 +253,9 @@ def _listed(
     for p in recordings:
         for folder in folders.intersection(p.parents):
             below[folder].append(p)
+    names_in = {folder: _names(folder, below[folder], chosen) for folder in folders}
     for file in lists:
-        names, is_foreign = _names(file.parent, below[file.parent], chosen), True
+        names, is_foreign = names_in[file.parent], True
         for number, line in enumerate(_content(file).split(b"\n"), 1):
             name, text = _name_and_text(line, names)
             place, called = f"{file}, line {number}", names.get(name, ())
