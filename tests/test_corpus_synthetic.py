@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,16 @@ def test_own_sentences_are_said_instead_of_digits(tmp_path):
     longest = {text: max(u.duration_s for u in said if u.text == text) for text in {u.text for u in said}}
     assert set(longest) == {"Good morning.", "Good night, and many thanks to all of you."}
     assert longest["Good night, and many thanks to all of you."] > 1.5 * longest["Good morning."]
+
+
+def test_a_long_sentence_among_many_makes_no_utterance_costly(tmp_path):
+    sentences = [*["yes"] * 500, "no " * 5000]
+    tracemalloc.start()
+    [said] = prepare("synthetic", tmp_path, workers=1, train=1, dev=0, test=0, sentences=sentences)["train"]
+    most_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said.text == "yes"
+    assert most_bytes < 10e6
 
 
 def test_every_accent_and_timbre_speaks_and_sounds_like_itself():

@@ -200,7 +200,7 @@ def _request(
     )
     return _Request(
         path=folder / f"{split}-{number:05d}.flac",
-        text=str(rng.choice(texts)) if texts else " ".join(words),
+        text=texts[rng.integers(len(texts))] if texts else " ".join(words),
         manner=manner,
         lead_s=float(rng.uniform(0.02, 0.3)),
         trail_s=float(rng.uniform(0.02, 0.3)),
