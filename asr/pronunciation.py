@@ -18,6 +18,7 @@ from pathlib import Path
 from asr import cmudict
 from asr.errors import TextError
 from asr.espeak import Espeak
+from asr.files import expanded
 
 Pronunciation = tuple[str, ...]
 
@@ -162,9 +163,14 @@ class Lexicon:
 
     @classmethod
     def read(cls, path: str | Path, *, lower: bool = False) -> "Lexicon":
-        """The lexicon in a file; `lower` converts its words to lower case, as transcripts are."""
+        """The lexicon in a file; `lower` converts its words to lower case, as transcripts are.
+
+        Raises:
+            TextError: as for `from_text`, or a file that cannot be read.
+            ConfigError: `~name` of nobody here.
+        """
         try:
-            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+            text = Path(expanded(str(path))).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise TextError(f"{path}: not a readable lexicon ({error})") from error
         found = cls.from_cmudict(text, name=str(path))

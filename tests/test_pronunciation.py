@@ -4,7 +4,7 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from asr import cmudict
-from asr.errors import AlphabetError, CorpusError, TextError
+from asr.errors import AlphabetError, ConfigError, CorpusError, TextError
 from asr.pronunciation import Lexicon, pronounce, spell
 from asr.text import Alphabet
 
@@ -35,6 +35,8 @@ def test_a_line_without_phones_is_quoted_with_its_number(tmp_path):
         Lexicon.read(tmp_path / "empty.txt")
     with pytest.raises(TextError, match="not a readable lexicon"):
         Lexicon.read(tmp_path / "nothing.txt")
+    with pytest.raises(ConfigError, match="no home folder of that name"):
+        Lexicon.read("~nobody.here/lexicon.txt")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
