@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -203,14 +203,18 @@ def find_problem(utterance: Utterance, seen: set[str]) -> Problem | None:
 def name_by_path(utterances: list[Utterance]) -> list[Utterance]:
     """The utterances; an empty id becomes the file's name, with as much of its path as makes it unique.
 
-    That of a part of a recording ends with where it starts.
+    That of a part of a recording ends with where it starts. What stands twice has one id, not a longer one.
     """
     if all(u.id for u in utterances):
         return utterances
     starts = ["" if u.start_s is None else f"_{u.start_s:.2f}" for u in utterances]
     ids = [u.id or u.audio_filepath.stem + start for u, start in zip(utterances, starts, strict=True)]
     for parts in range(2, 1 + max((len(u.audio_filepath.parts) for u in utterances), default=0)):
-        repeated = {name for name, count in Counter(ids).items() if count > 1}
+        count, meant = Counter(ids), defaultdict[str, set[str | Path]](set)
+        for u, name in zip(utterances, ids, strict=True):
+            if count[name] > 1:
+                meant[name].add(u.id or u.audio_filepath.with_suffix(""))
+        repeated = {name for name, several in meant.items() if len(several) > 1}
         if not repeated:
             break
         ids = [
