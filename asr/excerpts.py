@@ -33,10 +33,12 @@ class Excerpts(NamedTuple):
         """The pieces, mono float32, each between its surroundings.
 
         Raises:
-            AudioError: none, or something else than samples.
+            AudioError: none, an empty one, or something else than samples.
         """
         if not len(pieces) or not all(isinstance(piece, np.ndarray) and piece.ndim == 1 for piece in pieces):
             raise AudioError("expected samples as one-dimensional numpy arrays, one for each recording")
+        if not all(map(len, pieces)):
+            raise AudioError("a recording without samples: expected at least one in each")
         around = around or [NOTHING] * len(pieces)
         parts = ([b, piece, a] for piece, (b, a) in zip(pieces, around, strict=True))
         wholes = [torch.from_numpy(np.concatenate(part, dtype=np.float32)) for part in parts]

@@ -17,7 +17,7 @@ from tone_model import spoken, tone_model
 
 from asr.ctc import log_denominator
 from asr.encoder import EncoderConfig
-from asr.errors import ConfigError
+from asr.errors import AudioError, ConfigError
 from asr.jobs.align import align_words
 from asr.lm import train_recurrent
 from asr.recognizer import Recognizer, load
@@ -137,6 +137,8 @@ def test_transcripts_of_files_and_streams_are_those_of_the_cpu(monkeypatch, tmp_
         assert stream.finish().stable == found.text == truth.text
         assert [w.start_s for w in found.words] == [w.start_s for w in truth.words] != []
         assert align_words(model, sound, "cad bad ab") == there
+        with pytest.raises(AudioError, match="a recording without samples"):
+            model.log_probs([sound, sound[:0]])
         with pytest.raises(ConfigError, match="precision=int8 runs on the CPU, and the model is on cuda"):
             load(tmp_path / "model", device="cuda", precision="int8")
 
