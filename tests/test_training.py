@@ -409,7 +409,8 @@ def test_bf16_trains(corpus, tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [{"epochs": 0}, {"log_every": 0}, {"accumulate": 0}, {"beta2": 2.0}, {"learning_rate": -1.0}, {"join": 0},
-     {"give_up_after": 0}, {"seconds_per_batch": 0.0}, {"final_share": 1.5}, {"pause_s": -0.1}],
+     {"give_up_after": 0}, {"seconds_per_batch": 0.0}, {"final_share": 1.5}, {"pause_s": -0.1},
+     {"schedule": "cosin"}, {"precision": "fp16"}],
 )  # fmt: skip
 def test_a_setting_that_cannot_work_is_refused_by_name(wrong):
     [(name, value)] = wrong.items()

@@ -3,15 +3,18 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from asr.encoder import Encoder
-from asr.errors import ConfigError, check_demands
+from asr.errors import check_demands
 from asr.regularisation import MaskedBatchNorm
 from asr.training.distributed import Ranks
+
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
+Precision = Literal["auto", "float32", "bf16"]
 
 
 @dataclass
@@ -30,7 +33,7 @@ class TrainingConfig:
     pause_s: float = 0.0
     """Joined utterances are separated by up to this many seconds of silence."""
     learning_rate: float = 2e-3
-    schedule: Literal["constant", "linear", "cosine", "exponential"] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
     final_share: float = 0.01
     """Share of the learning rate that is left at the end; not used by the constant schedule."""
@@ -58,7 +61,7 @@ class TrainingConfig:
     denominator_epochs: float = 3.0
     """The denominator is ramped up over this many epochs; switched on at once, training can get stuck at
     all-blank output."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Precision = "auto"
     """`auto` uses bf16 autocast where the device multiplies faster in it."""
     device: str = "auto"
     average: int = 0
@@ -78,6 +81,7 @@ class TrainingConfig:
         least |= dict.fromkeys(("average", "patience", "pause_s", "warmup_epochs", "weight_decay"), 0)
         least |= dict.fromkeys(("clip_norm", "denominator_epochs"), 0)
         values = {name: getattr(self, name) for name in least}
+        choices = {"schedule": get_args(Schedule), "precision": get_args(Precision)}
         over_zero = {name: getattr(self, name) for name in ("seconds_per_batch", "learning_rate")}
         check_demands(
             [
@@ -86,6 +90,13 @@ class TrainingConfig:
                     for k, n in least.items()
                 ),
                 *((v > 0, f"training.{k}={v}: expected more than 0") for k, v in over_zero.items()),
+                *(
+                    (
+                        getattr(self, k) in of,
+                        f"training.{k}={getattr(self, k)}: expected one of {', '.join(of)}",
+                    )
+                    for k, of in choices.items()
+                ),
                 (0 <= self.beta2 < 1, f"training.beta2={self.beta2}: expected 0 to below 1"),
                 (0 <= self.final_share <= 1, f"training.final_share={self.final_share}: expected 0 to 1"),
                 (0 <= self.start_share <= 1, f"training.start_share={self.start_share}: expected 0 to 1"),
@@ -105,14 +116,12 @@ def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
         return config.learning_rate * max(progress_epochs / warmup, 1e-3)
     x = min((progress_epochs - warmup) / max(config.epochs - warmup, 1e-9), 1.0)
     low = config.final_share
-    shapes: dict[str, Callable[[], float]] = {
+    shapes: dict[Schedule, Callable[[], float]] = {
         "constant": lambda: 1.0,
         "linear": lambda: 1 - x * (1 - low),
         "cosine": lambda: low + (1 - low) * (1 + math.cos(math.pi * x)) / 2,
         "exponential": lambda: max(low, 1e-9) ** x,
     }
-    if config.schedule not in shapes:
-        raise ConfigError(f"training.schedule={config.schedule}: expected one of {', '.join(shapes)}")
     return config.learning_rate * shapes[config.schedule]()
 
 
