@@ -10,10 +10,11 @@ import numpy as np
 
 from asr.augmentation import AugmentationConfig, draw
 from asr.corpus import batches
+from asr.corpus.batches import Item
 from asr.draws import heard_s
 from asr.recognizer import Recognizer
 from asr.training.distributed import Ranks
-from asr.training.loader import Batch, Item, collate, name_of, prefetch
+from asr.training.loader import Batch, collate, name_of, prefetch
 from asr.training.optim import TrainingConfig
 from asr.training.samples import Samples, open_samples
 from asr.training.validation import Split

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asr.augmentation import Draws
+from asr.corpus.batches import Item
 from asr.corpus.packed import PackedCorpus
 from asr.errors import TrainingError
 from asr.machine.devices import sent
@@ -18,7 +19,6 @@ from asr.machine.memory import is_out_of_memory
 from asr.machine.pools import in_order
 from asr.training.samples import Pieces, Samples, mapped
 
-Item = tuple[int, ...]
 T = TypeVar("T")
 R = TypeVar("R")
 
