@@ -1,6 +1,6 @@
 """The CTC lattice: training loss, alignment, word times and confidences."""
 
-from asr.ctc.alignment import Span, WordSpan, align, group_words, spell
+from asr.ctc.alignment import Span, WordSpan, align, as_said, group_words
 from asr.ctc.denominator import log_denominator, log_prior
 from asr.ctc.lattice import Lattice, fits, forward_backward, required_frames
 from asr.ctc.loss import ctc_loss
@@ -10,6 +10,7 @@ __all__ = [
     "Span",
     "WordSpan",
     "align",
+    "as_said",
     "ctc_loss",
     "fits",
     "forward_backward",
@@ -17,5 +18,4 @@ __all__ = [
     "log_denominator",
     "log_prior",
     "required_frames",
-    "spell",
 ]

