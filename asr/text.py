@@ -25,7 +25,10 @@ from asr.pronunciation import Lexicon
 BLANK = 0
 WORD_OPENER = "▁"  # U+2581, the mark that opens a word in subword alphabets
 
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI ")
+_UNSPACED = (
+    *("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "VERTICAL KANA", "BOPOMOFO"),
+    *("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN", "YI "),
+)
 """Prefixes of the Unicode names of characters in scripts that do not separate words by spaces."""
 
 

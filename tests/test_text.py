@@ -192,7 +192,8 @@ def test_any_text_over_its_own_alphabet_round_trips(texts):
 @pytest.mark.parametrize(
     ("texts", "separates"),
     [(["one", "two"], True), (["да", "нет"], True), (["하나", "둘"], True), (["一二", "三"], False),
-     (["สวัสดี"], False), (["はい", "いいえ"], False), (["我 要 OK", "好"], True)],
+     (["สวัสดี"], False), (["はい", "いいえ"], False), (["我 要 OK", "好"], True),
+     (["人々は 行く", "〆切"], False), (["ｶﾗｵｹ ﾊﾞｰ"], False)],
 )  # fmt: skip
 def test_words_can_be_told_apart_though_each_transcript_has_but_one(texts, separates):
     assert (Alphabet.from_texts(texts).space is not None) == separates
