@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import replace
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -234,6 +234,10 @@ def test_a_decoder_is_made_once_and_weighed_anew_when_weights_or_prior_change():
     assert found == [fresh.decode(noise(seed), [30]) for seed in range(8)]
     assert found != [first.decode(noise(seed), [30]) for seed in range(8)]
     assert choose(hotwords=["ab"])._vocabulary is not first._vocabulary
+    assert [choose(lexicon=iter([word]))._vocabulary.words for word in ("ab", "ba")] == [["ab"], ["ba"]]
+    many = np.array(["".join(letters) for letters in product("ab", repeat=11)], object)  # its repr has gaps
+    for word in many[[1000, 1001]]:
+        assert word not in choose(lexicon=many[many != word])._vocabulary.words
 
     config.prior = ()
     mine = {"prior": [0.4, 0.2, 0.2, 0.2], "prior_weight": 1.0}

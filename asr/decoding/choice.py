@@ -162,7 +162,7 @@ class Chooser:
             raise DecodingError(f"decoder {choice.name!r}: expected greedy, beam or pyctcdecode")
         weights, others = _settle(choice)
         spoken = len(choice.alphabet.lexicon) if choice.alphabet.lexicon is not None else None
-        key = (choice.name, spoken, id(others["lm"]), repr(others), choice.config.lexicon)
+        key = (choice.name, spoken, others["lm"], repr(others), choice.config.lexicon)
         kept_key, kept_weights, made = self._kept
         if (key, weights) == (kept_key, kept_weights):
             return made
@@ -217,6 +217,9 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     known = (*weights, "hotword_weight", "prior_weight")
     weights |= {k: v for k, v in given.items() if k in known}
     others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}
+    lexicon = others.get("lexicon")
+    if isinstance(lexicon, Iterable) and not isinstance(lexicon, str | Mapping):
+        others["lexicon"] = tuple(lexicon)  # which can be read again, and compared with the next
     return weights, others
 
 
