@@ -119,7 +119,8 @@ def test_lexicons_without_sense_are_refused(alphabet, settings, message):
 
 def test_words_without_a_pronunciation_or_with_strange_symbols_are_counted(caplog):
     lm = asr.lm.train([*SENTENCES, "three nine"], order=2)
-    decoder = BeamDecoder(PHONES, lm=lm, lexicon=LEXICON | {"nine": [("n", "aɪ", "n")]})
-    assert decoder.unspellable == ["nine"]
-    assert "1 of 7 words cannot be spelled" in caplog.text
+    more = {"nine": [("n", "aɪ", "n")], "ten": [], "toot": iter([("t", "uː", "t")])}
+    decoder = BeamDecoder(PHONES, lm=lm, lexicon=LEXICON | more)
+    assert decoder.unspellable == ["nine", "ten"] and "toot" in decoder.words
+    assert "2 of 9 words cannot be spelled" in caplog.text
     assert "1 of 7 words of the language model have no pronunciation, e.g. 'three'" in caplog.text

@@ -71,12 +71,13 @@ def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronuncia
     absent = (0,) * spelling.per_character
     words, spelled = [], []
     for word, pronunciations in lexicon.items():
-        if isinstance(pronunciations, str) or any(isinstance(p, str) for p in pronunciations):
+        given = list(pronunciations)
+        if isinstance(pronunciations, str) or any(isinstance(p, str) for p in given):
             raise DecodingError(
                 f"pronunciations of {word!r}: {pronunciations!r}: expected a list of pronunciations, each a "
                 "list of symbols"
             )
-        for symbols in dict.fromkeys(map(tuple, pronunciations)):
+        for symbols in dict.fromkeys(map(tuple, given or [()])):  # without any it is counted as unspellable
             digits = [spelling.digits_of.get(composed(s), absent) for s in symbols]
             words.append(composed(word))
             spelled.append(np.array([d for each in digits for d in each], np.int32))
