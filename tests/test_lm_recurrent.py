@@ -139,6 +139,15 @@ def test_decomposed_text_is_the_same_text():
     assert model.log_probs(["e漢\u0301"]) == model.log_probs(["漢é"])  # both lack two characters
 
 
+def test_training_reads_words_as_scoring_does():
+    config = RecurrentConfig(pieces=2, width=8, epochs=1)
+    models = [
+        asr.lm.train_recurrent(texts, config)
+        for texts in (["người đi", "một ghế"] * 2, ["người  đi", "một\tghế"] * 2)
+    ]
+    assert models[0].pieces == models[1].pieces
+
+
 def test_perplexities_beyond_what_a_float_holds_are_infinite(tmp_path):
     long = ["".join(random.Random(i).choices("abcdefgh", k=1500)) for i in range(8)]
     reports: list[asr.lm.Report] = []

@@ -15,7 +15,7 @@ from asr.errors import LanguageModelError
 from asr.lm.ngram import check_sentences, grouped, per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
 from asr.machine import devices, states
-from asr.text import Alphabet
+from asr.text import Alphabet, normalise
 
 HELD_OUT_EVERY = 100
 MOST_HELD_OUT = 1000
@@ -53,7 +53,7 @@ def train(
     them best. On a CPU the same text, settings and seed give the same weights.
 
     Args:
-        sentences: normalised text; empty ones are skipped.
+        sentences: normalised text, words separated by white space; empty ones are skipped.
         config: None takes the defaults.
         seed: of weights, order and dropout.
         device: `auto` takes a GPU if there is one.
@@ -66,7 +66,7 @@ def train(
     """
     check_sentences(sentences)
     config = config or RecurrentConfig()
-    texts = [sentence for sentence in sentences if sentence.strip()]
+    texts = [text for sentence in sentences if (text := normalise(sentence, "none"))]
     if len(texts) < 2:
         raise LanguageModelError(f"{len(texts)} sentences: a recurrent language model needs at least two")
     characters = len({c for text in texts for c in text}) + 1
