@@ -194,3 +194,20 @@ def test_the_page_works_in_a_real_browser(tmp_path: Path) -> None:
         )
     ]
     assert seen["duration"] == pytest.approx(0.5), "the recording is loaded from disk"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: the page was not opened")
+def test_a_part_of_a_recording_that_was_heard_can_be_played_again(tmp_path: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000, dtype=np.float32), 8000)
+    found = score("a", "b", ids=["u"], durations_s=[0.2])
+    write_report(found, tmp_path / "page.html", audio={"u": tmp_path / "a.wav"}, starts_s={"u": 0.1})
+    with playwright.sync_playwright() as api:
+        page = api.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        ).new_page()
+        page.goto((tmp_path / "page.html").as_uri())
+        for _ in range(2):
+            page.click(".play")
+            assert page.inner_text(".play") == "■"
+            page.wait_for_selector(".play:not(.on)", timeout=10_000)

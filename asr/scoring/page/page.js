@@ -103,7 +103,7 @@ function stop() {
   }
   playing = null;
 }
-player.addEventListener("ended", stop);
+player.addEventListener("pause", () => { if (player.paused) stop(); });  // a part of a recording never is "ended"
 player.addEventListener("error", () => {
   if (!playing) return;
   playing.classList.add("lost");
