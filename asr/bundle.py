@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from asr import __version__, ensemble
-from asr.decoding.choice import DecoderConfig
+from asr.decoding.config import DecoderConfig
 from asr.encoder import Encoder, EncoderConfig
 from asr.ensemble import Ensemble
 from asr.errors import BundleError

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from asr import bundle, ensemble
 from asr.decoding import greedy
-from asr.decoding.choice import Choice, Chooser, DecoderConfig, DecoderName, choose
+from asr.decoding.choice import Choice, Chooser, choose
+from asr.decoding.config import DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.excerpts import Excerpts, Surroundings, between_blanks

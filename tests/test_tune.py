@@ -16,7 +16,8 @@ import asr
 import asr.lm
 from asr.corpus.manifest import Utterance, write_manifest
 from asr.decoding import BeamDecoder
-from asr.decoding.choice import Choice, Chooser, DecoderConfig
+from asr.decoding.choice import Choice, Chooser
+from asr.decoding.config import DecoderConfig
 from asr.errors import ConfigError, DecodingError, ManifestError
 from asr.jobs import tune as jobs
 from asr.lm import Steps

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from asr.corpus.decode import available_cores
 from asr.decoding import outcome
-from asr.decoding.choice import WIDEST
 from asr.decoding.committee import CANDIDATES, NARROWEST, ranked
+from asr.decoding.config import WIDEST
 from asr.decoding.emissions import as_tensor, check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords, listed
 from asr.decoding.hypothesis import Hypothesis, write
@@ -229,9 +229,16 @@ class BeamDecoder:
         words = spell_out(entries, self.words)
         return write(tokens, self.alphabet) if words is None else " ".join(filter(None, words))
 
-    def begin(self, n_best: int = 1) -> "Search":
+    def begin(self, n_best: int = 1) -> Search:
         """A new search, which will return up to n_best hypotheses."""
-        return Search(self, n_best)
+        return Search(
+            n_best,
+            alphabet=self.alphabet,
+            tables=self.tables,
+            words=self.words,
+            settings=self.settings,
+            weighed=self.weighed,
+        )
 
 
 def _check_pruning(

@@ -1,8 +1,7 @@
 """Decodes one utterance incrementally, for streams and whole recordings alike."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -12,9 +11,8 @@ from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
 from asr.decoding.ranking import judged, rank
-
-if TYPE_CHECKING:
-    from asr.decoding.beam import BeamDecoder
+from asr.decoding.tables import Tables
+from asr.text import Alphabet
 
 NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 LOST = 0.25  # nats per frame by which a hypothesis that explains the recording may lose to the best path
@@ -27,8 +25,15 @@ class Search:
     The result is that of `BeamDecoder.decode`, whatever the blocks. Tokens are outputs 1 … V−1. `agreed` only
     ever grows, and every prefix of the beam begins with it.
 
+    Args:
+        n_best: the most hypotheses that it returns.
+        alphabet: of the acoustic model.
+        tables: what the search looks up.
+        words: see `asr.decoding.ranking.spell_out`.
+        settings: the limits of pruning.
+        weighed: gives the probabilities of frames of log-probabilities, see `BeamDecoder.weighed`.
+
     >>> import torch
-    >>> from asr.text import Alphabet
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
     >>> from asr.decoding import BeamDecoder
     >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
@@ -41,13 +46,22 @@ class Search:
     ((1, 2), ((0, 1), (2, 3)))
     """
 
-    def __init__(self, decoder: "BeamDecoder", n_best: int) -> None:
-        self._decoder, self._n_best = decoder, n_best
-        self._settings = decoder.settings
-        self._beam, self._tree = new_beam(self._settings.width, decoder.alphabet.size), new_tree(1)
+    def __init__(
+        self,
+        n_best: int,
+        *,
+        alphabet: Alphabet,
+        tables: Tables,
+        words: Sequence[str] | None,
+        settings: Settings,
+        weighed: Callable[[Tensor], np.ndarray],
+    ) -> None:
+        self._n_best, self._settings, self._weighed = n_best, settings, weighed
+        self._alphabet, self._tables, self._words = alphabet, tables, words
+        self._beam, self._tree = new_beam(settings.width, alphabet.size), new_tree(1)
         self._blocks: list[np.ndarray] = []
         self._wider: Search | None = None  # the search that found the hypotheses of `finish`, if another
-        search.start(self._beam, self._tree, decoder.tables)
+        search.start(self._beam, self._tree, tables)
 
     def advance(self, log_probs_TV: Tensor) -> None:
         """Process a block of frames: natural logs, (frames, outputs), blank at 0.
@@ -55,8 +69,8 @@ class Search:
         Raises:
             DecodingError: as `BeamDecoder.decode`; frame numbers count from the start of the block.
         """
-        block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._decoder.alphabet.size)
-        self.take(self._decoder.weighed(block_BTV[0]))
+        block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._alphabet.size)
+        self.take(self._weighed(block_BTV[0]))
 
     def take(self, y_TV: np.ndarray) -> None:
         """Process a block of frames: probabilities (float64) that have been checked."""
@@ -64,9 +78,7 @@ class Search:
         done = 0
         while done < len(y_TV):
             self._make_room(len(y_TV) - done)
-            done += search.advance_beam(
-                y_TV[done:], self._beam, self._tree, self._decoder.tables, self._settings
-            )
+            done += search.advance_beam(y_TV[done:], self._beam, self._tree, self._tables, self._settings)
 
     def _make_room(self, frames: int) -> None:
         """Make the arrays large enough for one more frame, and probably for all `frames`."""
@@ -86,15 +98,15 @@ class Search:
         before it is fully spelled, if every surviving prefix can only become that word. With pronunciations
         they stop before the first word that may still turn into a homophone.
         """
-        tables, alphabet = self._decoder.tables, self._decoder.alphabet
+        tables = self._tables
         if not math.isinf(tables.outside):  # any word may be written
             return self.agreed()
-        if self._decoder.words is None:
+        if self._words is None:
             return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
         agreed = self.agreed()
         agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
-        starts = [start for start, _ in alphabet.word_slices(agreed)]
+        starts = [start for start, _ in self._alphabet.word_slices(agreed)]
         return agreed[: starts[certain]] if certain < len(starts) else agreed
 
     def finish(self, begin: tuple[int, ...] = (), *, judge: bool = True) -> list[Hypothesis]:
@@ -119,23 +131,28 @@ class Search:
 
     def _again(self, y_TV: np.ndarray) -> "Search":
         """A search of the same frames without pruning, except by the beam's width."""
-        wider = Search(self._decoder, self._n_best)
-        wider._settings = Settings(self._settings.width, UNPRUNED, UNPRUNED)
+        wider = Search(
+            self._n_best,
+            alphabet=self._alphabet,
+            tables=self._tables,
+            words=self._words,
+            settings=Settings(self._settings.width, UNPRUNED, UNPRUNED),
+            weighed=self._weighed,
+        )
         wider.take(y_TV)
         return wider
 
     def provisional(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
         """The hypotheses of this search, without word confidences; the arguments are those of `finish`."""
-        decoder, blocks = self._decoder, self._blocks
-        if len(blocks) != 1:
-            self._blocks = blocks = [np.concatenate([np.empty((0, decoder.alphabet.size)), *blocks])]
+        if len(self._blocks) != 1:
+            self._blocks = [np.concatenate([np.empty((0, self._alphabet.size)), *self._blocks])]
         return rank(
             self._beam,
             self._tree,
-            blocks[0],
-            decoder.tables,
-            decoder.alphabet,
-            words=decoder.words,
+            self._blocks[0],
+            self._tables,
+            self._alphabet,
+            words=self._words,
             n_best=self._n_best,
             begin=begin,
         )
@@ -146,5 +163,5 @@ class Search:
         Args:
             known: the confidences of their first words, all settled, which are kept.
         """
-        decoder, by = self._decoder, self._wider or self
-        return judged(by._beam, by._tree, decoder.tables, decoder.alphabet, hypotheses, known=known)
+        by = self._wider or self
+        return judged(by._beam, by._tree, self._tables, self._alphabet, hypotheses, known=known)
