@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import multiprocessing
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -21,6 +22,7 @@ from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
 from asr.decoding.hotwords import normalise_hotwords
 from asr.decoding.prefixes import ENTRIES
 from asr.decoding.ranking import locate
+from asr.decoding.spelling import build_trie, spell_outputs, spell_words
 from asr.errors import DecodingError, LanguageModelError
 from asr.text import Alphabet
 
@@ -617,3 +619,12 @@ def test_words_that_are_not_judged_are_the_same_and_as_sure_as_their_outputs():
     for word, (start, end) in zip(heard, WORDS.word_slices(plain.tokens), strict=True):
         assert word.confidence == pytest.approx(min(plain.confidences[start:end]))
     assert [w.confidence for w in words] != [w.confidence for w in heard]
+
+
+def test_one_very_long_word_takes_memory_for_its_own_letters_only():
+    words = ["ab" * 1000, *map("".join, itertools.product("ab", repeat=11))]
+    spelled = spell_words(words, spell_outputs(Alphabet([" ", "a", "b"])))
+    tracemalloc.start()
+    trie, (_, peak_bytes) = build_trie(spelled), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sorted(trie.lengths) == [11] * 2048 + [2000] and peak_bytes < 8e6

@@ -126,27 +126,26 @@ def build_trie(spelled: Sequence[np.ndarray]) -> Trie:
     Args:
         spelled: the digits of each entry; several may be spelled alike.
     """
-    lengths = np.array([len(digits) for digits in spelled], np.int64)
-    flat = np.concatenate([np.empty(0, np.int32), *spelled])
-    row = np.repeat(np.arange(len(spelled)), lengths)
-    column = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    good = lengths > 0
-    good[row[flat == 0]] = False
-    matrix = np.zeros((len(spelled), max(lengths.tolist(), default=0) + 1), np.int32)
-    matrix[row, column] = flat
-    order = np.flatnonzero(good)
-    order = order[np.lexsort(matrix[order].T[::-1])]
-    return _build_layers(matrix[order], order, lengths[order])
+    texts = [digits.astype(np.uint8).tobytes() for digits in spelled]
+    good = [i for i, text in enumerate(texts) if text and 0 not in text]
+    order = np.array(sorted(good, key=texts.__getitem__), np.int64)
+    digits = np.frombuffer(b"".join(texts[i] + b"\0" for i in order), np.uint8)
+    return _build_layers(digits.astype(np.int32), order, np.array([len(texts[i]) for i in order], np.int64))
 
 
-def _build_layers(words: np.ndarray, order: np.ndarray, lengths: np.ndarray) -> Trie:
-    """The trie of lexicographically sorted rows of digits, ended by 0; nodes numbered layer by layer."""
+def _build_layers(digits: np.ndarray, order: np.ndarray, lengths: np.ndarray) -> Trie:
+    """The trie of lexicographically sorted words, nodes numbered layer by layer.
+
+    Args:
+        digits: of all words, a 0 after each.
+    """
     none = np.full(1, -1)
     mask, first, word, homophones = [], [], [none], [none + 1]
     layers: list[tuple[np.ndarray, np.ndarray]] = []
-    node, alive, layer, base = np.zeros(len(words), np.int64), np.arange(len(words)), 1, 1
-    for depth in range(words.shape[1]):
-        here = words[alive, depth]
+    begins = np.cumsum(lengths + 1) - (lengths + 1)
+    node, alive, layer, base = np.zeros(len(order), np.int64), np.arange(len(order)), 1, 1
+    for depth in range(int(lengths.max(initial=0)) + 1):
+        here = digits[begins[alive] + depth]
         alive, node, here = alive[here > 0], node[here > 0], here[here > 0]
         starts = np.flatnonzero(np.diff(node, prepend=-1) | np.diff(here, prepend=-1))
         bits = np.zeros(layer, np.int64)
@@ -157,7 +156,7 @@ def _build_layers(words: np.ndarray, order: np.ndarray, lengths: np.ndarray) -> 
             break
         layers.append((alive, starts))
         # of the entries that share a node, those that end here are the shortest, so they stand first
-        ending = np.add.reduceat((words[alive, depth + 1] == 0).astype(np.int64), starts)
+        ending = np.add.reduceat((digits[begins[alive] + depth + 1] == 0).astype(np.int64), starts)
         word.append(np.where(ending > 0, alive[starts], -1))
         homophones.append(ending)
         node = np.cumsum(np.isin(np.arange(len(alive)), starts)) - 1
