@@ -168,8 +168,8 @@ def _overfitting(epochs: list[Line], steps: list[Line]) -> Diagnosis | None:
         "overfitting",
         f"the training loss falls, but the development loss has risen from {epochs[lowest]['dev_loss']:.2f} "
         f"(epoch {epochs[lowest]['epoch']}) to {epochs[-1]['dev_loss']:.2f} without a better WER",
-        "more recordings, more encoder.dropout and augmentation, training.consistency=0.2, a smaller encoder; "
-        "with few hours phones instead of characters (data.phones, as in folder/english); "
+        "more recordings, more encoder.dropout and augmentation, training.consistency=0.2, a smaller "
+        "encoder; with few hours phones instead of characters (data.phones, as in folder/english); "
         "training.patience=5 stops in time (the best epoch is kept in any case)",
     )
 
