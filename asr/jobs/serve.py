@@ -74,8 +74,7 @@ def serve(
         ws_ping_interval=None,  # a pong waits behind the sound; streams end clients that are silent
     )
     with _listening(host, port) as door:
-        place = f"[{host}]" if ":" in host else host
-        say(f"{name} at http://{place}:{door.getsockname()[1]}  (Ctrl-C ends it)")
+        say(f"{name} at http://{_in_brackets(host)}:{door.getsockname()[1]}  (Ctrl-C ends it)")
         with suppress(KeyboardInterrupt):  # that is how it ends
             server = uvicorn.Server(how)
             server.handle_exit = _at_once_if_repeated(server)  # type: ignore[method-assign, assignment]
@@ -116,6 +115,11 @@ def default_name(model: str) -> str:
     for usual in (FILE, "model"):
         path = path.parent if path.name == usual else path
     return (path.stem if path.suffix in (".safetensors", ".onnx") else path.name) or "asr"
+
+
+def _in_brackets(host: str) -> str:
+    """The host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_loopback(host: str) -> bool:
