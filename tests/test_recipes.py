@@ -30,6 +30,7 @@ TINY = [
     "data.workers=1",
     "lm.arpa=null",
     "decoder.rescore=0",
+    "decoder.beam_width=16",
 ]
 
 
