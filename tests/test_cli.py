@@ -418,7 +418,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["run", "digits", "encoder.cell=lstn"], "expected one of rnn, gru, lstm"),
         (["run", "digits", "encoder.layers=many"], "many"),
         (["run", "encoder.layers=3"], "no recipe given"),
-        (["run"], "no recipe given; the recipes are: an4"),
+        (["run"], "no recipe given; the recipes are:\n  an4"),
         (["run", "digits", "fsdd"], "one recipe is expected"),
         (["run", "digits", "exp=exp/${nope}"], "exp refers to ${nope}, a key that does not exist"),
         (["run", "digits", "encoder.width=${nope}"], "encoder.width refers to ${nope}, a key that"),

@@ -122,12 +122,27 @@ def located(model: str) -> str:
 
 def names() -> list[str]:
     """All recipes that can be run from here, in alphabetical order."""
-    found = set()
-    for folder in _recipe_folders():
-        for path in folder.rglob("*.yaml"):
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            found.add(name.removesuffix("/default"))
-    return sorted(found)
+    return sorted(_files())
+
+
+def _files() -> dict[str, Path]:
+    """The file of each recipe, by its name."""
+    return {
+        path.relative_to(folder).with_suffix("").as_posix().removesuffix("/default"): path
+        for folder in reversed(list(_recipe_folders()))
+        for path in folder.rglob("*.yaml")
+    }
+
+
+def _described() -> str:
+    """A line for each recipe: its name, and what the comment at its top begins with."""
+    files = _files()
+    width, lines = max(map(len, files)) + 2, []
+    for name, path in sorted(files.items()):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        begun = re.search(r"^# (?!@)([^:.\n]*)", text, re.MULTILINE)
+        lines.append(f"  {name:{width}}{begun.group(1) if begun else ''}".rstrip())
+    return "\n".join(lines)
 
 
 def _recipe_folders() -> Iterator[Path]:
@@ -154,7 +169,7 @@ def hydra_overrides(words: Sequence[str]) -> list[str]:
     if bare:
         rest = _recipe_overrides(bare[0]) + rest
     elif not any(w.startswith("recipes=") for w in rest):
-        raise ConfigError(f"no recipe given; the recipes are: {', '.join(names())}")
+        raise ConfigError(f"no recipe given; the recipes are:\n{_described()}")
     return rest
 
 
