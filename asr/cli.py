@@ -320,7 +320,7 @@ def main() -> None:
 
 def _goes_on(words: list[str]) -> bool:
     """Whether a command that is stopped and given again does not begin anew."""
-    command, *rest = [word for word in words[1:] if word != "--debug"]
+    command, *rest = [word for word in words[1:] if word != "--debug"] or [""]
     if command == "transcribe":
         return any(word.startswith(("-o", "--output_dir", "--output-dir")) for word in rest)
     return command in ("run", "train", "prepare") or (command == "lm" and "--recurrent" in rest)

@@ -166,6 +166,7 @@ def test_an_interruption_keeps_what_is_done_and_the_same_command_goes_on(asr, tr
         (["lm", "train", "a", "-o", "b.safetensors", "--recurrent"], True),
         (["lm", "train", "a", "-o", "b.arpa"], False),
         (["score", "train", "b"], False),
+        ([], False),
     ],
 )
 def test_an_interruption_promises_to_go_on_only_where_the_command_does(asr, monkeypatch, words, goes_on):
