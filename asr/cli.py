@@ -238,7 +238,7 @@ def evaluate(
 
 @app.command()
 def score(
-    reference: Annotated[Path, typer.Argument(help="Plain text, Kaldi text, trn, JSONL, STM or CTM.")],
+    reference: Annotated[Path, typer.Argument(help="Plain or Kaldi text, trn, JSONL, STM, CTM, SRT, VTT.")],
     hypothesis: Annotated[Path, typer.Argument(help="The same, from any recogniser.")],
     style: ScoringStyle = "none",
     alignment: Annotated[

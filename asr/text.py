@@ -32,7 +32,8 @@ _UNSPACED = (
 """Prefixes of the Unicode names of characters in scripts that do not separate words by spaces."""
 
 
-def _is_unspaced(character: str) -> bool:
+def is_unspaced(character: str) -> bool:
+    """Whether the character's script does not separate words by spaces."""
     return unicodedata.name(character, "").startswith(_UNSPACED)
 
 
@@ -176,7 +177,7 @@ class Alphabet:
     def _said(self, text: str) -> str:
         """The text in NFC, without white space if the script has none."""
         text = composed(text)
-        is_script = not self.separates_words and any(_is_unspaced(symbol[0]) for symbol in self.symbols)
+        is_script = not self.separates_words and any(is_unspaced(symbol[0]) for symbol in self.symbols)
         return "".join(text.split()) if is_script else text
 
     def _encode_long_symbols(self, text: str) -> list[int]:
@@ -301,7 +302,7 @@ class Alphabet:
             raise AlphabetError("the transcripts are empty: no characters to make an alphabet from")
         if subwords is not None:
             return cls._train_subwords(texts, subwords)
-        unspaced = {c for c in characters if _is_unspaced(c)}
+        unspaced = {c for c in characters if is_unspaced(c)}
         if not unspaced:
             characters.add(" ")  # which transcripts of single words do not contain
         elif not any(c.isalpha() for c in characters - unspaced):

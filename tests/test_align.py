@@ -242,6 +242,8 @@ def test_a_text_can_come_from_another_program(tmp_path):
     os.mkfifo(tmp_path / "said")
     threading.Thread(target=(tmp_path / "said").write_text, args=("ab ca",)).start()
     assert read_text(str(tmp_path / "said")) == "ab ca"
+    (tmp_path / "said.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nab\n\n2\n0:01,5 --> 0:02\nca\n")
+    assert read_text(str(tmp_path / "said.srt")) == "ab ca"
 
 
 def test_two_ids_that_would_be_the_same_file_are_refused(asr, trained, manifest):  # noqa: F811

@@ -159,7 +159,7 @@ def test_what_cannot_be_understood_is_an_error_that_says_why(tmp_path):
     silent = tmp_path / "silent"
     wav(silent / "a.wav")
     with pytest.raises(
-        CorpusError, match=r"1 recordings but no texts: expected NAME\.txt beside each NAME\.wav"
+        CorpusError, match=r"1 recordings but no texts: expected NAME\.txt or NAME\.srt beside NAME\.wav"
     ):
         corpus.prepare("folder", silent)
     several = tmp_path / "several"

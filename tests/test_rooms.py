@@ -27,6 +27,7 @@ ROOMS = (
     "pronunciation",
     "normalisation",
     "text",
+    "captions",
     "corpus",
     "spans",
     "filterbank",

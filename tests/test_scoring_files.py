@@ -31,6 +31,18 @@ def test_plain_text_is_paired_line_by_line_and_empty_lines_count(write: Write) -
     assert found.ids is None
 
 
+def test_subtitles_are_one_utterance_however_they_are_cut(write: Write) -> None:
+    reference = write(
+        "right.srt", "1\n00:00:01,000 --> 00:00:02,000\nthe cat\n\n2\n00:00:09,000 --> 00:00:10,000\nsat\n"
+    )
+    hypothesis = write("heard.vtt", "WEBVTT\n\n00:01.100 --> 00:10.000\nthe <i>bat</i> sat\n")
+    found = pairing.read(reference, hypothesis)
+    assert (found.references, found.hypotheses) == (["the cat sat"], [["the bat sat"]])
+    assert pairing.read(reference, write("heard.txt", "the cat sat\n")).hypotheses == [["the cat sat"]]
+    with pytest.raises(ScoringError, match="has 1 lines"):
+        pairing.read(reference, write("lines.txt", "the cat\nsat\n"))
+
+
 @pytest.mark.parametrize(
     ("reference", "hypothesis"),
     [

@@ -3,7 +3,9 @@
 Accepted forms, for the whole corpus or for each split:
 
 * a JSONL manifest (see `asr.corpus.manifest`), or a CSV or TSV table (see `asr.corpus.tables`);
-* a folder with a `.txt` or `.lab` of the same name beside each recording;
+* a folder with a `.txt` or `.lab` of the same name beside each recording, or with times and texts of its
+  parts: subtitles, a TextGrid, a label track (see `asr.captions`);
+* a data folder of Kaldi (see `asr.corpus.kaldi`);
 * a folder with lists of texts: any `.txt` whose lines are `NAME text`, NAME being a recording's file name
   with or without suffix, followed by a tab, `|` or a space. A text beside a recording comes before lists.
 
@@ -23,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from asr.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from asr.captions import is_captions
 from asr.corpus.download import Progress
+from asr.corpus.kaldi import is_kaldi, read_kaldi
 from asr.corpus.manifest import (
     Utterance,
     is_manifest,
@@ -34,6 +38,7 @@ from asr.corpus.manifest import (
 )
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
+from asr.corpus.timed import choose_captions, read_parts, stem_of
 from asr.errors import ConfigError, CorpusError, ManifestError
 from asr.normalisation import composed
 
@@ -121,9 +126,11 @@ def _named_splits(root: Path) -> dict[str, list[str]]:
 
 def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
     suffix = path.suffix.lower()
+    if is_kaldi(path):
+        return read_kaldi(path)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in MANIFESTS and not _is_hidden(p.name))
-        tables = [p for p in found if p.suffix.lower() != ".json" or is_manifest(p)]
+        tables = [p for p in found if _is_table(p)]
         if len(tables) > 1:
             shown = ", ".join(p.name for p in tables)
             raise ConfigError(f"{path} holds several manifests ({shown}); say which is what with splits")
@@ -144,6 +151,11 @@ def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
     raise ConfigError(f"{path}: expected a folder or a file that ends in {', '.join(MANIFESTS)}")
 
 
+def _is_table(path: Path) -> bool:
+    """Whether a file that ends like one is: whisper's words of a recording, as JSON or TSV, are none."""
+    return is_manifest(path) if path.suffix.lower() == ".json" else not is_captions(path)
+
+
 def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
     files = sorted(_files(folder))
     recordings = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
@@ -156,22 +168,29 @@ def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
         )
         raise CorpusError(f"{folder} has no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){hint}")
     chosen = _choose_copies(recordings)
-    texts_at = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES and p.is_file()]
-    texts, flaws = _texts(recordings, chosen, texts_at)
+    timed, flaws = choose_captions(files, chosen)
+    of_timed = {file for several in timed.values() for file in several}
+    texts_at = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES and p.is_file() and p not in of_timed]
+    texts, wrong = _texts(recordings, chosen, texts_at)
+    flaws |= wrong
     flaws |= {p: ("missing", f"{p} is a link to nothing") for p in chosen.values() if not p.is_file()}
-    if not texts and not flaws:
+    if not texts and not timed and not flaws:
         raise CorpusError(
-            f"{folder} has {len(recordings)} recordings but no texts: expected NAME.txt beside each NAME"
-            f"{recordings[0].suffix}, or a text file with lines `NAME text`"
+            f"{folder} has {len(recordings)} recordings but no texts: expected NAME.txt or NAME.srt "
+            f"beside NAME{recordings[0].suffix}, or a text file with lines `NAME text`"
         )
     used = []
     for p in chosen.values():
         speaker = _speaker(p, folder) if speaker_folders else None
-        flaw = flaws.get(p) or (None if p in texts else _NO_TEXT)
-        used.append(Utterance("", p, 0.0, texts.get(p, ""), speaker, flaw))
+        flaw = flaws.get(p)
+        if p in timed and flaw is None:
+            used += read_parts(p, timed[p][0], speaker=speaker)
+        else:
+            flaw = flaw or (None if p in texts else _NO_TEXT)
+            used.append(Utterance("", p, 0.0, texts.get(p, ""), speaker, flaw))
     refuse_if_all_flawed([u for u in used if u.flaw != _NO_TEXT])
-    unused = [p for p in [*recordings, *foreign] if chosen.get(_key(p)) != p]
-    return name_by_path([*used, *(_unused(p, chosen.get(_key(p)), folder) for p in unused)])
+    unused = [p for p in [*recordings, *foreign] if chosen.get(stem_of(p)) != p]
+    return name_by_path([*used, *(_unused(p, chosen.get(stem_of(p)), folder) for p in unused)])
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -186,15 +205,10 @@ def _is_hidden(name: str) -> bool:
     return name.startswith((".", "~$")) or name == "__MACOSX"
 
 
-def _key(file: Path) -> Path:
-    """What a recording and its text have in common: the path without suffix, in one Unicode form."""
-    return file.parent / composed(file.stem)
-
-
 def _choose_copies(recordings: Sequence[Path]) -> dict[Path, Path]:
-    """`_key` → the recording; of several copies one that is there, and has lost nothing."""
+    """`stem_of` → the recording; of several copies one that is there, and has lost nothing."""
     best_last = sorted(recordings, key=lambda p: (p.is_file(), p.suffix.lower() not in _LOSSY))
-    return {_key(p): p for p in best_last}
+    return {stem_of(p): p for p in best_last}
 
 
 def _unused(path: Path, copy: Path | None, folder: Path) -> Utterance:
@@ -216,8 +230,8 @@ def _texts(
     """The text of each recording that has one, and what is wrong with the texts of others."""
     texts: dict[Path, str] = {}
     flaws: dict[Path, Flaw] = {}
-    beside = {chosen[_key(file)]: file for file in files if _key(file) in chosen}
-    lists = [file for file in files if _key(file) not in chosen]
+    beside = {chosen[stem_of(file)]: file for file in files if stem_of(file) in chosen}
+    lists = [file for file in files if stem_of(file) not in chosen]
     lines, unclear = _listed(lists, recordings, chosen)
     for recording, found in lines.items():
         place, text = found[0]
@@ -275,7 +289,7 @@ def _listed(
 
 def _names(folder: Path, below: Sequence[Path], chosen: Mapping[Path, Path]) -> dict[str, tuple[Path, ...]]:
     """What a list in `folder` may call the recordings below it; their paths come before their bare names."""
-    near = [(p.relative_to(folder), chosen[_key(p)]) for p in below]
+    near = [(p.relative_to(folder), chosen[stem_of(p)]) for p in below]
     called: dict[str, dict[Path, None]] = {}
     for q, p in near:
         for name in (q.name, q.stem):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from asr import audio
+from asr.captions import is_captions, read_captions
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import align, as_said, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
@@ -26,7 +27,7 @@ MANIFESTS = (".jsonl", ".json")
 DOUBTFUL_FIT = 0.05
 """Fits below this are told: mostly something else is said. None of 190 LibriSpeech sentences and strings of
 digits that are said has a lower one, by a model of such speech, and most others have."""
-_NAME = re.compile(r"\S+\.(txt|text|lab|trn)|(~|\.{0,2}/)\S*", re.IGNORECASE)
+_NAME = re.compile(r"\S+\.(txt|text|lab|trn|srt|vtt|TextGrid)|(~|\.{0,2}/)\S*", re.IGNORECASE)
 """What nobody says, but is a name of a file."""
 
 
@@ -186,15 +187,18 @@ def _names(ids: Sequence[str]) -> list[str]:
 
 
 def read_text(text_or_file: str) -> str:
-    """The text itself, or the content of the file of that name.
+    """The text itself, or the content of the file of that name, of subtitles without their times.
 
     Raises:
+        ManifestError: subtitles that are damaged.
         ConfigError: what looks like the name of a file, but is none.
         TextError: a file that is not in UTF-8.
     """
     path = Path(text_or_file)
     try:
         if path.exists() and not path.is_dir():
+            if is_captions(path):
+                return " ".join(cue.text for cue in read_captions(path))
             return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise TextError(f"{path} is not in UTF-8 ({error.reason}, byte {error.start}); convert it") from error

@@ -30,7 +30,7 @@ def score_files(
     Prints which formats were read and what was left out.
 
     Args:
-        reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM or CTM.
+        reference, hypothesis: plain text, Kaldi's `id text`, trn, JSONL, STM, CTM or subtitles.
         style: normalisation of both sides.
         alignment: `minimal` or `sclite`.
         utt2spk: lines of id and speaker.

@@ -1,4 +1,4 @@
-"""Transcripts in files: plain text, Kaldi's `id text`, trn, JSON lines, STM and CTM.
+"""Transcripts in files: plain text, Kaldi's `id text`, trn, JSON lines, STM, CTM and subtitles.
 
 Conventions. UTF-8. Plain text has no ids: one utterance per line, an empty line is an empty utterance. In all
 other formats empty lines are skipped:
@@ -10,7 +10,8 @@ other formats empty lines are skipped:
     stm     file channel speaker start end <labels> the cat sat      times in seconds, labels are optional
     ctm     file channel start duration word confidence              one word a line; confidence is optional
 
-In STM and CTM `;;` opens a comment.
+In STM and CTM `;;` opens a comment. Subtitles and other texts with times (`asr.captions`) are one utterance
+without an id, whatever their times.
 """
 
 import json
@@ -23,9 +24,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from asr.captions import is_captions, read_captions
 from asr.errors import ScoringError
 
-Format = Literal["plain", "kaldi", "trn", "jsonl", "stm", "ctm"]
+Format = Literal["plain", "kaldi", "trn", "jsonl", "stm", "ctm", "captions"]
 
 IGNORED = "ignore_time_segment_in_scoring"
 """The text of an STM segment that does not count."""
@@ -91,6 +93,8 @@ def guess_format(path: Path, lines: Sequence[str], *, plain: bool = False) -> Fo
     suffix = path.suffix.lower().removeprefix(".")
     if suffix in ("trn", "stm", "ctm", "jsonl"):
         return suffix  # type: ignore[return-value]
+    if is_captions(path):
+        return "captions"
     filled = [line.strip() for line in lines if line.strip()]
     if filled and all(map(_JSON.fullmatch, filled)):
         return "jsonl"
@@ -107,9 +111,12 @@ def parse(path: Path, lines: Sequence[str], kind: Format, *, is_hypothesis: bool
 
     Raises:
         ScoringError: an unknown format, a malformed line, with its place, or repeated ids.
+        ManifestError: subtitles that are damaged.
     """
     if kind not in get_args(Format):
         raise ScoringError(f"format {kind!r}: expected one of {', '.join(get_args(Format))}")
+    if kind == "captions":
+        return [Entry(str(path), " ".join(cue.text for cue in read_captions(path)))]
     if kind == "plain":
         return [Entry(f"{path}, line {n}", line) for n, line in enumerate(lines, 1)]
     readers: dict[str, Callable[[str, str], Entry | None]] = {
