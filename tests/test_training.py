@@ -230,17 +230,6 @@ def test_a_setting_that_was_added_since_counts_as_its_default(corpus, tmp_path):
             trainer(train, tmp_path / "exp", identity={"encoder": identity}, defaults=defaults)
 
 
-def test_a_checkpoint_that_holds_a_digest_of_its_settings_is_continued(corpus, tmp_path):
-    train = corpus()
-    begun = trainer(train, tmp_path / "exp", identity={"layers": 1})
-    begun.run()
-    state = checkpoint.read(begun.last)
-    checkpoint.write(begun.last, state | {"identity": begun.identity.digest()})
-    assert trainer(train, tmp_path / "exp", identity={"layers": 1}).run().finished
-    with pytest.raises(TrainingError, match="begun with other settings or other data"):
-        trainer(train, tmp_path / "exp", identity={"layers": 2})
-
-
 def test_accumulated_batches_make_one_update(corpus, tmp_path):
     train = corpus()
     single = trainer(train, tmp_path / "a", config=dataclasses.replace(QUICK, epochs=1))

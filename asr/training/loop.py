@@ -177,9 +177,7 @@ class Trainer:
             return self.progress
         with self.ranks, on_signal(self._interrupt):
             p = self.progress
-            self.ranks.check_same(
-                [self.identity.digest(), p.epoch, p.step], what=f"{self.last} on a shared disk"
-            )
+            self.ranks.check_same([self.identity, p.epoch, p.step], what=f"{self.last} on a shared disk")
             record = History(self.folder, updates=p.updates, epoch=p.epoch) if self.ranks.is_first else None
             self.ledger = Ledger(p, self.config, self.observe)
             self.watch = Watch(record.lines if record else [])
