@@ -18,20 +18,6 @@ LONG_PATIENCE = 8
 """Epochs without progress that count as a plateau."""
 
 
-_UNKNOWN = {
-    "denominator": 0.0,
-    "skipped": 0,
-    "infeasible": 0,
-    "out_of_memory": 0,
-    "utterances": 1,
-    "length_ratio": 1.0,
-    "padding": 0.0,
-    "waited": 0.0,
-    "seconds": 0.0,
-}
-"""Defaults for values that lines of older versions lack."""
-
-
 @dataclass(frozen=True)
 class Diagnosis:
     """One problem, and what to try."""
@@ -46,7 +32,7 @@ class Diagnosis:
 
 def diagnose(history: Sequence[Line]) -> list[Diagnosis]:
     """All problems of a run, most serious first; empty for a healthy or very short one."""
-    epochs = [_comparable({**_UNKNOWN, **line}) for line in history if line["kind"] == "epoch"]
+    epochs = [_comparable(line) for line in history if line["kind"] == "epoch"]
     steps = [line for line in history if line["kind"] == "step"]
     found = [sign(epochs, steps) for sign in _SIGNS]
     return [diagnosis for diagnosis in found if diagnosis is not None]
