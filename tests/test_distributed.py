@@ -98,7 +98,7 @@ def test_two_ranks_train_as_one_process_that_accumulates_twice_the_batches(
     ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2, norm, accumulate)
     config = dataclasses.replace(FEW, accumulate=2 * accumulate)
     alone = trainer(train, tmp_path / "one", config=config, encoder=encoder)
-    assert all(len(alone.plan(epoch)) % 2 == 0 for epoch in range(2))
+    assert all(len(alone.feed.plan(epoch)) % 2 == 0 for epoch in range(2))
     begin = {k: v.clone() for k, v in alone.recognizer.encoder.state_dict().items()}
     alone.run()
     assert_both_finish(ranks)

@@ -39,7 +39,7 @@ def test_a_step_has_the_gradient_of_the_cpu_and_waits_for_nothing(corpus, tmp_pa
         with installed(monkeypatch) as waits:
             config = dataclasses.replace(JOINED, device=device)
             run = trainer(train, tmp_path / device, config=config, resident=resident, **HOW)
-            batch = next(run.feed.batches(1, run.plan(1)))
+            batch = next(run.feed.batches(1, run.feed.plan(1)))
             run.recognizer.encoder.train()
             waits.clear()
             run.updater.begin(0.1)

@@ -302,7 +302,7 @@ def test_non_finite_steps_are_skipped_counted_and_then_given_up(corpus, tmp_path
 def test_joined_utterances_are_of_one_speaker_and_spell_both_texts(corpus, tmp_path):
     train = corpus()
     joined = trainer(train, tmp_path / "exp", config=dataclasses.replace(QUICK, join=3))
-    items = [item for batch in joined.plan(1) for item in batch]
+    items = [item for batch in joined.feed.plan(1) for item in batch]
     assert sorted(i for item in items for i in item) == list(range(24))
     assert max(map(len, items)) > 1
     for item in items:

@@ -96,7 +96,7 @@ def test_the_intermediate_loss_mixes_the_gradients_of_both_outputs(corpus, tmp_p
     encoder = dataclasses.replace(STILL, layers=2, intermediate_layer=1)
     config = dataclasses.replace(EXACT, intermediate_weight=w)
     run = trainer(train, tmp_path / "exp", encoder=encoder, config=config, augmentation=QUIET)
-    batch = next(run.feed.batches(0, run.plan(0)))
+    batch = next(run.feed.batches(0, run.feed.plan(0)))
     sums = run.loss.add_gradient(batch, seed=0)
     ours = gradients(run).clone()
 
@@ -121,7 +121,7 @@ def test_consistency_adds_how_far_two_hearings_are_apart(corpus, tmp_path):  # n
     masked = dataclasses.replace(QUIET, time_masks=2, time_mask_share=0.2, frequency_masks=1)
     config = dataclasses.replace(EXACT, consistency=c)
     run = trainer(train, tmp_path / "exp", encoder=STILL, config=config, augmentation=masked)
-    batch = next(run.feed.batches(0, run.plan(0)))
+    batch = next(run.feed.batches(0, run.feed.plan(0)))
     sums = run.loss.add_gradient(batch, seed=5)
     ours = gradients(run).clone()
 
@@ -165,7 +165,7 @@ def test_the_denominator_takes_off_what_else_could_have_been_said(corpus, tmp_pa
     train, d = corpus(6), 0.8
     config = dataclasses.replace(EXACT, denominator=d)
     run = trainer(train, tmp_path / "exp", encoder=STILL, config=config, augmentation=QUIET)
-    batch = next(run.feed.batches(0, run.plan(0)))
+    batch = next(run.feed.batches(0, run.feed.plan(0)))
     sums = run.loss.add_gradient(batch, seed=0)
     ours = gradients(run).clone()
 
@@ -196,7 +196,7 @@ def test_a_diverged_model_has_an_infinite_loss_and_its_texts_are_not_too_long(
     run = trainer(corpus(6), tmp_path / "exp", encoder=STILL, config=config, augmentation=QUIET)
     with torch.no_grad():
         run.recognizer.encoder.output.weight.mul_(1e8)
-    batch = next(run.feed.batches(0, run.plan(0)))
+    batch = next(run.feed.batches(0, run.feed.plan(0)))
     loss, labels, too_long, _ = run.loss.add_gradient(batch, seed=0).tolist()
     assert (loss, labels, too_long) == (math.inf, batch.target_lengths_B.sum(), 0)
     assert run.validate()["dev_loss"] == math.inf
@@ -242,7 +242,7 @@ def test_the_history_tells_padding_waiting_and_gradients(corpus, tmp_path):  # n
     steps, epochs = ([h for h in run_lines if h["kind"] == kind] for kind in ("step", "epoch")
                      for run_lines in [history.read(tmp_path / "exp" / history.FILE)])  # fmt: skip
     hear = run.loss.augmentation.waveforms
-    batches = [hear(b.samples_BT, b.lengths_B, b.draws)[1] for b in run.feed.batches(0, run.plan(0))]
+    batches = [hear(b.samples_BT, b.lengths_B, b.draws)[1] for b in run.feed.batches(0, run.feed.plan(0))]
     padded = sum(len(b) * int(b.max()) for b in batches)
     assert epochs[0]["padding"] == pytest.approx(1 - int(torch.cat(batches).sum()) / padded, abs=1e-3)
     assert 0 <= epochs[0]["waited"] <= 1

@@ -193,13 +193,9 @@ class Trainer:
     def _interrupt(self) -> None:
         self._interrupted = True
 
-    def plan(self, epoch: int) -> list[list[tuple[int, ...]]]:
-        """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""
-        return self.feed.plan(epoch)
-
     def _epoch(self) -> None:
         p = self.progress
-        plan = self.plan(p.epoch)
+        plan = self.feed.plan(p.epoch)
         began, saved, audio_s, self.feed.waited_s = time.monotonic(), time.monotonic(), 0.0, 0.0
         self.recognizer.features.train()
         self.recognizer.encoder.train()
