@@ -168,30 +168,24 @@ def training(history: Sequence[dict[str, Any]]) -> str:
     """Loss over updates and error rates over epochs, as far as the history has them.
 
     Args:
-        history: lines with `loss` at `updates` (or `step`), and with `dev_loss`, `wer` and `cer` at `epoch`;
-            lines whose `kind` is `epoch` give the training loss only if there are few others.
+        history: the lines of `asr.training.history`; those of epochs give the training loss only if there are
+            few of steps.
     """
 
-    def series(key: str, *places: str, times: float = 1.0, kinds: tuple[str | None, ...] = ()) -> list[Point]:
-        lines = [line for line in history if not kinds or line.get("kind") in kinds]
-        place = next((p for p in places if any(p in line for line in lines)), "epoch")
-        return [
-            (float(line[place]), times * float(line[key]))
-            for line in lines
-            if isinstance(line.get(key), int | float) and isinstance(line.get(place), int | float)
-        ]
+    def series(lines: Sequence[dict[str, Any]], key: str, place: str, times: float = 1.0) -> list[Point]:
+        known = (line for line in lines if line.get(key) is not None)
+        return [(float(line[place]), times * float(line[key])) for line in known]
 
-    loss = series("loss", "updates", "step", kinds=("step", None))
-    if len(loss) < FEWEST_STEPS:  # a short training writes next to none
-        loss = series("loss", "updates", "step", kinds=("epoch",)) or loss
-    dev_loss = series("dev_loss", "updates", "step")
-    rates = [
-        (name, series(key, "epoch", "updates", "step", times=100))
-        for name, key in (("WER", "wer"), ("CER", "cer"))
+    steps, epochs = ([line for line in history if line["kind"] == kind] for kind in ("step", "epoch"))
+    learnt = steps if len(steps) >= FEWEST_STEPS else epochs or steps  # a short training writes next to none
+    losses = [
+        ("training", series(learnt, "loss", "updates")),
+        ("development", series(epochs, "dev_loss", "updates")),
     ]
-    return curves(
-        "Loss by update", [("training", loss), ("development", dev_loss)], log=True, unit=""
-    ) + curves("Error rate on the development set by epoch", rates, log=False, unit="%")
+    rates = [(name, series(epochs, name.lower(), "epoch", times=100)) for name in ("WER", "CER")]
+    return curves("Loss by update", losses, log=True, unit="") + curves(
+        "Error rate on the development set by epoch", rates, log=False, unit="%"
+    )
 
 
 def _ticks(low: float, high: float) -> list[float]:
