@@ -86,9 +86,9 @@ def fit(confidences_W: np.ndarray, right_W: np.ndarray) -> Calibration:
         raise ScoringError("no words with confidences to calibrate on")
     x_W, y_W = _logit(confidences_W), np.asarray(right_W, dtype=np.float64)
     design_WK = np.stack([x_W, np.ones_like(x_W)], axis=1)
-    slope, bias = _newton(design_WK, y_W, prior_K=np.array([1.0, 0.0]))
+    slope, bias = _most_likely(design_WK, y_W, prior_K=np.array([1.0, 0.0]))
     if slope < 0:  # higher confidence means more errors: fit only the overall share
-        slope, (bias,) = 0.0, _newton(design_WK[:, 1:], y_W, prior_K=np.zeros(1))
+        slope, (bias,) = 0.0, _most_likely(design_WK[:, 1:], y_W, prior_K=np.zeros(1))
     return Calibration(float(slope), float(bias))
 
 
@@ -141,25 +141,17 @@ def calibration_of(score: Score) -> tuple[float | None, float | None]:
     return error, normalised_cross_entropy(confidences_W, right_W)
 
 
-def _newton(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:
-    """The weights that minimise the penalised logistic loss, which is convex; halves steps that overshoot."""
+def _most_likely(design_WK: np.ndarray, y_W: np.ndarray, *, prior_K: np.ndarray) -> np.ndarray:
+    """The weights that minimise the penalised logistic loss, which is convex."""
+    from scipy.optimize import minimize
 
-    def loss(weights_K: np.ndarray) -> float:
-        z_W = design_WK @ weights_K
-        return float(np.logaddexp(0, z_W).sum() - y_W @ z_W + _PRIOR / 2 * ((weights_K - prior_K) ** 2).sum())
+    def loss(weights_K: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss and its gradient."""
+        z_W, change_K = design_WK @ weights_K, weights_K - prior_K
+        nats = np.logaddexp(0, z_W).sum() - y_W @ z_W + _PRIOR / 2 * (change_K**2).sum()
+        return float(nats), design_WK.T @ (_sigmoid(z_W) - y_W) + _PRIOR * change_K
 
-    weights_K = prior_K.copy()
-    for _ in range(100):
-        p_W = _sigmoid(design_WK @ weights_K)
-        gradient_K = design_WK.T @ (p_W - y_W) + _PRIOR * (weights_K - prior_K)
-        hessian_KK = (design_WK.T * (p_W * (1 - p_W))) @ design_WK + _PRIOR * np.eye(len(prior_K))
-        step_K = np.linalg.solve(hessian_KK, gradient_K)
-        while loss(weights_K - step_K) > loss(weights_K) and np.abs(step_K).max() > 1e-12:
-            step_K = step_K / 2
-        weights_K = weights_K - step_K
-        if np.abs(step_K).max() < 1e-9:
-            break
-    return weights_K
+    return np.asarray(minimize(loss, prior_K, jac=True, method="BFGS", options={"gtol": 1e-8}).x)
 
 
 def _logit(confidences: float | Sequence[float] | np.ndarray) -> np.ndarray:
