@@ -142,8 +142,8 @@ def tune(
     """
     from asr.jobs.tune import tune_bundle
 
-    settings: dict[str, Any] = {"lm": lm, "rescorer": rescorer, "hotwords": hotwords or (), "device": device}
-    if tune_bundle(model, manifest, **settings, picture=picture):
+    settings: dict[str, Any] = {"rescorer": rescorer, "hotwords": hotwords or (), "picture": picture}
+    if tune_bundle(load_model(model, device, lm), manifest, bundle=model, **settings):
         raise typer.Exit(1)
 
 

@@ -262,28 +262,28 @@ def test_what_cannot_be_read_is_named_and_left_out(hazy_model, utterances, tmp_p
 def test_a_recording_that_is_missing_is_counted_once_the_rest_is_tuned_on(utterances, tmp_path):
     model = tone_model()
     model.lm = asr.lm.train(TEXTS, order=2)
-    model.save(tmp_path / "model")
+    model.save(bundle := tmp_path / "model")
     model.lm = None
     missing = Utterance("gone", tmp_path / "gone.wav", 1.0, "a")
     for name, added in (("whole", []), ("part", [missing])):
         write_manifest(tmp_path / f"{name}.jsonl", [*utterances, *added])
-        assert jobs.tune_bundle(str(tmp_path / "model"), tmp_path / f"{name}.jsonl") == len(added)
+        assert jobs.tune_bundle(asr.load(bundle), tmp_path / f"{name}.jsonl", bundle=bundle) == len(added)
 
 
 def test_a_set_without_texts_or_with_ids_that_stand_twice_changes_nothing(utterances, tmp_path):
     model = tone_model()
     model.lm = asr.lm.train(TEXTS, order=2)
-    model.save(tmp_path / "model")
+    model.save(bundle := tmp_path / "model")
     model.lm = None
-    before = (tmp_path / "model" / "model.safetensors").read_bytes()
+    before = (bundle / "model.safetensors").read_bytes()
     line = {"audio_filepath": str(utterances[0].audio_filepath), "duration": 1.0, "id": "u"}
     (tmp_path / "silent.jsonl").write_text(json.dumps(line | {"text": ""}) + "\n")
     (tmp_path / "void.jsonl").touch()
     with pytest.raises(ConfigError, match=r"void\.jsonl has no utterances"):
-        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "void.jsonl")
+        jobs.tune_bundle(asr.load(bundle), tmp_path / "void.jsonl", bundle=bundle)
     (tmp_path / "twice.jsonl").write_text(2 * (json.dumps(line | {"text": "a"}) + "\n"))
     with pytest.raises(ConfigError, match="nothing is said"):
-        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "silent.jsonl")
+        jobs.tune_bundle(asr.load(bundle), tmp_path / "silent.jsonl", bundle=bundle)
     with pytest.raises(ManifestError, match=r"twice.jsonl: 1 ids stand more than once: 'u'"):
-        jobs.tune_bundle(str(tmp_path / "model"), tmp_path / "twice.jsonl")
-    assert (tmp_path / "model" / "model.safetensors").read_bytes() == before
+        jobs.tune_bundle(asr.load(bundle), tmp_path / "twice.jsonl", bundle=bundle)
+    assert (bundle / "model.safetensors").read_bytes() == before

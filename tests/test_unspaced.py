@@ -95,9 +95,9 @@ def test_tuning_and_validation_count_what_evaluation_counts(model, utterances, t
 
 def test_a_bundle_is_tuned_and_calibrated(model, utterances, tmp_path, capsys):
     model.lm = asr.lm.train([SCRIPT.separate(text) for text in TEXTS], order=2)
-    model.save(tmp_path / "model")
+    model.save(bundle := tmp_path / "model")
     write_manifest(tmp_path / "dev.jsonl", utterances)
-    tuning.tune_bundle(str(tmp_path / "model"), tmp_path / "dev.jsonl", hotwords=[TEXTS[1][1:3]])
+    tuning.tune_bundle(asr.load(bundle), tmp_path / "dev.jsonl", bundle=bundle, hotwords=[TEXTS[1][1:3]])
     assert "by weight of the hotwords" in capsys.readouterr().err
     assert asr.load(tmp_path / "model").decoder.confidence_slope != 1
 

@@ -15,8 +15,7 @@ from asr.jobs.console import counting, say, warn
 from asr.jobs.emissions import Emissions
 from asr.jobs.evaluate import evaluate
 from asr.lm import RecurrentModel
-from asr.lm import load as load_lm
-from asr.recognizer import DecoderConfig, Recognizer, load
+from asr.recognizer import DecoderConfig, Recognizer
 from asr.scoring import Score
 from asr.scoring.calibration import Calibration, fit, judged_words
 from asr.text import normalise
@@ -266,13 +265,12 @@ def plot(tuning: Tuning, path: Path) -> Path:
 
 
 def tune_bundle(
-    bundle: str,
+    model: Recognizer,
     manifest: Path,
     *,
-    lm: str | None = None,
+    bundle: str | Path,
     rescorer: Path | None = None,
     hotwords: Sequence[str] = (),
-    device: str = "cpu",
     picture: Path | None = None,
 ) -> int:
     """Tune a bundle on a manifest, print the result, and save the bundle with it.
@@ -281,22 +279,17 @@ def tune_bundle(
         How many utterances could not be read, and so were not tuned on.
 
     Args:
-        bundle: its folder or file, which is rewritten.
+        model: the loaded bundle, perhaps with another language model.
         manifest: JSONL of the development set.
-        lm: an ARPA file that becomes the bundle's language model; None keeps the present one.
-        rescorer: a recurrent model that rescores from now on; None keeps the present one if `lm` is None too.
+        bundle: its folder or file, which is rewritten.
+        rescorer: a recurrent model that rescores from now on; None keeps the present one.
         hotwords: words and phrases whose weight is searched too; only the weight is stored in the bundle.
-        device: where the model runs.
         picture: PNG of the WER surface.
     """
-    model = load(bundle, device=device)
     if model.runtime is not None:
         raise ConfigError(
             f"{bundle}: an exported model keeps its settings; tune the bundle and export it anew"
         )
-    if lm is not None:
-        model.lm, model.rescorer = load_lm(lm), None
-        model.alphabet = model.alphabet.with_words(model.lm.known_words)
     if rescorer is not None:
         if model.streams:
             raise ConfigError(f"{bundle}: a model that streams is not rescored: what it has written is final")
