@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,10 @@ from asr import audio
 from asr.ensemble import as_one
 from asr.errors import AudioError
 from asr.excerpts import Surroundings, certain_blanks
+from asr.features import Features
 from asr.segmentation import Piece, Segments, longest_samples, pieces, quietest_output
+from asr.streaming import silent_outputs
+from asr.text import Alphabet
 from asr.transcript import Partial, Segment, Transcript
 from asr.voice import PauseFinder, SpeechFinder, find_pause
 
@@ -35,11 +38,14 @@ LONG_STRETCH_S = 60.0
 LONGEST_STRETCH_S = 600.0
 """A longer one is decoded even if there is no such silence."""
 
-T = TypeVar("T")
+Source = audio.Source | np.ndarray
 
 
 class Model(Protocol):
     """What a pipeline needs of a recogniser."""
+
+    features: Features
+    alphabet: Alphabet
 
     @property
     def rate_hz(self) -> int: ...
@@ -79,34 +85,27 @@ class Recording:
 
 
 @dataclass
-class Pipeline(Generic[T]):
+class Pipeline:
     """Turns sources into transcripts.
 
     Args:
         model: gives log-probabilities and transcripts.
         decode: log_probs_BTV, lengths_B → hypotheses.
-        joint: separates the texts of two segments; a space, but nothing in a script without spaces.
-        silent: outputs without sound: the blank and the space.
         stream: recognises blocks one after the other, if the model can stream; it then keeps its state
             through long recordings, and nothing is cut or recognised twice.
         pause: finds where to cut long recordings; if it detects speech, no words are written elsewhere.
-        context_s: seconds of a long recording around a piece, for normalising its features.
         batch_s: seconds of audio, padding included, in a batch.
         on_segment: called with (number of the source, segment) as soon as a segment is known.
     """
 
     model: Model
     decode: Callable[[Tensor, Tensor], "list[Hypothesis]"]
-    open_blocks: Callable[[T], Iterable[np.ndarray]]
-    joint: str = " "
-    silent: tuple[int, ...] = (0,)
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     pause: PauseFinder = find_pause
-    context_s: float = 0.0
     batch_s: float = 160.0
     on_segment: Callable[[int, Segment], None] | None = None
 
-    def run(self, sources: Iterable[T]) -> Iterator[Transcript | AudioError]:
+    def run(self, sources: Iterable[Source]) -> Iterator[Transcript | AudioError]:
         """For each source, in order, its transcript, or the error why it cannot be read.
 
         Raises:
@@ -136,16 +135,17 @@ class Pipeline(Generic[T]):
         """Samples from one output to the next."""
         return round(self.model.frame_s * self.model.rate_hz)
 
-    def _pieces(self, source: T, recording: Recording) -> Iterator[Piece]:
+    def _pieces(self, source: Source, recording: Recording) -> Iterator[Piece]:
         try:
-            blocks = iter(self.open_blocks(source))
+            blocks = iter(blocks_of(source, self.model.rate_hz))
             if self.stream is not None:
                 beginning, is_long = self._beginning(blocks)
                 if is_long:
                     self._listen(chain(beginning, blocks), recording)
                 blocks = iter(() if is_long else beginning)
             rates = {"rate_hz": self.model.rate_hz, "step_samples": self._step_samples}
-            for piece in pieces(blocks, **rates, context_s=self.context_s, pause=self.pause):
+            context_s = self.model.features.context_s
+            for piece in pieces(blocks, **rates, context_s=context_s, pause=self.pause):
                 recording.samples = piece.start_samples + len(piece.samples)
                 recording.waiting += 1
                 yield piece
@@ -186,7 +186,7 @@ class Pipeline(Generic[T]):
                 continue
             said = recording.segments
             yield Transcript(
-                self.joint.join(segment.text for segment in said),
+                self.model.alphabet.joint.join(segment.text for segment in said),
                 tuple(word for segment in said for word in segment.words),
                 tuple(said),
                 recording.samples / self.model.rate_hz,
@@ -240,7 +240,7 @@ class Pipeline(Generic[T]):
             recording.open_parts = []
         elif outputs * self.model.frame_s > LONG_STRETCH_S:
             whole_TV = torch.cat(recording.open_parts)
-            cut = quietest_output(as_one(whole_TV, axes=2), self.silent)
+            cut = quietest_output(as_one(whole_TV, axes=2), silent_outputs(self.model.alphabet))
             if cut is None and outputs * self.model.frame_s <= LONGEST_STRETCH_S:
                 return
             cut = cut or outputs
@@ -253,7 +253,8 @@ class Pipeline(Generic[T]):
         start, frame_s = recording.open_start, self.model.frame_s
         parts = [whole_TV]
         if self.stream is not None:
-            parts = [part_TV for part_TV, _ in Segments(self.silent, frame_s).cut(whole_TV)]
+            cuts = Segments(silent_outputs(self.model.alphabet), frame_s)
+            parts = [part_TV for part_TV, _ in cuts.cut(whole_TV)]
         for part_TV in parts:
             yield Stretch(recording, start * frame_s, part_TV)
             start += len(part_TV)
@@ -288,7 +289,7 @@ class Pipeline(Generic[T]):
             yield batch
 
 
-def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
+def samples_of(source: Source, rate_hz: int) -> np.ndarray:
     """The mono float32 samples of a recording, or those that are given, checked.
 
     Raises:
@@ -301,7 +302,7 @@ def samples_of(source: audio.Source | np.ndarray, rate_hz: int) -> np.ndarray:
     return audio.check_samples(source)
 
 
-def blocks_of(source: audio.Source | np.ndarray, rate_hz: int) -> Iterable[np.ndarray]:
+def blocks_of(source: Source, rate_hz: int) -> Iterable[np.ndarray]:
     """The samples of a recording in blocks of ten seconds; errors as `samples_of`."""
     if not isinstance(source, np.ndarray):
         return audio.stream(source, rate_hz)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,10 +19,10 @@ from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.excerpts import Excerpts, Surroundings, between_blanks
 from asr.features import Features, FeaturesConfig
 from asr.machine.devices import choose_device, seeded
-from asr.pipeline import Pipeline, blocks_of, samples_of
+from asr.pipeline import Pipeline, Source, samples_of
 from asr.precision import Precision, lower
 from asr.scoring.calibration import Calibration
-from asr.streaming import TranscriptStream, obstacles, silent_outputs
+from asr.streaming import TranscriptStream, obstacles
 from asr.subsampling import State
 from asr.text import Alphabet, Style, normalise
 from asr.transcript import Clock, Partial, Segment, Transcript, transcript_of
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from asr.decoding import Hypothesis
     from asr.lm import NGramModel, RecurrentModel
     from asr.onnx_model import OnnxModel
-
-Source = str | Path | bytes | BinaryIO | np.ndarray
-Around = Sequence[Surroundings] | None
 
 
 @dataclass
@@ -119,22 +116,26 @@ class Recognizer:
         self.encoder.eval()
         return self
 
-    def log_probs(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
-        """Natural-log probabilities of the outputs for a batch of recordings, or of pieces of recordings.
+    def log_probs(self, samples: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Natural-log probabilities of the outputs for a batch of recordings.
 
         Args:
             samples: mono float32 at `rate_hz`, one array per recording; none, or an empty one: AudioError.
-            around: context before and after each, before it a whole number of output frames; it takes part
-                in the normalisation of the features, but has no outputs.
 
         Returns:
             log_probs_BTV float32 and lengths_B (frames), both on the CPU; beyond a length is padding.
         """
-        heard, lengths_B = self.emissions(samples, around)
+        heard, lengths_B = self.emissions(samples)
         return ensemble.as_one(heard, axes=3), lengths_B
 
-    def emissions(self, samples: Sequence[np.ndarray], around: Around = None) -> tuple[Tensor, Tensor]:
-        """As `log_probs`, but with `decoder.by_member` those of each member and warp apart, (B, T, M, V)."""
+    def emissions(
+        self, samples: Sequence[np.ndarray], around: Sequence[Surroundings] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As `log_probs`, but with `decoder.by_member` those of each member and warp apart, (B, T, M, V).
+
+        `around` is the context before and after each piece of a recording, before it a whole number of output
+        frames; it takes part in the normalisation of the features, but has no outputs.
+        """
         given, front, back = Excerpts.of(samples, around), self.features, self.encoder
         loud, first_B = given.trimmed(front.config.trim_db, front.hop_samples * back.frames_per_output)
         sizes_B = back.output_lengths(front.output_lengths(given.sizes_B))
@@ -271,14 +272,10 @@ class Recognizer:
         return Pipeline(
             self,
             partial(self.decode, **how),
-            partial(blocks_of, rate_hz=self.rate_hz),
-            joint=self.alphabet.joint,
-            silent=silent_outputs(self.alphabet),
             stream=None if is_whole or not self.streams else partial(self.stream, **how),
+            pause=pause_finder(vad),
             batch_s=batch_s,
             on_segment=on_segment,
-            pause=pause_finder(vad),
-            context_s=self.features.context_s,
         ).run(sources)
 
     def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:

@@ -163,10 +163,10 @@ def test_threads_that_share_a_batch_put_it_together_again(model, threads):
     nothing = np.zeros(0, np.float32)
     around = [(nothing, nothing), (WAVES[1][:320], nothing), (nothing, WAVES[2][:50]), (nothing, nothing)]
     pieces, before = [*WAVES, WAVES[0][:1]], torch.get_num_threads()
-    together_BTV, lengths_B = model.log_probs(pieces, around)
+    together_BTV, lengths_B = model.emissions(pieces, around)
     torch.set_num_threads(threads)
     try:
-        shared_BTV, shared_B = model.log_probs(pieces, around)
+        shared_BTV, shared_B = model.emissions(pieces, around)
     finally:
         torch.set_num_threads(before)
     assert not shared_BTV.requires_grad and shared_BTV.shape == together_BTV.shape

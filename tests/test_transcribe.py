@@ -74,10 +74,7 @@ def test_windows_that_overlap_give_the_outputs_of_the_full_pass(make, short_piec
     pipe = pipeline.Pipeline(
         model,
         lambda log_probs_BTV, lengths_B: seen.append(log_probs_BTV) or model.decode(log_probs_BTV, lengths_B),
-        lambda x: [x],
         batch_s=0.1,  # one piece at a time, so that stretches come in order and without padding
-        silent=(0, 1),
-        context_s=model.features.context_s,
     )
     assert len(list(pipe.run([samples]))) == 1
     stitched_TV = torch.cat([part for batch in seen for part in batch])
