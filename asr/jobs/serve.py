@@ -59,8 +59,8 @@ def serve(
         ) from error
     if not token and not _is_loopback(host):
         warn(f"{host} is open to other machines, and no --token is asked for")
-    limits = {"waiting": waiting, "upload_bytes": upload_mb * 2**20, "longest_s": longest_s}
-    config = ServingConfig(name=name, token=token, **limits)  # type: ignore[arg-type]
+    upload_bytes = upload_mb * 2**20
+    config = ServingConfig(name, token, waiting=waiting, upload_bytes=upload_bytes, longest_s=longest_s)
     app = create_app(model, config, **settings)
     silence = np.zeros(model.rate_hz // 10, np.float32)
     model.transcribe(silence, **settings)  # settings that cannot work are refused now, and code is loaded

@@ -76,31 +76,28 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError at the first setting that cannot work."""
-        counts = ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after")
-        least = dict.fromkeys(counts, 1)
-        least |= dict.fromkeys(("average", "patience", "pause_s", "warmup_epochs", "weight_decay"), 0)
-        least |= dict.fromkeys(("clip_norm", "denominator_epochs"), 0)
-        values = {name: getattr(self, name) for name in least}
-        choices = {"schedule": get_args(Schedule), "precision": get_args(Precision)}
-        over_zero = {name: getattr(self, name) for name in ("seconds_per_batch", "learning_rate")}
+        at_least = {
+            1: ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after"),
+            0: ("average", "patience", "pause_s", "warmup_epochs", "weight_decay", "clip_norm"),
+        }
+        schedules, precisions = get_args(Schedule), get_args(Precision)
+        demands = [
+            *(
+                (getattr(self, key) >= n, key, f"at least {n}")
+                for n, keys in at_least.items()
+                for key in keys
+            ),
+            (self.denominator_epochs >= 0, "denominator_epochs", "at least 0"),
+            (self.seconds_per_batch > 0, "seconds_per_batch", "more than 0"),
+            (self.learning_rate > 0, "learning_rate", "more than 0"),
+            (self.schedule in schedules, "schedule", f"one of {', '.join(schedules)}"),
+            (self.precision in precisions, "precision", f"one of {', '.join(precisions)}"),
+            (0 <= self.beta2 < 1, "beta2", "0 to below 1"),
+            (0 <= self.final_share <= 1, "final_share", "0 to 1"),
+            (0 <= self.start_share <= 1, "start_share", "0 to 1"),
+        ]
         check_demands(
-            [
-                *(
-                    (values[k] >= n, f"training.{k}={values[k]}: expected at least {n}")
-                    for k, n in least.items()
-                ),
-                *((v > 0, f"training.{k}={v}: expected more than 0") for k, v in over_zero.items()),
-                *(
-                    (
-                        getattr(self, k) in of,
-                        f"training.{k}={getattr(self, k)}: expected one of {', '.join(of)}",
-                    )
-                    for k, of in choices.items()
-                ),
-                (0 <= self.beta2 < 1, f"training.beta2={self.beta2}: expected 0 to below 1"),
-                (0 <= self.final_share <= 1, f"training.final_share={self.final_share}: expected 0 to 1"),
-                (0 <= self.start_share <= 1, f"training.start_share={self.start_share}: expected 0 to 1"),
-            ]
+            (holds, f"training.{key}={getattr(self, key)}: expected {what}") for holds, key, what in demands
         )
 
 
