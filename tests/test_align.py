@@ -231,7 +231,9 @@ def test_what_makes_no_sense_is_refused(asr, trained, manifest, words, complaint
     assert complaint in " ".join(err.split())
 
 
-@pytest.mark.parametrize("name", ["none.txt", "a/none.LAB", "./none", "../none", "/none", "~/none"])
+@pytest.mark.parametrize(
+    "name", ["none.txt", "a/none.LAB", "none.tsv", "./none", "../none", "/none", "~/none"]
+)
 def test_the_name_of_a_file_that_is_not_there_is_no_text(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no such file; expected a text, or a file with it"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from asr import audio
-from asr.captions import is_captions, read_captions
+from asr.captions import SUFFIXES, is_captions, read_captions
 from asr.corpus.manifest import Utterance, read_manifest
 from asr.ctc import align, as_said, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
@@ -27,7 +27,8 @@ MANIFESTS = (".jsonl", ".json")
 DOUBTFUL_FIT = 0.05
 """Fits below this are told: mostly something else is said. None of 190 LibriSpeech sentences and strings of
 digits that are said has a lower one, by a model of such speech, and most others have."""
-_NAME = re.compile(r"\S+\.(txt|text|lab|trn|srt|vtt|TextGrid)|(~|\.{0,2}/)\S*", re.IGNORECASE)
+_SUFFIXES = "|".join(map(re.escape, (*SUFFIXES, ".text", ".lab", ".trn")))
+_NAME = re.compile(rf"\S+({_SUFFIXES})|(~|\.{{0,2}}/)\S*", re.IGNORECASE)
 """What nobody says, but is a name of a file."""
 
 
