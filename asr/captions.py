@@ -1,14 +1,16 @@
 """Texts with times → cues: SubRip, WebVTT, Praat's TextGrid, Audacity's label tracks, whisper's TSV.
 
     .srt .vtt       subtitles; tags and what is in brackets, `[applause]` or `(laughs)`, are no text
-    .TextGrid       the interval tiers; of several each is a speaker; tiers of words or phones are left out
+    .TextGrid       the interval tiers; of several each is a speaker; tiers of words or phones are left out,
+                    but words are taken where there is nothing longer
     .txt            a label track: lines `start<tab>end<tab>text`, in seconds
     .tsv            with the header `start end text`, in milliseconds
 
 Cues show when lines are on the screen, not when somebody pauses, so those that follow one another without a
 gap become one: of a cut in the middle of a word both sides would learn something wrong.
 
-Sources: SubRip as its players read it; WebVTT, W3C 2019; Praat's manual, "TextGrid file formats".
+Sources: SubRip as its players read it; WebVTT, W3C 2019; Praat's manual, "TextGrid file formats". Tiers and
+pauses as MFA, P2FA, Prosodylab-Aligner and WebMAUS name them.
 """
 
 import re
@@ -27,8 +29,9 @@ GAP_S = 0.1
 """Cues of one speaker no further apart are one."""
 LONGEST_S = 20.0
 """Cues are joined up to this length."""
-FINE_TIERS = ("phone", "phones", "phoneme", "phonemes", "syllables", "word", "words")
-"""Tiers of parts of utterances; words are taken where there is nothing longer."""
+WORD_TIERS = ("word", "words", "ort-mau")
+FINE_TIERS = (*WORD_TIERS, "phone", "phones", "phoneme", "phonemes", "syllables", "mau", "kan-mau", "mas")
+"""Tiers of parts of utterances."""
 
 _CLOCK = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})(?:[.,](\d{1,3}))?"
 _TIMES = re.compile(rf"\s*{_CLOCK}\s*-->\s*{_CLOCK}(?:\s.*)?")
@@ -37,7 +40,9 @@ _MILLISECONDS = re.compile(r"(\d+)\t(\d+)\t(.*)")
 _FREQUENCIES = re.compile(r"\\\t")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>")
 _MARKUP = re.compile(r"<[^<>]*>|\{\\[^{}]*\}")
-_SOUND = re.compile(r"\[[^\[\]]*\]|\([^()]*\)")
+_SOUND = re.compile(r"\[[^\[\]]*\]|\([^()]*\)|（[^（）]*）|［[^［］]*］|【[^【】]*】")
+_NO_WORD = re.compile(r"sp|sil|spn|<[^<>]*>|\{[^{}]*\}", re.IGNORECASE)
+"""What forced aligners write where nobody speaks, or a word that they do not know."""
 _PRAAT = re.compile(
     r'(?<!\S)(?:"((?:[^"]|"")*)"|(-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)|(<exists>|<absent>))(?!\S)'
 )
@@ -53,13 +58,19 @@ class Cue(NamedTuple):
 
 
 def is_captions(path: Path) -> bool:
-    """Whether the file's suffix, and for `.txt` and `.tsv` its first line, is that of texts with times."""
+    """Whether the file's suffix, and for `.txt` and `.tsv` its first line, is that of texts with times.
+
+    Two whole numbers are no label, but an utterance of Kaldi: its id, and the number that is said.
+    """
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".tsv") or not path.is_file():
         return suffix in SUFFIXES[:3]
     with path.open("rb") as file:
         first = file.readline(200).removeprefix(b"\xef\xbb\xbf").decode(errors="replace").rstrip("\r\n")
-    return bool(_LABEL.fullmatch(first)) if suffix == ".txt" else first.split("\t")[:3] == list(_WHISPER)
+    if suffix == ".tsv":
+        return first.split("\t")[:3] == list(_WHISPER)
+    found = _LABEL.fullmatch(first)
+    return found is not None and (found[3] is not None or not re.fullmatch(r"[\d\t]+", first))
 
 
 def read_captions(path: Path) -> list[Cue]:
@@ -89,7 +100,10 @@ def _content(path: Path) -> str:
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ManifestError(f"{path} is not text in UTF-8: {error}") from error
+        if content.startswith(b"ooBinaryFile"):
+            raise ManifestError(f"{path} is in Praat's binary format: save it as a text file") from error
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ManifestError(f"{path}, line {line} is not text in UTF-8: {error}") from error
 
 
 def _joined(cues: Sequence[Cue]) -> list[Cue]:
@@ -143,7 +157,7 @@ def _subtitles(path: Path, content: str) -> list[Cue]:
         found = _TIMES.fullmatch(lines[k])
         assert found is not None  # as it is one of them
         cues.append(Cue(_seconds(*found.groups()[:4]), _seconds(*found.groups()[4:]), plain, speaker))
-    return cues
+    return _said_until(cues)
 
 
 def _unrolled(shown: list[list[str]]) -> list[list[str]]:
@@ -153,6 +167,18 @@ def _unrolled(shown: list[list[str]]) -> list[list[str]]:
     if 3 * sum(r and len(lines) > 1 for r, lines in zip(repeats, plain, strict=True)) < len(plain):
         return shown
     return [lines[r:] for r, lines in zip(repeats, shown, strict=True)]
+
+
+def _said_until(cues: list[Cue]) -> list[Cue]:
+    """The cues, each until the next one starts where most stay longer than that, as YouTube's do.
+
+    They are on the screen in twos; what is heard after the next start is the text of that.
+    """
+    stays = [a.start_s < b.start_s < a.end_s and a.speaker == b.speaker for a, b in pairwise(cues)]
+    if 2 * sum(stays) <= len(stays):
+        return cues
+    said = [a._replace(end_s=b.start_s) if s else a for (a, b), s in zip(pairwise(cues), stays, strict=True)]
+    return [*said, cues[-1]]
 
 
 def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str | None) -> float:
@@ -188,19 +214,28 @@ def _whisper(path: Path, content: str) -> list[Cue]:
     return cues
 
 
+_HEADS = (("ooTextFile", "TextGrid"), ("ooTextFile short", "TextGrid"))
+"""Older versions of Praat call the short format so."""
+
+
 def _textgrid(path: Path, content: str) -> list[Cue]:
     """Of the long and the short format, which differ in what is not a value: `xmin = `, `intervals [1]:`."""
     values = iter([m[1] if m[1] is not None else m[2] or m[3] for m in _PRAAT.finditer(content)])
     try:
-        if [next(values, ""), next(values, "")] != ["ooTextFile", "TextGrid"]:
+        if (next(values, ""), next(values, "")) not in _HEADS:
             raise ManifestError(f"{path} is no TextGrid in text format")
         _, _, is_there = next(values), next(values), next(values)
         tiers = [_tier(values) for _ in range(int(next(values)) if is_there == "<exists>" else 0)]
     except (StopIteration, ValueError) as error:
         raise ManifestError(f"{path} ends before the TextGrid does, or is damaged") from error
     spoken = [(name, cues) for name, cues in tiers if any(cue.text.strip() for cue in cues)]
-    long = [(name, cues) for name, cues in spoken if _kind(name) not in FINE_TIERS]
-    taken = long or [(name, cues) for name, cues in spoken if _kind(name) in ("word", "words")]
+    taken = [(name, cues) for name, cues in spoken if _kind(name) not in FINE_TIERS]
+    if not taken:
+        taken = [
+            (name.rpartition(" - ")[0] or name, [c for c in cues if not _NO_WORD.fullmatch(c.text.strip())])
+            for name, cues in spoken
+            if _kind(name) in WORD_TIERS
+        ]
     of_one = len(taken) < 2
     return [c._replace(speaker=None if of_one else name) for name, cues in taken for c in cues]
 

@@ -185,6 +185,14 @@ def test_a_line_that_is_said_twice_is_kept_twice(tmp_path):
     assert [cue.text for cue in read(tmp_path, "a.vtt", "WEBVTT\n\n" + "\n\n".join(cues))] == said
 
 
+def test_lines_that_stay_while_the_next_is_said_end_where_that_starts(tmp_path):
+    said = [(2 * k, 2 * k + 4, f"w{k}") for k in range(14)]
+    srt = "".join(f"00:00:{a:02} --> 00:00:{b:02}\n{text}\n\n" for a, b, text in said)
+    found = [(c.start_s, c.end_s, c.text) for c in read(tmp_path, "a.srt", srt)]
+    first, rest = (" ".join(f"w{k}" for k in range(*ends)) for ends in ((10,), (10, 14)))
+    assert found == [(0.0, 20.0, first), (20.0, 30.0, rest)]
+
+
 def test_a_textgrid_gives_its_utterances_and_speakers(tmp_path):
     both = [Cue(1.25, 2.5, 'say "aye" 2 times', "ann"), Cue(2.0, 3.0, "yes", "bob")]
     assert read(tmp_path, "a.TextGrid", LONG % "bob") == both
@@ -194,7 +202,25 @@ def test_a_textgrid_gives_its_utterances_and_speakers(tmp_path):
 
 
 def test_words_without_a_pause_between_them_are_an_utterance(tmp_path):
-    assert read(tmp_path, "a.TextGrid", SHORT) == [Cue(0.0, 1.0, "good morning"), Cue(1.5, 2.0, "all")]
+    words = [Cue(0.0, 1.0, "good morning"), Cue(1.5, 2.0, "all")]
+    assert read(tmp_path, "a.TextGrid", SHORT) == words
+    assert read(tmp_path, "a.TextGrid", SHORT.replace("TextFile", "TextFile short")) == words
+    assert read(tmp_path, "a.TextGrid", SHORT.replace("words", "ann - words")) == words
+    for no_word in ("sp", "<unk>", "<p:>", "{SL}"):
+        assert read(tmp_path, "a.TextGrid", SHORT.replace('"all"', f'"{no_word}"')) == words[:1]
+
+
+def tiers(*names: str) -> str:
+    """A TextGrid in the short format, with an interval in each tier."""
+    rows = "".join(f'"IntervalTier"\n"{name}"\n0\n2\n1\n0\n{k}\n"t{k}"\n' for k, name in enumerate(names, 1))
+    return f'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n2\n<exists>\n{len(names)}\n{rows}'
+
+
+def test_tiers_are_those_of_forced_aligners(tmp_path):
+    mfa = tiers("ann - words", "ann - phones", "bob - words", "bob - phones")
+    assert read(tmp_path, "a.TextGrid", mfa) == [Cue(0.0, 1.0, "t1", "ann"), Cue(0.0, 3.0, "t3", "bob")]
+    assert read(tmp_path, "a.TextGrid", tiers("ORT-MAU", "KAN-MAU", "MAU")) == [Cue(0.0, 1.0, "t1")]
+    assert read(tmp_path, "a.TextGrid", tiers("phone", "word")) == [Cue(0.0, 2.0, "t2")]
 
 
 def test_a_label_track_may_have_decimal_commas_and_frequencies(tmp_path):
@@ -213,6 +239,9 @@ def test_whispers_table_is_in_milliseconds(tmp_path):
         ("a.txt", "good morning", False),
         ("a.txt", "1\t2 good morning", False),
         ("a.txt", "1.5\t2.5\tgood morning", True),
+        ("a.txt", "1\t2\tgood morning", True),
+        ("a.txt", "1.5\t2.5", True),
+        ("a.txt", "101\t5", False),  # of Kaldi: id and text
         ("a.txt", "", False),
         ("a.tsv", "path\ttext", False),
         ("a.tsv", "start\tend\ttext", True),
@@ -230,7 +259,8 @@ def test_what_has_times_is_known_by_its_suffix_or_first_line(tmp_path, name, fir
     [
         ("a.srt", "1\n00:00:01,000 -> 00:00:02,000\nyes\n", "no times with a text"),
         ("a.srt", "1\n00:00:01,000 --> 2\nyes\n", "line 2: expected `00:00:01,000"),
-        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,000\n\xe9t\xe9\n", "not text in UTF-8"),
+        ("a.srt", b"1\n00:00:01,000 --> 00:00:02,000\n\xe9t\xe9\n", "line 3 is not text in UTF-8"),
+        ("a.TextGrid", b"ooBinaryFile\x08TextGrid\0\0\xf0", "binary format: save it as a text file"),
         ("a.txt", "1.0\t2.0\tyes\n2.0 3.0 no\n", "line 2: expected start, end and text"),
         ("a.tsv", "start\tend\ttext\n1000\tlate\tyes\n", "line 2: expected start and end in milliseconds"),
         ("a.tsv", "start\tend\ttext\n\n1000\n", "line 3: expected start and end in milliseconds"),
@@ -257,7 +287,8 @@ def test_cues_are_joined_up_to_a_length_and_over_no_gap(tmp_path):
 
 
 def test_scripts_without_spaces_are_joined_without(tmp_path):
-    srt = "1\n00:00:01,000 --> 00:00:02,000\n今日は\n良い\n\n2\n00:00:02,000 --> 00:00:03,000\n天気 OK\nyes\n"
+    said = ["（田中）今日は\n良い【拍手】", "天気 OK\nyes"]
+    srt = "".join(f"{k}\n00:00:0{k},000 --> 00:00:0{k + 1},000\n{s}\n\n" for k, s in enumerate(said, 1))
     assert [cue.text for cue in read(tmp_path, "a.srt", srt)] == ["今日は良い天気 OK yes"]
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 
+from asr.captions import is_captions
 from asr.errors import ScoringError
 from asr.scoring import transcripts
 from asr.scoring.transcripts import IGNORED, Entry, Format
@@ -66,9 +67,11 @@ def read(
 
     Raises:
         ScoringError: an invalid file or line, ids that do not match, or different numbers of lines.
+        ManifestError: subtitles that are damaged.
     """
     paths = (reference, *hypotheses)
-    lines = [transcripts.read_lines(path) for path in paths]
+    # Captions are read by themselves: Praat, for one, writes UTF-16.
+    lines = [[] if is_captions(path) else transcripts.read_lines(path) for path in paths]
     guessed = [
         transcripts.guess_format(path, text, plain=plain) for path, text in zip(paths, lines, strict=True)
     ]
