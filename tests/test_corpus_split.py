@@ -18,6 +18,9 @@ def test_parts_of_one_recording_stay_together():
     talks = {split: {u.audio_filepath for u in us} for split, us in splits.items()}
     assert {split: len(names) for split, names in talks.items()} == {"train": 5, "dev": 1, "test": 2}
     assert len(set.union(*talks.values())) == 8
+    same = [replace(u, audio_filepath=Path(u.audio_filepath.stem, "audio.wav")) for u in parts]
+    talks = {split: {u.audio_filepath for u in us} for split, us in hold_out(same, {"dev": 0.1}).items()}
+    assert {split: len(names) for split, names in talks.items()} == {"train": 7, "dev": 1}
     few = hold_out(
         [replace(u, audio_filepath=Path(f"talk{i % 4}.wav")) for i, u in enumerate(parts)], {"dev": 0.1}
     )

@@ -5,10 +5,11 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from asr.corpus.manifest import Utterance
+from asr.corpus.manifest import Utterance, name_by_path
 from asr.errors import ConfigError, CorpusError
 
 _log = logging.getLogger(__name__)
@@ -111,8 +112,10 @@ def _groups(utterances: Sequence[Utterance], by: By) -> list[str]:
     if by == "speaker" or (by == "auto" and known and len(set(speakers)) >= FEWEST_SPEAKERS):
         return speakers
     names = _names(utterances)
+    whole = {u.audio_filepath: replace(u, id="", start_s=None) for u in utterances if u.start_s is not None}
+    called = {u.audio_filepath: u.id for u in name_by_path(list(whole.values()))}
     recordings = [
-        name if u.start_s is None else u.audio_filepath.stem
+        name if u.start_s is None else called[u.audio_filepath]
         for u, name in zip(utterances, names, strict=True)
     ]
     is_enough = len(set(recordings)) >= FEWEST_SPEAKERS  # the parts of one are said by the same people
