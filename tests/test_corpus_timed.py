@@ -8,7 +8,7 @@ import soundfile
 
 from asr import corpus
 from asr.corpus.packed import PackedCorpus, pack
-from asr.errors import ManifestError
+from asr.errors import CorpusError, ManifestError
 
 RATE_HZ = 8000
 
@@ -91,6 +91,17 @@ def test_a_text_beside_a_recording_may_be_a_label_track(tmp_path):
     assert found == [(1.0, "good"), (3.0, "morning")]
 
 
+def test_other_texts_of_a_recording_with_subtitles_do_not_matter(tmp_path):
+    for name in ("a.wav", "b.mp3"):
+        wav(tmp_path / name)
+    for name in ("a.srt", "b.mp3.srt"):  # the latter as whisper.cpp writes it
+        srt(tmp_path / name, ("00:00:01,000", "00:00:02,000", "yes"))
+    (tmp_path / "a.txt").write_bytes(b"\xe9t\xe9")
+    text(tmp_path / "list.txt", "a one\na another\n")
+    assert {name for name, *_ in parts(tmp_path)} == {"a_1.00", "b_1.00"}
+    assert not flaws(tmp_path)
+
+
 def test_subtitles_that_cannot_be_used_cost_their_recording_only(tmp_path, caplog):
     for name in ("a", "b", "c", "d"):
         wav(tmp_path / f"{name}.wav")
@@ -124,8 +135,9 @@ u5 r4 0 1
 u6 r9 0 1
 u7 r1 2 1
 u8 r1 5 6
+u10 r1 14 -1
 """,
-    "text": "u1 good morning\nu2 all\nu3 yes\nu4 no\nu5 gone\nu6 where\nu7 backwards\nu9 nowhere\n",
+    "text": "u1 good morning\nu2 all\nu3 yes\nu4 no\nu5 gone\nu6 where\nu7 backwards\nu9 nowhere\nu10 late\n",
     "utt2spk": "u1 ann\nu2 ann\nu3 bob\n",
 }
 
@@ -148,7 +160,7 @@ def test_a_data_folder_of_kaldi(tmp_path):
         ("u5", 0.0, 1.0, "gone", None),  # as in a manifest: packing finds that the file is missing
     ]
     assert flaws(folder) == {
-        **dict.fromkeys(("u4", "u6", "u7", "u9"), "no recording"),
+        **dict.fromkeys(("u4", "u6", "u7", "u9", "u10"), "no recording"),
         "u8": "no text",
     }
     [u4] = [u for u in corpus.prepare("folder", folder, fractions={})["train"] if u.id == "u4"]
@@ -159,7 +171,19 @@ def test_a_data_folder_of_kaldi(tmp_path):
         rate_hz=RATE_HZ,
         workers=1,
     )
-    assert {p.id for p in report.left_out} == {"u4", "u5", "u6", "u7", "u8", "u9"}
+    assert {p.id for p in report.left_out} == {"u4", "u5", "u6", "u7", "u8", "u9", "u10"}
+
+
+def test_texts_without_a_recording_keep_their_order(tmp_path):
+    folder, names = kaldi(tmp_path), [f"x{k}" for k in range(20)]
+    text(folder / "text", "u1 yes\n" + "".join(f"{name} no\n" for name in names))
+    assert [u.id for u in corpus.prepare("folder", folder, fractions={})["train"]][-20:] == names
+
+
+def test_speakers_that_are_called_as_their_utterances_are_not_known(tmp_path):
+    folder = kaldi(tmp_path)
+    text(folder / "utt2spk", "u1 u1\nu2 u2\nu3 u3\n")
+    assert {speaker for *_, speaker in parts(folder)} == {None}
 
 
 def test_without_segments_an_utterance_is_a_recording(tmp_path):
@@ -174,8 +198,8 @@ def test_data_folders_named_like_splits_are_the_splits(tmp_path):
     (tmp_path / "data" / "train").rename(tmp_path / "data" / "dev")
     kaldi(tmp_path)
     assert {split: len(found) for split, found in corpus.prepare("folder", tmp_path / "data").items()} == {
-        "train": 9,
-        "dev": 9,
+        "train": 10,
+        "dev": 10,
     }
 
 
@@ -187,9 +211,9 @@ def test_data_folders_named_like_splits_are_the_splits(tmp_path):
         ("/usr/bin/flac -cds one.wav |", True),
         ("sph2pipe -f wav -p one.wav |", True),
         ("sph2pipe -f wav -p -c 2 one.wav |", False),
-        ("sox one.wav -r 16000 -t wav - |", True),
+        ("sox one.wav -r 16000 -c 1 -t wav - |", True),
         ("sox one.wav -t wav - remix 2 |", False),
-        ("ffmpeg -i one.wav -f wav -ar 16000 -ab 16k - |", True),
+        ("ffmpeg -i one.wav -f wav -ac 1 -ar 16000 -ab 16k - |", True),
         ("ffmpeg -ss 3 -i one.wav -f wav - |", False),
         ("cat one.wav two.wav |", False),
         ("cat one.wav | sox -t wav - -t wav - speed 2 |", False),
@@ -205,6 +229,15 @@ def test_commands_stand_for_the_file_that_they_convert_and_are_not_run(tmp_path,
     text(folder / "text", "r1 yes\nr2 no\n")
     assert [name for name, *_ in parts(folder)] == (["r1", "r2"] if is_read else ["r2"])
     assert not any(tmp_path.rglob("made"))
+
+
+@pytest.mark.parametrize("lacking", ["text", "wav.scp"])
+def test_a_data_folder_that_lacks_something_says_what_is_read(tmp_path, lacking):
+    folder = kaldi(tmp_path)
+    text(folder / "feats.scp", "u1 feats.ark:12\n")
+    (folder / lacking).unlink()
+    with pytest.raises(CorpusError, match=r"Kaldi is read if it has both wav\.scp and text"):
+        parts(folder)
 
 
 def test_an_id_that_stands_twice_is_an_error(tmp_path):

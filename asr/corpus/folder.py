@@ -161,18 +161,18 @@ def _read_folder(folder: Path, speaker_folders: bool) -> list[Utterance]:
     recordings = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
     foreign = [p for p in files if p.suffix.lower() in FOREIGN_SUFFIXES]
     if not recordings:
-        hint = (
-            f"; its {len(foreign)} m4a, mp4 or similar files must be converted to flac or wav"
-            if foreign
-            else ""
-        )
+        hint = ""
+        if foreign:
+            hint = f"; its {len(foreign)} m4a, mp4 or similar files must be converted to flac or wav"
+        elif any((folder / name).is_file() for name in ("wav.scp", "feats.scp")):
+            hint = "; a data folder of Kaldi is read if it has both wav.scp and text"
         raise CorpusError(f"{folder} has no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}){hint}")
     chosen = _choose_copies(recordings)
     timed, flaws = choose_captions(files, chosen)
     of_timed = {file for several in timed.values() for file in several}
     texts_at = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES and p.is_file() and p not in of_timed]
     texts, wrong = _texts(recordings, chosen, texts_at)
-    flaws |= wrong
+    flaws |= {recording: flaw for recording, flaw in wrong.items() if recording not in timed}
     flaws |= {p: ("missing", f"{p} is a link to nothing") for p in chosen.values() if not p.is_file()}
     if not texts and not timed and not flaws:
         raise CorpusError(

@@ -3,10 +3,10 @@
     text        utt-1 good morning
     wav.scp     rec-1 /corpora/rec-1.wav              or a command: rec-1 flac -c -d -s /corpora/rec-1.flac |
     segments    utt-1 rec-1 0.52 3.71                 seconds; without it each utterance is a recording
-    utt2spk     utt-1 ann
+    utt2spk     utt-1 ann                             utt-1 utt-1 throughout: speakers are not known
 
-Commands are not run. Those of `DECODERS` that only convert format, rate and width, as reading does anyway,
-stand for the file that they read; others are flaws of the utterances that need them.
+Commands are not run. Those of `DECODERS` that only convert format, rate and width, or mix channels, as
+reading does anyway, stand for the file that they read; others are flaws of the utterances that need them.
 
 Source: Kaldi's documentation, "Data preparation".
 """
@@ -14,7 +14,7 @@ Source: Kaldi's documentation, "Data preparation".
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from asr import audio
@@ -25,8 +25,8 @@ DECODERS: Mapping[str, tuple[str, str]] = {
     "cat": ("", ""),
     "flac": ("", "-c -d -s -cd -dc -cds -dcs"),
     "sph2pipe": ("-f", "-p"),
-    "sox": ("-t -r -b -e", "-G -V0 -V1"),
-    "ffmpeg": ("-f -ar -ab -acodec -c:a -loglevel -v", "-i -nostdin -hide_banner"),
+    "sox": ("-t -r -b -c -e", "-G -V0 -V1"),
+    "ffmpeg": ("-f -ac -ar -ab -acodec -c:a -loglevel -v", "-i -nostdin -hide_banner"),
 }
 """Programs, and their options that change nothing here: those with a value, and those without."""
 Flaw = tuple[str, str]
@@ -43,10 +43,14 @@ def read_kaldi(folder: Path) -> list[Utterance]:
     Raises:
         ManifestError: a file is not text in UTF-8, an id stands twice, or no utterance can be used.
     """
-    recordings = {name: _recording(folder, rest) for name, rest in _table(folder / "wav.scp").items()}
+    places = [os.fspath(place) for place in (folder.absolute(), *folder.absolute().parents)]
+    recordings = {name: _recording(places, rest) for name, rest in _table(folder / "wav.scp").items()}
     texts = _table(folder / "text")
     speakers = _table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
+    if all(name == speaker for name, speaker in speakers.items()):
+        speakers = {}
     segments = _table(folder / "segments") if (folder / "segments").is_file() else None
+    where = folder / ("wav.scp" if segments is None else "segments")
     utterances = []
     for name, place in ((name, name) for name in recordings) if segments is None else segments.items():
         path, start_s, duration_s, flaw = folder / "wav.scp", None, 0.0, None
@@ -54,9 +58,12 @@ def read_kaldi(folder: Path) -> list[Utterance]:
             recording, start_s, duration_s = (place, None, 0.0) if segments is None else _segment(place)
             path = _known(recordings, recording)
             if duration_s == math.inf:
-                duration_s = audio.info(path).duration_s - (start_s or 0.0)
+                length_s, start_s = audio.info(path).duration_s, start_s or 0.0
+                duration_s = length_s - start_s
+                if duration_s <= 0:
+                    raise ValueError(f"starts at {start_s:g} s, and {path} ends at {length_s:.2f} s")
         except (ValueError, AudioError) as error:
-            duration_s, flaw = 0.0, ("no recording", f"{folder}: {name}: {error}")
+            duration_s, flaw = 0.0, ("no recording", f"{where}: {name}: {error}")
         if flaw is None and name not in texts:
             flaw = ("no text", "no text was found for it")
         speaker = speakers.get(name) or None
@@ -64,10 +71,12 @@ def read_kaldi(folder: Path) -> list[Utterance]:
             Utterance(name, path, duration_s, texts.get(name, ""), speaker, flaw, start_s=start_s)
         )
     known = recordings if segments is None else segments
-    for name in texts.keys() - known.keys():
-        where = folder / ("wav.scp" if segments is None else "segments")
-        flaw = ("no recording", f"{where} does not have it")
-        utterances.append(Utterance(name, folder / "text", 0.0, texts[name], flaw=flaw))
+    flaw = ("no recording", f"{where} does not have it")
+    utterances += [
+        Utterance(name, folder / "text", 0.0, said, flaw=flaw)
+        for name, said in texts.items()
+        if name not in known
+    ]
     refuse_if_all_flawed(utterances)
     return utterances
 
@@ -90,10 +99,10 @@ def _table(path: Path) -> dict[str, str]:
     return table
 
 
-def _recording(folder: Path, written: str) -> Path | str:
-    """The file that an entry of `wav.scp` reads, or why that is not known."""
+def _recording(places: Sequence[str], written: str) -> Path | str:
+    """The file that an entry of `wav.scp` reads, in one of the places, or why that is not known."""
     if not written.endswith("|"):
-        return _located(folder, written)
+        return _located(places, written)
     try:
         program, *words = shlex.split(written.removesuffix("|"))
     except ValueError:
@@ -109,14 +118,22 @@ def _recording(folder: Path, written: str) -> Path | str:
             files.append(word)
     if program not in DECODERS or len(files) != 1 or files[0].startswith("-"):
         return f"{written}: a command that is not run here; write its output to a file"
-    return _located(folder, files[0])
+    return _located(places, files[0])
 
 
-def _located(folder: Path, name: str) -> Path:
-    """Relative to where the recipe was run, which is the folder or one above it, else to here."""
-    path = Path(os.path.expanduser(name))  # noqa: PTH111 (a Path's knows no `~name.wav`)
-    above = [folder.absolute(), *folder.absolute().parents]
-    return next((place / path for place in above if (place / path).is_file()), path.absolute())
+def _located(places: Sequence[str], name: str) -> Path:
+    """Relative to where the recipe was run, which is the folder or one above it, else to here.
+
+    Args:
+        places: the folder and those above it.
+        name: a path.
+    """
+    name = os.path.expanduser(name)  # noqa: PTH111 (a Path's knows no `~name.wav`)
+    if not os.path.isabs(name):  # noqa: PTH117 (as below, a Path costs more than the call)
+        for place in places:
+            if os.path.isfile(path := os.path.join(place, name)):  # noqa: PTH113, PTH118
+                return Path(path)
+    return Path(name).absolute()
 
 
 def _known(recordings: Mapping[str, Path | str], name: str) -> Path:

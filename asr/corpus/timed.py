@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from asr import audio
+from asr.audio import AUDIO_SUFFIXES
 from asr.captions import SUFFIXES, is_captions, read_captions
 from asr.corpus.manifest import Utterance
 from asr.errors import AudioError, ManifestError
@@ -55,8 +56,8 @@ def choose_captions(
 ) -> tuple[dict[Path, list[Path]], dict[Path, tuple[str, str]]]:
     """The files with texts and times of each recording, best first, and the flaws of those that differ.
 
-    Subtitles may have a language before their suffix, `talk.en.srt`, but not be of several. What belongs to
-    no recording is told.
+    Subtitles may have a language before their suffix, `talk.en.srt`, but not be of several; or the suffix of
+    the recording, as whisper.cpp's. What belongs to no recording is told.
 
     Args:
         files: all that is there.
@@ -66,7 +67,8 @@ def choose_captions(
     alone = []
     for file in filter(is_captions, files):
         bare = file.with_suffix("")
-        names = [stem_of(file)] + ([stem_of(bare)] if _LANGUAGE.fullmatch(bare.suffix) else [])
+        is_more = _LANGUAGE.fullmatch(bare.suffix) or bare.suffix.lower() in AUDIO_SUFFIXES
+        names = [stem_of(file), *([stem_of(bare)] if is_more else [])]
         recording = next((recordings[name] for name in names if name in recordings), None)
         if recording is not None:
             timed[recording].append(file)
