@@ -218,6 +218,7 @@ def test_data_folders_named_like_splits_are_the_splits(tmp_path):
         ("cat one.wav two.wav |", False),
         ("cat one.wav | sox -t wav - -t wav - speed 2 |", False),
         ("touch made |", False),
+        ("one.ark:12", False),
         ('sox "one.wav |', False),
         ("|", False),
     ],

@@ -13,6 +13,7 @@ Source: Kaldi's documentation, "Data preparation".
 
 import math
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -101,6 +102,8 @@ def _table(path: Path) -> dict[str, str]:
 
 def _recording(places: Sequence[str], written: str) -> Path | str:
     """The file that an entry of `wav.scp` reads, in one of the places, or why that is not known."""
+    if re.fullmatch(r".*\.ark:\d+", written):
+        return f"{written}: archives of Kaldi are not read; write its recordings to files"
     if not written.endswith("|"):
         return _located(places, written)
     try:
