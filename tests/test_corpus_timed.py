@@ -91,6 +91,14 @@ def test_a_text_beside_a_recording_may_be_a_label_track(tmp_path):
     assert found == [(1.0, "good"), (3.0, "morning")]
 
 
+def test_speakers_without_a_name_are_others_in_each_recording(tmp_path):
+    for name in ("a", "b"):
+        wav(tmp_path / f"{name}.wav")
+        cues = [f"00:0{k}.000 --> 00:0{k}.500\n<v {who}>yes" for k, who in enumerate(("Speaker 1", "Ann"))]
+        text(tmp_path / f"{name}.vtt", "\n\n".join(["WEBVTT", *cues]))
+    assert [speaker for *_, speaker in parts(tmp_path)] == ["a Speaker 1", "Ann", "b Speaker 1", "Ann"]
+
+
 def test_other_texts_of_a_recording_with_subtitles_do_not_matter(tmp_path):
     for name in ("a.wav", "b.mp3"):
         wav(tmp_path / name)

@@ -15,6 +15,8 @@ from asr.normalisation import composed
 
 _log = logging.getLogger(__name__)
 
+_NUMBERED = re.compile(r"speaker[ _-]*\d+", re.IGNORECASE)
+"""A speaker as programs call those of a recording: in the next one it is somebody else."""
 _LANGUAGE = re.compile(r"\.[A-Za-z]{2,3}(-[A-Za-z0-9]+)*")
 
 
@@ -45,9 +47,10 @@ def read_parts(recording: Path, captions: Path, *, speaker: str | None = None) -
         at = f"{captions}: {cue.start_s:g} to {cue.end_s:g} s of {length_s:.2f} s"
         flaw = None if 0 <= cue.start_s < end_s else ("impossible times", f"{at}: {cue.text:.80}")
         duration_s = round(max(end_s - cue.start_s, 0.0), 3)
-        parts.append(
-            Utterance("", recording, duration_s, cue.text, cue.speaker or speaker, flaw, start_s=cue.start_s)
-        )
+        who = cue.speaker or speaker
+        if cue.speaker and _NUMBERED.fullmatch(cue.speaker):
+            who = f"{recording.stem} {cue.speaker}"
+        parts.append(Utterance("", recording, duration_s, cue.text, who, flaw, start_s=cue.start_s))
     return parts
 
 
