@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 
 import pytest
 import torch
@@ -35,6 +36,14 @@ def test_an_update_is_torchs_clipping_and_adamw_over_the_mean_per_label(clip_nor
         sums = torch.tensor([1.0, labels, 0.0, 0.0, 0.0], dtype=torch.float64)
         torch.testing.assert_close(updater.finish(sums, by_layer=False), norm)
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_updates_and_their_state_need_no_compiler(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # importing it raises
+    updater = Updater(Encoder(ENCODER, 24, 6), TrainingConfig(), Ranks())
+    updater.optimizer.load_state_dict(updater.optimizer.state_dict())
+    updater.begin(1e-2)
+    updater.finish(torch.zeros(5, dtype=torch.float64), by_layer=False)
 
 
 def test_training_without_progress_ends_when_its_patience_does(corpus, tmp_path):  # noqa: F811

@@ -15,6 +15,7 @@ from asr.errors import LanguageModelError
 from asr.lm.ngram import check_sentences, grouped, per_word
 from asr.lm.recurrent import BORDER, RecurrentConfig, RecurrentModel
 from asr.machine import devices, states
+from asr.machine.optimizer import AdamW
 from asr.text import Alphabet, normalise
 
 HELD_OUT_EVERY = 100
@@ -97,7 +98,7 @@ class _Lesson:
         self.held_out = range(0, len(rows), HELD_OUT_EVERY)[:MOST_HELD_OUT]
         self.studied = np.setdiff1d(np.arange(len(rows)), self.held_out)
         rate = model.config.learning_rate
-        self.optimizer = torch.optim.AdamW(model.parameters(), rate, betas=(0.9, 0.98), fused=True)
+        self.optimizer = AdamW(model.parameters(), rate, betas=(0.9, 0.98), fused=True)
         self.epoch, self.best_nats, self.best = 0, math.inf, _copied(model)
         crc = 0
         for row in rows:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from asr.encoder import Encoder
 from asr.errors import check_demands
+from asr.machine.optimizer import AdamW
 from asr.regularisation import MaskedBatchNorm
 from asr.training.distributed import Ranks
 
@@ -133,14 +133,14 @@ def denominator(config: TrainingConfig, progress_epochs: float) -> float:
     return config.denominator * (min(progress_epochs / over, 1.0) if over > 0 else 1.0)
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> torch.optim.AdamW:
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> AdamW:
     """AdamW in which only matrices decay: biases and normalisation gains do not."""
     parameters = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
+    return AdamW(
         [g for g in groups if g["params"]],
         lr=config.learning_rate,
         betas=(0.9, config.beta2),
