@@ -28,6 +28,7 @@ from asr.jobs.recipe import Recipe, located
 from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import Recognizer, load
+from asr.training import checkpoint
 from asr.training.distributed import Ranks
 from asr.training.finetuning import member_of
 from asr.training.history import FILE as HISTORY
@@ -126,9 +127,15 @@ def _train_each(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
     for first in range(0, len(members), at_once):
         now = members[first : first + at_once]
         names = ", ".join(str(first + i + 1) for i in range(len(now)))
-        say(f"member {names} of {len(members)}" + (f"; messages of others in {LOG}" if len(now) > 1 else ""))
-        bundles += _train_together(now, prepared) if len(now) > 1 else [train(now[0], prepared)]
+        is_parallel = len(now) > 1 and not all(map(_is_trained, now))  # else they return at once
+        say(f"member {names} of {len(members)}" + (f"; messages of others in {LOG}" if is_parallel else ""))
+        bundles += _train_together(now, prepared) if is_parallel else [train(m, prepared) for m in now]
     return bundles
+
+
+def _is_trained(member: Recipe) -> bool:
+    state = checkpoint.read(checkpoint.last(Path(member.exp)))
+    return state is not None and bool(state["progress"]["finished"])
 
 
 def _train_together(members: Sequence[Recipe], prepared: Prepared) -> list[Path]:
