@@ -92,8 +92,9 @@ class Lexicon:
         return self._in_phones({phone for phone, count in counts.items() if count >= least})
 
     def _in_phones(self, common: Collection[str]) -> "Lexicon":
+        parts = {phone: spell(phone, common) for phone in self.phones()}
         words = {
-            word: [[part for phone in p for part in spell(phone, common)] for p in pronunciations]
+            word: [[part for phone in p for part in parts[phone]] for p in pronunciations]
             for word, pronunciations in self.words.items()
         }
         return Lexicon(words, language=self.language)
@@ -155,10 +156,11 @@ class Lexicon:
             TextError: as for `from_text`.
         """
         found = cls.from_text(_REMARK.sub("", unicodedata.normalize("NFC", text)), name=name)
+        plain = {phone: _STRESS.sub("", phone) for phone in found.phones()}
         words: dict[str, list[list[str]]] = {}
         for word, pronunciations in found.words.items():
-            plain = ([_STRESS.sub("", p) if p[-1].isdigit() else p for p in said] for said in pronunciations)
-            words.setdefault(_VARIANT.sub("", word), []).extend(plain)
+            said = ([plain[phone] for phone in p] for p in pronunciations)
+            words.setdefault(_VARIANT.sub("", word) if word[-1] == ")" else word, []).extend(said)
         return cls(words)
 
     @classmethod

