@@ -1,6 +1,7 @@
 """Several processes train one model: as one process would, and none goes on without the others."""
 
 import dataclasses
+import json
 import os
 import signal
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +17,13 @@ from safetensors.torch import load_file
 from test_cli import QUICK as WORDS
 from test_cli import write_manifest
 from test_training import ENCODER, QUICK, corpus, trainer  # noqa: F401 (corpus is a fixture)
+from tones import tone_corpus
 
-from asr.corpus.packed import PackedCorpus
+from asr.corpus.manifest import read_manifest
+from asr.corpus.packed import PackedCorpus, pack
 from asr.errors import TrainingError
-from asr.training import checkpoint, history
+from asr.jobs import stages
+from asr.training import Trainer, checkpoint, history
 from asr.training.distributed import Ranks
 from asr.training.ledger import Ledger
 
@@ -31,33 +36,43 @@ test_distributed.work(*sys.argv[1:])
 FEW = dataclasses.replace(QUICK, epochs=2, precision="float32", seconds_per_batch=7, average=2)
 
 
-def work(
-    stem: str, folder: str, dropout: str, epochs: str, norm: str = "none", accumulate: str = "1"
-) -> None:
-    """What each rank does."""
+def run(
+    stem: Path, folder: Path, *, dropout: float, norm: str = "none", accumulate: int = 1, epochs: int = 2
+) -> Trainer:
+    config = dataclasses.replace(FEW, epochs=epochs, accumulate=accumulate)
+    encoder = dataclasses.replace(ENCODER, dropout=dropout, norm=norm)
+    return trainer(PackedCorpus(stem), folder, config=config, encoder=encoder)
+
+
+def work(stem: str, *runs: str) -> None:
+    """What each rank does: one training after the other, each with a port of its own."""
     from asr import cli
 
     torch.set_num_threads(1)
     sys.argv = ["asr"]
-    cli.app = lambda: trainer(
-        PackedCorpus(Path(stem)),
-        Path(folder),
-        config=dataclasses.replace(FEW, epochs=int(epochs), accumulate=int(accumulate)),
-        encoder=dataclasses.replace(ENCODER, dropout=float(dropout), norm=norm),
-    ).run()
-    cli.main()
+    for folder, port, settings in map(json.loads, runs):
+        os.environ["MASTER_PORT"] = port
+        cli.app = run(Path(stem), Path(folder), **settings).run
+        cli.main()
+    assert "torch._dynamo" not in sys.modules, "takes more than a second to import"
 
 
-def start(folder: Path, *words: object) -> list[subprocess.Popen[str]]:
+def free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    folder.mkdir(exist_ok=True)
+        return str(free.getsockname()[1])
+
+
+def start(stem: Path, runs: dict[Path, dict[str, object]]) -> list[subprocess.Popen[str]]:
+    """Two ranks, which train in each of the folders with the settings of `run`."""
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    words = [json.dumps([str(folder), free_port(), settings]) for folder, settings in runs.items()]
+    for folder in runs:
+        folder.mkdir(exist_ok=True)
     return [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", WORKER, *map(str, words)],
-            env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-W", "error", "-c", WORKER, str(stem), *words],
+            env={**os.environ, **shared, "RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -82,32 +97,37 @@ def assert_both_finish(ranks: list[subprocess.Popen[str]]) -> None:
         assert "Traceback" not in message
 
 
-@pytest.mark.parametrize(
-    ("dropout", "norm", "accumulate"),
-    [(0.0, "none", 1), (0.2, "none", 1), (0.0, "batch", 1), (0.0, "batch", 2)],
-)
-def test_two_ranks_train_as_one_process_that_accumulates_twice_the_batches(
-    corpus,  # noqa: F811
-    tmp_path,
-    dropout,
-    norm,
-    accumulate,
-):
-    train = corpus(28)
-    encoder = dataclasses.replace(ENCODER, dropout=dropout, norm=norm)
-    ranks = start(tmp_path / "two", tmp_path / "packed0", tmp_path / "two", dropout, 2, norm, accumulate)
-    config = dataclasses.replace(FEW, accumulate=2 * accumulate)
-    alone = trainer(train, tmp_path / "one", config=config, encoder=encoder)
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {"dropout": 0.0},
+    "dropout": {"dropout": 0.2},
+    "batch-norm": {"dropout": 0.0, "norm": "batch"},
+    "batch-norm-accumulated": {"dropout": 0.0, "norm": "batch", "accumulate": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a packed corpus, and in a folder for each case what two ranks have trained."""
+    folder = tmp_path_factory.mktemp("two")
+    pack(read_manifest(tone_corpus(folder, "corpus0", 28)), folder / "packed", rate_hz=8000, workers=1)
+    assert_both_finish(start(folder / "packed", {folder / name: case for name, case in CASES.items()}))
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_train_as_one_process_that_accumulates_twice_the_batches(by_two, tmp_path, case):
+    twice = CASES[case] | {"accumulate": 2 * CASES[case].get("accumulate", 1)}
+    alone = run(by_two / "packed", tmp_path, **twice)
     assert all(len(alone.feed.plan(epoch)) % 2 == 0 for epoch in range(2))
     begin = {k: v.clone() for k, v in alone.recognizer.encoder.state_dict().items()}
     alone.run()
-    assert_both_finish(ranks)
-    one, two = moved(tmp_path / "one", begin), moved(tmp_path / "two", begin)
+    folders = (tmp_path, by_two / case)
+    one, two = (moved(folder, begin) for folder in folders)
     assert float((one - two).norm() / one.norm()) < 1e-3
     for name in (name for name in begin if "running_" in name):
-        one, two = (moved(tmp_path / exp, {name: begin[name]}) for exp in ("one", "two"))
+        one, two = (moved(folder, {name: begin[name]}) for folder in folders)
         torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
-    records = [history.read(tmp_path / name / history.FILE) for name in ("one", "two")]
+    records = [history.read(folder / history.FILE) for folder in folders]
     for ours, theirs in zip(*records, strict=True):
         for key in ("loss", "dev_loss", "wer", "cer", "blank_share", "length_ratio", "updates"):
             assert ours.get(key) == pytest.approx(theirs.get(key), rel=1e-3), key
@@ -115,8 +135,8 @@ def test_two_ranks_train_as_one_process_that_accumulates_twice_the_batches(
 
 def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corpus, tmp_path):  # noqa: F811
     corpus(24)
-    words = (tmp_path / "packed0", tmp_path / "parts", 0.1, 8)
-    first, second = start(tmp_path / "parts", *words)
+    stem, settings = tmp_path / "packed0", {"dropout": 0.1, "epochs": 8}
+    first, second = start(stem, {tmp_path / "parts": settings})
     last = checkpoint.last(tmp_path / "parts")
     deadline = time.monotonic() + 300
     while not last.exists() and time.monotonic() < deadline:
@@ -130,31 +150,18 @@ def test_a_lost_rank_stops_the_other_with_a_clear_error_and_the_run_resumes(corp
     done = checkpoint.read(last)["progress"]["updates"]
     assert done > 0
 
-    assert_both_finish(start(tmp_path / "parts", *words))
-    whole = start(tmp_path / "whole", words[0], tmp_path / "whole", *words[2:])
-    assert_both_finish(whole)
+    assert_both_finish(start(stem, {tmp_path / "parts": settings, tmp_path / "whole": settings}))
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def asr_train(manifest: Path, exp: Path, *words: str, ranks: int = 1) -> subprocess.Popen[str]:
-    """`asr train` as a user starts it, under torchrun if there are several ranks."""
-    with_torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    command = [sys.executable, *(with_torchrun if ranks > 1 else []), "-m", "asr.cli", "train", str(manifest)]
-    command += [
-        *WORDS,
-        "training.epochs=3",
-        "training.precision=float32",
-        "training.checkpoint_every_s=0",
-        f"exp={exp}",
-        *words,
-    ]
+def torchrun(*words: str) -> subprocess.Popen[str]:
+    """`asr train` as a user starts it for two ranks."""
+    with_torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        command,
-        cwd=manifest.parent,
-        env=environment,
+        [sys.executable, *with_torchrun, "-m", "asr.cli", "train", *words],
+        env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -173,24 +180,27 @@ def tensors(exp: Path) -> torch.Tensor:
 @pytest.mark.skipif(
     not Path("/proc/self/task").is_dir(), reason="finds the ranks of torchrun in Linux's /proc"
 )
-def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_path):
-    manifest = write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
-    assert_both_finish([asr_train(manifest, tmp_path / "one", "training.accumulate=2")])
-    assert_both_finish([asr_train(manifest, tmp_path / "two", ranks=2)])
+def test_torchrun_trains_as_one_process_and_goes_on_after_a_rank_was_killed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_manifest(tmp_path / "mine.jsonl", 30, seed=3)
+    words = ["mine.jsonl", *WORDS, "training.epochs=3", "training.precision=float32"]
+    words.append("training.checkpoint_every_s=0")
+    stages.single("train", [*words, "exp=one", "training.accumulate=2"])
+    assert_both_finish([torchrun(*words, "exp=two")])
     one, two = tensors(tmp_path / "one"), tensors(tmp_path / "two")
     assert float((one - two).norm() / one.norm()) < 1e-3
 
-    torchrun = asr_train(manifest, tmp_path / "parts", ranks=2)
+    begun = torchrun(*words, "exp=parts")
     last = checkpoint.last(tmp_path / "parts")
     deadline = time.monotonic() + 300
     while not last.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.kill(children(torchrun.pid)[1], signal.SIGKILL)
-    ((status, message),) = finish([torchrun])
+    os.kill(children(begun.pid)[1], signal.SIGKILL)
+    ((status, message),) = finish([begun])
     assert status != 0 and "another rank is gone" in message, message
     state = checkpoint.read(last)["progress"]
     assert state["updates"] > 0 and not state["finished"]
-    assert_both_finish([asr_train(manifest, tmp_path / "parts", ranks=2)])
+    assert_both_finish([torchrun(*words, "exp=parts")])
     files = [tmp_path / name / "model" / "model.safetensors" for name in ("parts", "two")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
