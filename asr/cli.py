@@ -211,7 +211,7 @@ def serve(
 
 @app.command()
 def evaluate(
-    manifest: Annotated[Path, typer.Argument(help="JSONL with audio_filepath, duration, text.")],
+    manifest: Annotated[Path, typer.Argument(help="Recordings and texts: a manifest, table, folder.")],
     model: Model,
     decoder: Decoder = None,
     lm: Lm = None,

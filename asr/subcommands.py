@@ -124,7 +124,7 @@ def load_model(model: str, device: str, lm: str | None, precision: str = "float3
 
 
 def tune(
-    manifest: Annotated[Path, typer.Argument(help="JSONL of the development set.")],
+    manifest: Annotated[Path, typer.Argument(help="The development set: a manifest, table or folder.")],
     model: Model,
     lm: Lm = None,
     rescorer: Annotated[
@@ -148,9 +148,7 @@ def tune(
 
 
 def align(
-    audio: Annotated[
-        str, typer.Argument(help="A recording, or a manifest (JSONL) of many with their texts.")
-    ],
+    audio: Annotated[str, typer.Argument(help="A recording; or a manifest, table or folder of many.")],
     model: Model,
     text: Annotated[
         str | None, typer.Argument(help="What is said in the recording: the text, or a file with it.")

@@ -19,7 +19,7 @@ from rich.table import Table
 from tone_model import spoken, tone_model
 from tones import RATE_HZ, sentences
 
-from asr import cli, load
+from asr import cli, lm, load
 from asr.audio import resample
 from asr.decoding.choice import DecoderName
 from asr.encoder import EncoderConfig
@@ -92,6 +92,34 @@ def test_help_imports_nothing_heavy():
     heavy = "{'torch', 'numpy', 'numba', 'matplotlib', 'hydra', 'librosa'}"
     code = f"import sys, asr.cli; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_folder_is_evaluated_tuned_on_and_aligned_as_its_manifest_is(asr, tmp_path):
+    """One recording has its text beside it, one subtitles, one nothing, one is no audio."""
+    model, folder = tone_model().save(tmp_path / "model"), tmp_path / "my tests"
+    folder.mkdir()
+    (folder / "said.txt").write_text("ab ca")
+    waves = [spoken("ab ca"), np.concatenate([spoken("bad"), np.zeros(8000, np.float32), spoken("cab")])]
+    for name, wave in zip(("said", "long", "unsaid"), (*waves, waves[0]), strict=True):
+        soundfile.write(folder / f"{name}.wav", wave, RATE_HZ)
+    ends_s = len(spoken("bad")) / RATE_HZ
+    (folder / "long.srt").write_text(
+        f"1\n00:00:00,000 --> 00:00:0{ends_s:.3f}\nbad\n\n2\n00:00:0{ends_s + 1:.3f} --> 00:00:09,000\ncab\n"
+    )
+    (folder / "broken.wav").write_bytes(b"no audio")
+    (folder / "broken.txt").write_text("ab")
+    status, out, err = asr("evaluate", folder, "--model", model, "--json")
+    score = json.loads(out)
+    assert (status, score["sentences"], score["wer"], score["failed"]) == (1, 3, 0.0, 2)
+    assert "unsaid is not in the score: no text was found for it" in err and "broken is not in" in err
+    status, out, err = asr("align", folder, "--model", model)
+    assert status == 1
+    assert [line.split()[0] for line in out.splitlines()] == [
+        *("long_0.00", f"long_{ends_s + 1:.2f}", "said", "said"),
+    ]
+    lm.train(["ab ca", "bad", "cab"], order=1).save(tmp_path / "words.arpa")
+    status, _, err = asr("tune", folder, "--model", model, "--lm", tmp_path / "words.arpa")
+    assert status == 1 and "unsaid" in err and "greedy 0.00%" in err
 
 
 @pytest.mark.parametrize(

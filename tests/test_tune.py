@@ -18,7 +18,7 @@ from asr.corpus.manifest import Utterance, write_manifest
 from asr.decoding import BeamDecoder
 from asr.decoding.choice import Choice, Chooser
 from asr.decoding.config import DecoderConfig
-from asr.errors import ConfigError, DecodingError, ManifestError
+from asr.errors import ConfigError, CorpusError, DecodingError, ManifestError
 from asr.jobs import tune as jobs
 from asr.lm import Steps
 from asr.lm.mixture import AFTER
@@ -279,7 +279,7 @@ def test_a_set_without_texts_or_with_ids_that_stand_twice_changes_nothing(uttera
     line = {"audio_filepath": str(utterances[0].audio_filepath), "duration": 1.0, "id": "u"}
     (tmp_path / "silent.jsonl").write_text(json.dumps(line | {"text": ""}) + "\n")
     (tmp_path / "void.jsonl").touch()
-    with pytest.raises(ConfigError, match=r"void\.jsonl has no utterances"):
+    with pytest.raises(CorpusError, match=r"void\.jsonl has no utterances"):
         jobs.tune_bundle(asr.load(bundle), tmp_path / "void.jsonl", bundle=bundle)
     (tmp_path / "twice.jsonl").write_text(2 * (json.dumps(line | {"text": "a"}) + "\n"))
     with pytest.raises(ConfigError, match="nothing is said"):

@@ -21,9 +21,11 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asr import audio
 from asr.audio import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from asr.captions import is_captions
 from asr.corpus.download import Progress
@@ -39,7 +41,7 @@ from asr.corpus.manifest import (
 from asr.corpus.split import By, as_splits, hold_out
 from asr.corpus.tables import read_table
 from asr.corpus.timed import choose_captions, read_parts, stem_of
-from asr.errors import ConfigError, CorpusError, ManifestError
+from asr.errors import AudioError, ConfigError, CorpusError, ManifestError
 from asr.normalisation import composed
 
 _log = logging.getLogger(__name__)
@@ -93,6 +95,32 @@ def prepare(
     if "train" in found and "dev" not in found and fractions.get("dev"):
         found |= _hold_out(root, found["train"], {"dev": fractions["dev"]}, by=by, seed=seed)
     return found
+
+
+def read_all(place: Path) -> list[Utterance]:
+    """The utterances of a manifest, a table or a folder, whatever splits it may have; not an empty list.
+
+    Those with a flaw are among them, unless it is a manifest: reading their samples says what is wrong.
+
+    Raises:
+        CorpusError: there are no recordings or no texts, or none that can be used.
+    """
+    if place.suffix.lower() in (".jsonl", ".json") and not place.is_dir():
+        found = read_manifest(place)
+    else:
+        found = [_measured(u) for u in _read(place, speaker_folders=False)]
+    if not found:
+        raise CorpusError(f"{place} has no utterances: expected recordings and their texts")
+    return found
+
+
+def _measured(utterance: Utterance) -> Utterance:
+    """The utterance with its duration, if it is not known yet and its recording can be read."""
+    try:
+        length_s = utterance.duration_s or audio.info(utterance.audio_filepath).duration_s
+    except AudioError:
+        length_s = 0.0
+    return replace(utterance, duration_s=length_s)
 
 
 def _hold_out(

@@ -50,7 +50,9 @@ class Utterance:
         return self.audio_filepath, self.start_s
 
     def read(self, rate_hz: int) -> np.ndarray:
-        """Its samples (n,), mono, float32; raises AudioError as `audio.read` does."""
+        """Its samples (n,), mono, float32; raises AudioError as `audio.read` does, or if it has a flaw."""
+        if self.flaw is not None:
+            raise AudioError(self.flaw[1])
         if self.start_s is None:
             return audio.read(self.audio_filepath, rate_hz)
         return audio.read(self.audio_filepath, rate_hz, start_s=self.start_s, duration_s=self.duration_s)

@@ -12,7 +12,8 @@ import numpy as np
 
 from asr import audio
 from asr.captions import SUFFIXES, is_captions, read_captions
-from asr.corpus.manifest import Utterance, read_manifest
+from asr.corpus.folder import MANIFESTS, read_all
+from asr.corpus.manifest import Utterance
 from asr.ctc import align, as_said, group_words
 from asr.errors import AlphabetError, AudioError, ConfigError, CtcError, TextError
 from asr.files import whole_file
@@ -23,12 +24,11 @@ from asr.recognizer import Recognizer
 from asr.text import normalise
 from asr.transcript import Clock, Transcript, Word
 
-MANIFESTS = (".jsonl", ".json")
 DOUBTFUL_FIT = 0.05
 """Fits below this are told: mostly something else is said. None of 190 LibriSpeech sentences and strings of
 digits that are said has a lower one, by a model of such speech, and most others have."""
 _SUFFIXES = "|".join(map(re.escape, (*SUFFIXES, ".text", ".lab", ".trn")))
-_NAME = re.compile(rf"\S+({_SUFFIXES})|(~|\.{{0,2}}/)\S*", re.IGNORECASE)
+_NAME = re.compile(rf".*\S({_SUFFIXES})|(~|\.{{0,2}}/)\S*", re.IGNORECASE)
 """What nobody says, but is a name of a file."""
 
 
@@ -96,18 +96,18 @@ def of_manifest(
         By id, why utterances could not be aligned; a warning is printed for each.
 
     Raises:
-        ManifestError: no readable manifest.
+        CorpusError: no readable manifest, table or folder of recordings and their texts.
         ConfigError: a format with a file per utterance but no folder, or two ids that give the same file
             name.
         CorpusError: a file cannot be written.
     """
-    if manifest.suffix not in MANIFESTS:
+    if manifest.suffix.lower() not in MANIFESTS and not manifest.is_dir():
         raise ConfigError(
-            f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), or a text"
+            f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), a folder, or a text"
         )
     if form != "ctm" and output is None and cutting is None:
         raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
-    aligned, failed = align_all(model, read_manifest(manifest))
+    aligned, failed = align_all(model, read_all(manifest))
     if cutting is not None:
         cut(aligned, cutting, joint=model.alphabet.joint)
     if output is not None:

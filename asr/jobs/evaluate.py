@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from asr import scoring
-from asr.corpus.manifest import Utterance, check_ids, read_manifest
+from asr.corpus.folder import read_all
+from asr.corpus.manifest import Utterance, check_ids
 from asr.errors import AudioError, ScoringError
 from asr.files import whole_file
 from asr.jobs.console import counting, output, say, warn
@@ -42,13 +43,14 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
 
     Args:
         model: a loaded recogniser.
-        manifest: a JSONL manifest, or utterances.
+        manifest: a manifest, table or folder of recordings with their texts; or utterances.
         settings: `decoder` and the settings of `Recognizer.decode`.
 
     Raises:
         ScoringError: no utterance could be read.
+        CorpusError: there are no utterances.
     """
-    utterances = read_manifest(manifest) if isinstance(manifest, Path) else manifest
+    utterances = read_all(manifest) if isinstance(manifest, Path) else manifest
     check_ids(utterances, place=manifest if isinstance(manifest, Path) else "the utterances")
     failed: dict[str, str] = {}
     began = time.monotonic()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from asr.corpus.manifest import Utterance, check_ids, read_manifest
+from asr.corpus.folder import read_all
+from asr.corpus.manifest import Utterance, check_ids
 from asr.errors import ConfigError
 from asr.jobs.console import counting, say, warn
 from asr.jobs.emissions import Emissions
@@ -280,7 +281,7 @@ def tune_bundle(
 
     Args:
         model: the loaded bundle, perhaps with another language model.
-        manifest: JSONL of the development set.
+        manifest: the development set: a manifest, table or folder of recordings with their texts.
         bundle: its folder or file, which is rewritten.
         rescorer: a recurrent model that rescores from now on; None keeps the present one.
         hotwords: words and phrases whose weight is searched too; only the weight is stored in the bundle.
@@ -294,9 +295,7 @@ def tune_bundle(
         if model.streams:
             raise ConfigError(f"{bundle}: a model that streams is not rescored: what it has written is final")
         model.rescorer = RecurrentModel.load(rescorer)
-    utterances = read_manifest(manifest)
-    if not utterances:
-        raise ConfigError(f"{manifest} has no utterances: tuning needs some")
+    utterances = read_all(manifest)
     check_ids(utterances, place=manifest)
     tuning = tune(model, utterances, hotwords=hotwords)
     if not tuning.trials:
