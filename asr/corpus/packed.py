@@ -10,7 +10,6 @@ Recordings are decoded by several processes but written in order, so the bytes d
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
@@ -31,6 +30,7 @@ from asr.files import explained, locked, whole_file
 FORMAT = 1
 SMALL = 256
 """Up to this many utterances are decoded without worker processes by default: starting them takes longer."""
+_NO_BOUNDS = (0.0, float("inf"))  # packing had bounds of durations: another key would pack all corpora anew
 READ_ERROR = "read error"
 """The kind of what is due to the system (permissions, a disk, too many open files), not to the recording."""
 
@@ -64,8 +64,6 @@ def pack(
     rate_hz: int,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-    min_s: float = 0.0,
-    max_s: float = math.inf,
 ) -> PackReport:
     """Decode the utterances into the packed corpus `stem`; the report says what was left out and why.
 
@@ -78,14 +76,13 @@ def pack(
         rate_hz: sample rate of the packed corpus.
         workers: processes; None takes one per core, or decodes a small corpus in this process.
         progress: called with (utterances processed, all utterances).
-        min_s, max_s: shorter and longer recordings are left out.
 
     Raises:
         CorpusError: nothing can be used, the disk is full, or a worker died.
     """
     stem = Path(stem)
     with locked(stem.with_name(f".{stem.name}.lock")):
-        key = _key(utterances, [FORMAT, rate_hz, min_s, max_s])
+        key = _key(utterances, rate_hz)
         if (done := _read_report(stem, key)) is not None and _is_final(done, utterances, rate_hz):
             return done
 
@@ -96,10 +93,7 @@ def pack(
             resumed = len(journal.entries)
             if workers is None:
                 workers = 1 if len(utterances) - resumed <= SMALL else available_cores()
-            entries = _entries(
-                utterances, resumed, rate_hz=rate_hz, workers=workers, min_s=min_s, max_s=max_s
-            )
-            with closing(entries):
+            with closing(_entries(utterances, resumed, rate_hz=rate_hz, workers=workers)) as entries:
                 for done_count, (entry, pcm) in enumerate(entries, resumed + 1):
                     journal.add(entry, pcm)
                     if progress and (done_count % 16 == 0 or done_count == len(utterances)):
@@ -155,7 +149,7 @@ class PackedCorpus:
 
 
 def _entries(
-    utterances: Sequence[Utterance], first: int, *, rate_hz: int, workers: int, min_s: float, max_s: float
+    utterances: Sequence[Utterance], first: int, *, rate_hz: int, workers: int
 ) -> Generator[tuple[Entry, bytes]]:
     """The journal entry and the samples of each utterance from `first` on."""
     seen: set[str] = set()
@@ -166,19 +160,14 @@ def _entries(
         if problem is not None:
             yield Entry(kind=problem.kind, detail=problem.detail), b""
         else:
-            yield _entry_of(next(decoded), rate_hz=rate_hz, min_s=min_s, max_s=max_s)
+            yield _entry_of(next(decoded))
 
 
-def _entry_of(decoded: Decoded, *, rate_hz: int, min_s: float, max_s: float) -> tuple[Entry, bytes]:
+def _entry_of(decoded: Decoded) -> tuple[Entry, bytes]:
     if decoded.problem is not None:
         kind = READ_ERROR if decoded.is_read_error else "unreadable"
         return Entry(kind=kind, detail=decoded.problem), b""
-    samples = len(decoded.pcm) // 2
-    if samples < min_s * rate_hz:
-        return Entry(kind="too short", detail=f"{samples / rate_hz:.3f} s, at least {min_s} s wanted"), b""
-    if samples > max_s * rate_hz:
-        return Entry(kind="too long", detail=f"{samples / rate_hz:.1f} s, at most {max_s} s wanted"), b""
-    return Entry(samples=samples, sha256=decoded.sha256), decoded.pcm
+    return Entry(samples=len(decoded.pcm) // 2, sha256=decoded.sha256), decoded.pcm
 
 
 def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, resumed: int) -> PackReport:
@@ -218,9 +207,9 @@ def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, 
     return report
 
 
-def _key(utterances: Sequence[Utterance], settings: list[Any]) -> str:
+def _key(utterances: Sequence[Utterance], rate_hz: int) -> str:
     """sha256 of all that the packed bytes depend on; of a recording, its path, size and modification time."""
-    digest = hashlib.sha256(json.dumps(settings).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, rate_hz, *_NO_BOUNDS]).encode())
     for u in utterances:
         path = os.fspath(u.audio_filepath)
         try:
