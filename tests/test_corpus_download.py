@@ -86,6 +86,12 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr("asr.corpus.download.WAIT_S", 0.001)
+    monkeypatch.setattr("asr.corpus.download.TIMEOUT_S", 5)
+
+
 @pytest.fixture
 def server():
     with Server() as running:
@@ -97,7 +103,7 @@ def server():
 
 
 def get(server, path, urls=None, checksum=SHA256, **kw):
-    return download(urls or [server.url], path, checksum=checksum, wait_s=0.001, timeout_s=5, **kw)
+    return download(urls or [server.url], path, checksum=checksum, **kw)
 
 
 def names(folder):
@@ -213,12 +219,13 @@ def test_what_cannot_be_fetched_is_an_error_that_names_every_mirror_and_reason(s
 
 def test_a_server_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DownloadError, match="refused"):
-        download(["http://127.0.0.1:9/a"], tmp_path / "a", checksum=SHA256, wait_s=0.001)
+        download(["http://127.0.0.1:9/a"], tmp_path / "a", checksum=SHA256)
 
 
-def test_a_server_that_falls_silent_is_asked_again(server, tmp_path):
+def test_a_server_that_falls_silent_is_asked_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("asr.corpus.download.TIMEOUT_S", 0.5)
     server.script = ["silence", "good"]
-    path = download([server.url], tmp_path / "a", checksum=SHA256, wait_s=0.001, timeout_s=0.5)
+    path = download([server.url], tmp_path / "a", checksum=SHA256)
     server.wait.set()
     assert path.read_bytes() == CONTENT
 
@@ -226,7 +233,7 @@ def test_a_server_that_falls_silent_is_asked_again(server, tmp_path):
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/a", "a.tar.gz"])
 def test_only_the_web_is_fetched_from(tmp_path, url):
     with pytest.raises(DownloadError, match="only http and https"):
-        download([url], tmp_path / "a", checksum=SHA256, wait_s=0.001)
+        download([url], tmp_path / "a", checksum=SHA256)
 
 
 def test_a_file_that_is_there_is_checked_and_kept(server, tmp_path):
@@ -277,7 +284,7 @@ def archive_of(server, tmp_path):
 def test_a_corpus_is_provided_once_and_its_archive_removed(server, tmp_path):
     archive = archive_of(server, tmp_path)
     for _ in range(2):
-        folder = provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
+        folder = provide(archive, tmp_path / "data" / "corpus")
         assert tree(folder) == {"a.wav": b"sound", "deep/b.txt": b"text"}
     assert len(server.log) == 1
     assert [n for n in names(tmp_path / "data") if not n.startswith(".")] == ["corpus"]
@@ -292,8 +299,8 @@ def test_what_was_fetched_is_not_fetched_again_if_unpacking_is_stopped(server, t
 
     with monkeypatch.context() as patched, pytest.raises(stop):
         patched.setattr("asr.corpus.download.unpack", fail)
-        provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
-    provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
+        provide(archive, tmp_path / "data" / "corpus")
+    provide(archive, tmp_path / "data" / "corpus")
     assert [n for n in names(tmp_path / "data") if not n.startswith(".")] == ["corpus"]
     assert [bytes_wanted for _, bytes_wanted in server.log] == [None, f"bytes={len(server.content)}-"]
 
@@ -302,17 +309,14 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(server, tmp_path):
     archive = archive_of(server, tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.tar.gz").write_bytes(server.content)
-    provide(archive, tmp_path / "data" / "corpus", wait_s=0.001)
+    provide(archive, tmp_path / "data" / "corpus")
     assert server.log == [] and (tmp_path / "data" / "a.tar.gz").exists()
 
 
 def test_several_processes_that_need_a_corpus_fetch_it_once(server, tmp_path):
     archive = archive_of(server, tmp_path)
     threads = [
-        threading.Thread(
-            target=provide, args=(archive, tmp_path / "data" / "corpus"), kwargs={"wait_s": 0.001}
-        )
-        for _ in range(4)
+        threading.Thread(target=provide, args=(archive, tmp_path / "data" / "corpus")) for _ in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -15,7 +15,6 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from asr.corpus.archive import unpack
@@ -28,6 +27,10 @@ Progress = Callable[[int, int], None]
 CHUNK_BYTES = 1 << 20
 ATTEMPTS = 5
 """Consecutive tries without a new byte, after which the next mirror is tried."""
+WAIT_S = 1.0
+"""Pause before the second try, doubled for each further one."""
+TIMEOUT_S = 60.0
+"""Longest time without data from a server."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,13 @@ class Archive:
         return Path(urlsplit(self.urls[0]).path).name
 
 
-def provide(archive: Archive, target: Path, *, progress: Progress | None = None, wait_s: float = 1.0) -> Path:
+def provide(archive: Archive, target: Path, *, progress: Progress | None = None) -> Path:
     """The folder `target` with the content of the archive, downloaded and unpacked unless it exists.
 
     Args:
         archive: what to download; an archive already beside `target` is used instead.
         target: becomes the archive's inner folder. It is complete whenever it exists.
         progress: of transfer and unpacking.
-        wait_s: pause before the second try, doubled for each further one.
 
     Raises:
         DownloadError: no mirror has it, it is damaged, or it would write outside its folder.
@@ -65,7 +67,7 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
             return target
         path = target.parent / archive.name
         put_there_by_hand = path.is_file()
-        download(archive.urls, path, checksum=archive.checksum, progress=progress, wait_s=wait_s)
+        download(archive.urls, path, checksum=archive.checksum, progress=progress)
         try:
             unpack(path, target, inner=archive.inner, progress=progress)
         except (CorpusError, KeyboardInterrupt) as error:
@@ -80,15 +82,7 @@ def provide(archive: Archive, target: Path, *, progress: Progress | None = None,
     return target
 
 
-def download(
-    urls: Sequence[str],
-    path: Path,
-    *,
-    checksum: str,
-    progress: Progress | None = None,
-    wait_s: float = 1.0,
-    timeout_s: float = 60.0,
-) -> Path:
+def download(urls: Sequence[str], path: Path, *, checksum: str, progress: Progress | None = None) -> Path:
     """The file `path`, downloaded from the first mirror that works; it appears only once verified.
 
     Args:
@@ -96,8 +90,6 @@ def download(
         path: the destination; an existing file is checked and kept.
         checksum: `sha256:…` or `md5:…`.
         progress: called with (bytes done, total bytes).
-        wait_s: pause before the second try, doubled for each further one.
-        timeout_s: longest time without data from a server.
 
     Raises:
         DownloadError: no mirror has the file, or the file is not the right one.
@@ -112,7 +104,7 @@ def download(
     failures = []
     for url in urls:
         try:
-            _fetch_right(url, part, checksum, progress=progress, wait_s=wait_s, timeout_s=timeout_s)
+            _fetch_right(url, part, checksum, progress)
             return part.replace(path)
         except DownloadError as error:
             failures.append(f"\n  {error}")
@@ -122,10 +114,10 @@ def download(
     )
 
 
-def _fetch_right(url: str, part: Path, checksum: str, **settings: Any) -> None:
+def _fetch_right(url: str, part: Path, checksum: str, progress: Progress | None) -> None:
     """Transfer and check; a resumed transfer with a wrong checksum is repeated once from the start."""
     for last in (False, True):
-        was_resumed = _fetch(url, part, **settings)
+        was_resumed = _fetch(url, part, progress)
         try:
             _check(part, checksum)
             return
@@ -148,7 +140,7 @@ class _TransientError(Exception):
     """A failed transfer that may succeed when retried."""
 
 
-def _fetch(url: str, part: Path, *, progress: Progress | None, wait_s: float, timeout_s: float) -> bool:
+def _fetch(url: str, part: Path, progress: Progress | None) -> bool:
     """Transfer until the file is complete; returns whether bytes of an earlier transfer may be in it.
 
     Tries that bring new bytes do not count as failed.
@@ -159,7 +151,7 @@ def _fetch(url: str, part: Path, *, progress: Progress | None, wait_s: float, ti
     while True:
         was_resumed |= _size(part) > 0
         try:
-            _transfer(url, part, progress, timeout_s)
+            _transfer(url, part, progress)
             return was_resumed
         except urllib.error.HTTPError as error:
             reason = f"{error.code} {error.reason}"
@@ -176,14 +168,14 @@ def _fetch(url: str, part: Path, *, progress: Progress | None, wait_s: float, ti
         most = max(most, _size(part))
         if failed >= ATTEMPTS:
             raise DownloadError(f"{url}: {reason}; {failed} tries brought nothing new")
-        time.sleep(wait_s * 2 ** max(0, failed - 1))
+        time.sleep(WAIT_S * 2 ** max(0, failed - 1))
 
 
-def _transfer(url: str, part: Path, progress: Progress | None, timeout_s: float) -> None:
+def _transfer(url: str, part: Path, progress: Progress | None) -> None:
     size = _size(part)
     headers = {"User-Agent": "asr", "Accept-Encoding": "identity"}
     request = urllib.request.Request(url, headers=headers | ({"Range": f"bytes={size}-"} if size else {}))
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
         length = response.headers.get("Content-Length", "")
         start, total = 0, int(length) if length.isdigit() else 0
         if response.status == 206:
