@@ -58,32 +58,32 @@ def _before(state: int, old: Any, jump_S: Row) -> int:
 
 
 @kernel()
-def best_path(log_probs_TV: Any, labels_S: Any, block: int = BLOCK) -> tuple[float, Any]:
+def best_path(log_probs_TV: Any, labels_S: Any) -> tuple[float, Any]:
     """ln p of the most probable path that spells the labels, and its state 0 … 2S at each frame.
 
     Viterbi: equation (2) of the lattice with max for +. Among equals the smaller move wins. −∞ if none fits.
     The path is traced from the last block of frames to the first. The scores within a block are computed from
     those kept before it, for no more labels than it has frames, as a path climbs at most one a frame. So
-    memory is 16 bytes for every label and block, and 16 · block².
+    memory is 16 bytes for every label and block, and 16 · BLOCK².
     """
     frames, labels = log_probs_TV.shape[0], labels_S.shape[0]
     y_S, jump_S = np.empty(labels), np.full(labels, -np.inf)
     for u in range(1, labels):
         if labels_S[u] != labels_S[u - 1]:
             jump_S[u] = 0.0
-    kept = np.empty(((frames + block - 1) // block, 2, labels + 1))
+    kept = np.empty(((frames + BLOCK - 1) // BLOCK, 2, labels + 1))
     new, old = np.full((2, labels + 1), -np.inf), np.full((2, labels + 1), -np.inf)
     old[0, 0] = 0.0
     for k in range(len(kept)):
         kept[k] = old
-        for t in range(k * block, (k + 1) * block if k < len(kept) - 1 else 0):
+        for t in range(k * BLOCK, (k + 1) * BLOCK if k < len(kept) - 1 else 0):
             low, high = max(0, labels - (frames - t)), min(labels, t + 1)
             _step(new, old, log_probs_TV[t], labels_S, jump_S, y_S, low, high)
             new, old = old, new
 
     path_T, best, state = np.empty(frames, np.int64), -np.inf, 2 * labels
     for k in range(len(kept) - 1, -1, -1):
-        start, end, high = k * block, min((k + 1) * block, frames), (state + 1) >> 1
+        start, end, high = k * BLOCK, min((k + 1) * BLOCK, frames), (state + 1) >> 1
         low = max(0, high - (end - start))
         scores = np.full((end - start + 1, 2, high - low + 1), -np.inf)
         scores[0] = kept[k, :, low : high + 1]
