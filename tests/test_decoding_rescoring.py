@@ -51,7 +51,7 @@ def mean_ln(text: str, share: float) -> float:
     """ln of the product over the words, and the end, of the mean of both models' probabilities."""
     state, total = LM.start_state, 0.0
     for word in [*text.split(), ""]:
-        state, log10 = advance(LM.arrays(), state, LM.word_id(word) if word else LM.end_id)
+        state, log10 = advance(LM.arrays, state, LM.word_id(word) if word else LM.end_id)
         theirs = math.exp(-len(word) - 3 * (len(word) % 2)) if word else math.exp(-0.5)
         total += math.log((1 - share) * 10**log10 + share * theirs)
     return total

@@ -35,8 +35,8 @@ def walk(model: asr.lm.NGramModel, history: str, word: str) -> tuple[int, float]
     words = history.split()
     state = model.start_state if words[:1] == [START] else 0
     for known in words[words[:1] == [START] :]:
-        state, _ = advance(model.arrays(), state, model.word_id(known))
-    return advance(model.arrays(), state, model.word_id(word))
+        state, _ = advance(model.arrays, state, model.word_id(known))
+    return advance(model.arrays, state, model.word_id(word))
 
 
 class Oracle:
@@ -140,8 +140,8 @@ def test_the_probabilities_of_every_state_sum_to_one(order: int, cutoffs: tuple[
 
     model = asr.lm.train(corpus(seed=1, sentences=80, words=12), order, cutoffs=cutoffs)
     words = [i for i in range(len(model.vocabulary)) if i != model.start_id]
-    for state in range(len(model.arrays().contexts)):
-        total = sum(10 ** advance(model.arrays(), state, word)[1] for word in words)
+    for state in range(len(model.arrays.contexts)):
+        total = sum(10 ** advance(model.arrays, state, word)[1] for word in words)
         assert total == pytest.approx(1, abs=1e-5)
 
 

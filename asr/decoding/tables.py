@@ -208,7 +208,7 @@ def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -
     if lm is None:
         values, outside = np.zeros(len(vocabulary.words)), 0.0
     else:
-        unigrams = alpha * LN_10 * lm.arrays().words["log10_prob"].astype(np.float64) + beta
+        unigrams = alpha * LN_10 * lm.arrays.words["log10_prob"].astype(np.float64) + beta
         values, outside = unigrams[vocabulary.word_ids], float(unigrams[lm.unknown_id]) - penalty
     return (values, -np.inf) if vocabulary.closed else (np.maximum(values, outside), outside)
 
@@ -217,7 +217,7 @@ def _word_model(lm: "NGramModel | None") -> dict[str, Any]:
     """The word n-grams; without a model, arrays of the same types that are never read."""
     if lm is not None:
         states = {"start_state": lm.start_state, "unknown": lm.unknown_id, "end": lm.end_id}
-        return {"ngrams": lm.arrays(), **states}
+        return {"ngrams": lm.arrays, **states}
     from asr.lm.automaton import CONTEXT, SLOT, WORD
     from asr.lm.ngram import NGramArrays
 

@@ -119,7 +119,7 @@ class NGramModel:
     @property
     def start_state(self) -> int:
         """The state at the start of a sentence, after <s>."""
-        return int(self.arrays().words["state"][self.start_id])
+        return int(self.arrays.words["state"][self.start_id])
 
     def score(self, sentence: str) -> float:
         """log10 probability of the words and </s> after <s>.
@@ -167,7 +167,7 @@ class NGramModel:
         from asr.lm.automaton import trigrams
 
         ids = np.array([-1, *map(self.word_id, words)], dtype=np.int64)
-        return 10 ** trigrams(self.arrays(), self.start_state, self.end_id, ids)
+        return 10 ** trigrams(self.arrays, self.start_state, self.end_id, ids)
 
     @property
     def known_words(self) -> list[str]:
@@ -182,7 +182,7 @@ class NGramModel:
         split = [sentence.split() for sentence in sentences]
         lengths = np.array([len(words) + 1 for words in split], dtype=np.int64)
         ids = np.array([i for words in split for i in [*map(self.word_id, words), self.end_id]], np.int32)
-        return ids, score_sentences(self.arrays(), ids, lengths, self.start_state)
+        return ids, score_sentences(self.arrays, ids, lengths, self.start_state)
 
     def find(self, nodes: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Nodes of the n-grams of `nodes` followed by `words`, −1 where the model lacks one. Vectorised."""
@@ -201,12 +201,9 @@ class NGramModel:
         longer = slice(int(self.bases[1]), None)
         return self.parents[longer].astype(np.int64) * len(self.vocabulary) + self.words[longer]
 
-    def arrays(self) -> NGramArrays:
-        """The automaton for `asr.lm.automaton.advance`; built once and cached."""
-        return self._arrays
-
     @cached_property
-    def _arrays(self) -> NGramArrays:
+    def arrays(self) -> NGramArrays:
+        """The automaton for `asr.lm.automaton.advance`."""
         from asr.lm import automaton
 
         suffixes = self._suffixes()
