@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asr.decoding.prefixes import ENTRIES, FRAMES, Beam
-from asr.decoding.tables import OUTSIDE, ROOT, Tables
+from asr.decoding.tables import ROOT, Tables
 from asr.decoding.words import close_word, say_word, spell_on, trie_child
 from asr.lm.automaton import advance
 from asr.machine.compilation import kernel
@@ -92,11 +92,8 @@ def _word_nodes(tokens: Any, tables: Tables) -> tuple[Any, float]:
         if tables.closes[c] and node != ROOT:
             nodes[count] = node
             count, node = count + 1, ROOT
-        for a in range(tables.first[c], tables.first[c + 1]):
-            digit = np.int64(tables.digits[a])
-            if digit:
-                node = trie_child(tables.trie, node, digit)
-                cost -= tables.outside_step if node == OUTSIDE else 0.0
+        node, ln = spell_on(tables, node, c)
+        cost += ln
     if node != ROOT:
         nodes[count] = node
         count += 1
