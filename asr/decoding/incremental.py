@@ -9,7 +9,7 @@ from torch import Tensor
 from asr.decoding import occurrence, outcome, search
 from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
-from asr.decoding.prefixes import ALTERNATIVES, NODES, Settings, new_beam, new_tree, with_room
+from asr.decoding.prefixes import ALTERNATIVES, NODE, NODES, Settings, new_beam, with_room
 from asr.decoding.ranking import judged, rank
 from asr.decoding.tables import Tables
 from asr.text import Alphabet
@@ -58,7 +58,7 @@ class Search:
     ) -> None:
         self._n_best, self._settings, self._weighed = n_best, settings, weighed
         self._alphabet, self._tables, self._words = alphabet, tables, words
-        self._beam, self._tree = new_beam(settings.width, alphabet.size), new_tree(1)
+        self._beam, self._tree = new_beam(settings.width, alphabet.size), np.empty(1, NODE)
         self._blocks: list[np.ndarray] = []
         self._wider: Search | None = None  # the search that found the hypotheses of `finish`, if another
         search.start(self._beam, self._tree, tables)

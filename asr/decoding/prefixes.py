@@ -140,11 +140,6 @@ def new_beam(width: int, outputs: int) -> Beam:
     )
 
 
-def new_tree(nodes: int) -> np.ndarray:
-    """An empty tree with room for `nodes` nodes."""
-    return np.empty(nodes, NODE)
-
-
 def with_room(records: np.ndarray, needed: int) -> np.ndarray:
     """The same records, moved to a larger array if `needed` of them do not fit."""
     if needed <= len(records):

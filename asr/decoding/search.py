@@ -147,18 +147,18 @@ def _extend(y_V: Any, count: int, best: float, beam: Beam, tree: Any, tables: Ta
         for c in beam.chosen[:others]:
             if one.total * y_V[c] * tables.bound >= best * cut:
                 factor, node = _factor(one, tree, tables, c)
-                best = _list(y_V, i, c, node, factor, best, beam, tree, tables, cut)
+                best = _list(y_V, i, c, node, factor, best, beam, tables, cut)
         ways = one.mask & going
         if one.total * top * one.leave >= best * cut:
             for c in beam.chosen[others:count]:
                 if not (ways >> tables.single[c]) & 1:
-                    best = _list(y_V, i, c, OUTSIDE, one.leave, best, beam, tree, tables, cut)
+                    best = _list(y_V, i, c, OUTSIDE, one.leave, best, beam, tables, cut)
         while ways:
             before = (ways & -ways) - 1  # all digits below the lowest
             ways &= ways - 1
             node = one.first + count_bits(one.mask & before)
             c, factor = tables.writer[count_bits(before)], tables.ahead[node] * one.ahead
-            best = _list(y_V, i, c, node, factor, best, beam, tree, tables, cut)
+            best = _list(y_V, i, c, node, factor, best, beam, tables, cut)
     return best
 
 
@@ -171,7 +171,6 @@ def _list(
     factor: float,
     best: float,
     beam: Beam,
-    tree: Any,
     tables: Tables,
     cut: float,
 ) -> float:
