@@ -97,11 +97,6 @@ class Encoder(nn.Module):
         """Number of tensors in a stream's state."""
         return self.subsampling.held + len(self.layers) * _parts_per_layer(self.config)
 
-    def gates(self) -> dict[nn.Parameter, int]:
-        """The matrices of the recurrent layers, with the number of gates whose matrices stand in each."""
-        runs = (run for run in self.modules() if isinstance(run, nn.RNNBase))
-        return {p: _GATES[self.config.cell] for run in runs for p in run.parameters() if p.ndim > 1}
-
     def output_lengths(self, lengths_B: Tensor) -> Tensor:
         """Number of outputs of each utterance, given its number of frames: ceil(frames / factor)."""
         return (lengths_B + self.config.factor - 1) // self.config.factor

@@ -74,10 +74,9 @@ def weights(folder: Path) -> bytes:
     return (folder / "model" / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_four_utterances_are_learnt_without_an_error(corpus, tmp_path, optimizer):
+def test_four_utterances_are_learnt_without_an_error(corpus, tmp_path):
     four = corpus(4)
-    config = TrainingConfig(60, 1.5, learning_rate=1e-2, warmup_epochs=2, device="cpu", optimizer=optimizer)
+    config = dataclasses.replace(QUICK, epochs=60, seconds_per_batch=1.5, learning_rate=1e-2, warmup_epochs=2)
     trainer(four, tmp_path / "exp", config=config, augmentation=QUIET).run()
     model = load(tmp_path / "exp" / "model")
     found = [model.transcribe(four.samples(i).astype(np.float32) / 32768).text for i in range(4)]
@@ -89,12 +88,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    ("moment", "optimizer"), [(1, "adamw"), (3, "adamw"), (5, "adamw"), (7, "adamw"), (5, "muon")]
-)
-def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment, optimizer):
-    train, config = corpus(), dataclasses.replace(QUICK, optimizer=optimizer)
-    trainer(train, tmp_path / "whole", config=config).run()
+@pytest.mark.parametrize("moment", [1, 3, 5, 7])
+def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment):
+    train = corpus()
+    trainer(train, tmp_path / "whole").run()
 
     seen = 0
 
@@ -105,8 +102,8 @@ def test_an_interrupted_run_ends_with_the_same_bits(corpus, tmp_path, moment, op
             raise KilledError
 
     with pytest.raises(KilledError):
-        trainer(train, tmp_path / "parts", config=config, observer=die).run()
-    trainer(train, tmp_path / "parts", config=config).run()
+        trainer(train, tmp_path / "parts", observer=die).run()
+    trainer(train, tmp_path / "parts").run()
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
     timeless = ("seconds", "audio_s_per_s", "waited")
     records = [

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from asr.encoder import Encoder
-from asr.machine.optimizer import orthogonalised
 from asr.training import TrainingConfig
 from asr.training.distributed import Ranks
 from asr.training.optim import Updater
@@ -37,60 +36,6 @@ def test_an_update_is_torchs_clipping_and_adamw_over_the_mean_per_label(clip_nor
         sums = torch.tensor([1.0, labels, 0.0, 0.0, 0.0], dtype=torch.float64)
         torch.testing.assert_close(updater.finish(sums, by_layer=False), norm)
         torch.testing.assert_close(ours.state_dict(), theirs.state_dict(), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler, which its own classes import
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
-def test_by_muon_each_gate_moves_as_torchs_moves_a_matrix(cell):
-    """Independent implementation: `torch.optim.Muon` and AdamW, each gate a parameter of its own."""
-    config = TrainingConfig(optimizer="muon", clip_norm=0, weight_decay=0.3)
-    encoder = Encoder(dataclasses.replace(ENCODER, cell=cell, norm="layer", projection=8), 24, 6)
-    updater, labels = Updater(encoder, config, Ranks()), 7.0
-    gates = {p: encoder.gates().get(p, 1) for p in encoder.parameters()}
-    theirs = {p: [nn.Parameter(q.clone()) for q in p.detach().chunk(n)] for p, n in gates.items()}
-    moved = [q for p in encoder.gates() for q in theirs[p]]
-    assert (
-        len(moved) == 2 * 2 * {"lstm": 4, "gru": 3, "rnn": 1}[cell]
-    )  # of inputs and of the state, both ways
-    # Twice torch's rate is 0.4 of the root mean square, and half its decay then as much as with AdamW.
-    muon = torch.optim.Muon(moved, lr=2e-2, weight_decay=0.15, adjust_lr_fn="match_rms_adamw")
-    rest = [p for p in gates if p not in encoder.gates()]
-    groups = [
-        {"params": [q for p in rest if (p.ndim > 1) == m for q in theirs[p]], "weight_decay": 0.3 * m}
-        for m in (True, False)
-    ]
-    adamw = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, config.beta2))
-    generator = torch.Generator().manual_seed(1)
-    for step in range(4):
-        updater.begin(1e-2)
-        for p, several in theirs.items():
-            p.grad = torch.randn(p.shape, generator=generator) * labels
-            for q, gradient in zip(several, (p.grad / labels).chunk(len(several)), strict=True):
-                q.grad = gradient
-        is_lost = step == 1  # a step that is not finite changes nothing, nor what follows
-        sums = torch.tensor([math.nan if is_lost else 1.0, labels, 0.0, 0.0, 0.0], dtype=torch.float64)
-        if is_lost:
-            next(iter(encoder.gates())).grad.fill_(math.nan)
-        updater.finish(sums, by_layer=False)
-        if not is_lost:
-            muon.step()
-            adamw.step()
-        for p, several in theirs.items():
-            near = {"rtol": 0.02, "atol": 4e-3 if p in encoder.gates() else 1e-6}  # theirs is in bfloat16
-            torch.testing.assert_close(p.detach(), torch.cat([q.detach() for q in several]), **near)
-
-
-def test_the_orthogonal_matrix_is_that_of_the_singular_vectors():
-    generator = torch.Generator().manual_seed(1)
-    for shape in ((3, 20, 40), (2, 40, 20)):
-        x_BMN = torch.randn(shape, generator=generator)
-        found, (u, _, v) = orthogonalised(x_BMN), torch.linalg.svd(x_BMN, full_matrices=False)
-        assert torch.linalg.svdvals(found).sub(0.95).abs().max() < 0.3
-        assert (
-            (found * (u @ v)).sum((1, 2)) / found.norm(dim=(1, 2)) / 20**0.5
-        ).min() > 0.97  # its direction
-        torch.testing.assert_close(orthogonalised(1e-3 * x_BMN), found, atol=0.02, rtol=0)
-    assert not orthogonalised(torch.zeros(1, 3, 2)).any()
 
 
 def test_updates_and_their_state_need_no_compiler(monkeypatch):

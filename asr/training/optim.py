@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from asr.encoder import Encoder
 from asr.errors import check_demands
-from asr.machine.optimizer import AdamW, Muon
+from asr.machine.optimizer import AdamW
 from asr.regularisation import MaskedBatchNorm
 from asr.training.distributed import Ranks
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 Precision = Literal["auto", "float32", "bf16"]
-Rule = Literal["adamw", "muon"]
 
 
 @dataclass
@@ -33,8 +32,6 @@ class TrainingConfig:
     """Up to this many utterances of one speaker are joined into one, drawn anew in every epoch; 1 is off."""
     pause_s: float = 0.0
     """Joined utterances are separated by up to this many seconds of silence."""
-    optimizer: Rule = "adamw"
-    """`muon` updates the recurrent layers' matrices by orthogonal ones, the rest by AdamW."""
     learning_rate: float = 2e-3
     schedule: Schedule = "cosine"
     warmup_epochs: float = 1.0
@@ -83,7 +80,7 @@ class TrainingConfig:
             1: ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after"),
             0: ("average", "patience", "pause_s", "warmup_epochs", "weight_decay", "clip_norm"),
         }
-        schedules, precisions, rules = get_args(Schedule), get_args(Precision), get_args(Rule)
+        schedules, precisions = get_args(Schedule), get_args(Precision)
         demands = [
             *(
                 (getattr(self, key) >= n, key, f"at least {n}")
@@ -95,7 +92,6 @@ class TrainingConfig:
             (self.learning_rate > 0, "learning_rate", "more than 0"),
             (self.schedule in schedules, "schedule", f"one of {', '.join(schedules)}"),
             (self.precision in precisions, "precision", f"one of {', '.join(precisions)}"),
-            (self.optimizer in rules, "optimizer", f"one of {', '.join(rules)}"),
             (0 <= self.beta2 < 1, "beta2", "0 to below 1"),
             (0 <= self.final_share <= 1, "final_share", "0 to 1"),
             (0 <= self.start_share <= 1, "start_share", "0 to 1"),
@@ -137,21 +133,18 @@ def denominator(config: TrainingConfig, progress_epochs: float) -> float:
     return config.denominator * (min(progress_epochs / over, 1.0) if over > 0 else 1.0)
 
 
-def build_optimizer(encoder: Encoder, config: TrainingConfig) -> AdamW:
-    """The optimiser of the weights that are trained; biases and normalisation gains do not decay."""
-    weights = [p for p in encoder.parameters() if p.requires_grad]
-    gates = encoder.gates() if config.optimizer == "muon" else {}
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in weights if p.ndim > 1 and p not in gates]},
-        {"params": [p for p in weights if p.ndim <= 1], "weight_decay": 0.0},
-        {"params": [p for p in weights if p in gates], "blocks": max(gates.values(), default=0)},
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainingConfig) -> AdamW:
+    """AdamW in which only matrices decay: biases and normalisation gains do not."""
+    parameters = [p for p in parameters if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    kind = Muon if gates else AdamW
-    return kind(
+    return AdamW(
         [g for g in groups if g["params"]],
-        config.learning_rate,
+        lr=config.learning_rate,
         betas=(0.9, config.beta2),
-        weight_decay=config.weight_decay,
+        eps=1e-8,
         fused=True,
     )
 
@@ -169,7 +162,7 @@ class Updater:
 
     def __init__(self, encoder: Encoder, config: TrainingConfig, ranks: Ranks) -> None:
         self.encoder, self.clip_norm, self.ranks = encoder, config.clip_norm or math.inf, ranks
-        self.optimizer: Any = build_optimizer(encoder, config)
+        self.optimizer: Any = build_optimizer(encoder.parameters(), config)
         self.norms: dict[str, Tensor] = {}
         """Norm of the gradient of each layer, before clipping, after a `finish` with `by_layer`."""
         # One process would meet the batches of the ranks in turn, n moves of the running moments for one of
