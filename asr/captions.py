@@ -23,7 +23,9 @@ from typing import NamedTuple
 from asr.errors import ManifestError
 from asr.text import is_unspaced
 
-SUFFIXES = (".textgrid", ".srt", ".vtt", ".txt", ".tsv")
+PLAIN = (".textgrid", ".srt", ".vtt")
+"""Suffixes that nothing else has."""
+SUFFIXES = (*PLAIN, ".txt", ".tsv")
 """Where several are beside a recording, the first of these is taken."""
 GAP_S = 0.1
 """Cues of one speaker no further apart are one."""
@@ -64,7 +66,7 @@ def is_captions(path: Path) -> bool:
     """
     suffix = path.suffix.lower()
     if suffix not in (".txt", ".tsv") or not path.is_file():
-        return suffix in SUFFIXES[:3]
+        return suffix in PLAIN
     with path.open("rb") as file:
         first = file.readline(200).removeprefix(b"\xef\xbb\xbf").decode(errors="replace").rstrip("\r\n")
     if suffix == ".tsv":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from asr import audio
 from asr.audio import AUDIO_SUFFIXES
-from asr.captions import SUFFIXES, is_captions, read_captions
+from asr.captions import PLAIN, SUFFIXES, is_captions, read_captions
 from asr.corpus.manifest import Utterance
 from asr.errors import AudioError, ManifestError
 from asr.normalisation import composed
@@ -75,7 +75,7 @@ def choose_captions(
         recording = next((recordings[name] for name in names if name in recordings), None)
         if recording is not None:
             timed[recording].append(file)
-        elif file.suffix.lower() in SUFFIXES[:3]:
+        elif file.suffix.lower() in PLAIN:
             alone.append(file.name)
     if alone:
         more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
