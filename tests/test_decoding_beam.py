@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import tracemalloc
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -18,9 +18,9 @@ from torch import Tensor
 import asr.lm
 from asr.corpus import fsdd
 from asr.ctc import forward_backward
-from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, greedy
+from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, alternatives, greedy
 from asr.decoding.hotwords import normalise_hotwords
-from asr.decoding.prefixes import ENTRIES
+from asr.decoding.prefixes import ENTRIES, NODES
 from asr.decoding.ranking import locate
 from asr.decoding.spelling import build_trie, spell_outputs, spell_words
 from asr.errors import DecodingError, LanguageModelError
@@ -380,6 +380,42 @@ def test_words_are_as_sure_as_their_outputs_and_as_all_texts_that_have_them(sett
     assert len(differences) > 60
     assert np.mean(np.abs(differences)) < 0.07  # 64 labellings that are drawn make 0.05
     assert abs(np.mean(differences)) < 0.03
+
+
+@LISTENERS
+@pytest.mark.parametrize("since", [0, 40, 400])
+def test_dropped_prefixes_have_the_mass_of_all_ways_to_them(settings, score, since):
+    """A way to a prefix may leave it, or what it begins with, for what had been dropped before."""
+    search = BeamDecoder(WORDS, beam_width=16, **settings).begin()
+    search.advance(random_log_probs(80, 4, 1, sharpness=2.0))
+    beam, tree = search._beam, search._tree
+    gains, masses, shares = alternatives.restored(beam, tree, since)
+
+    def noted(node: int) -> Iterator[int]:
+        at = int(tree[node]["alternative"])
+        while at >= 0:
+            yield at
+            at = int(beam.alternatives[at]["next"])
+
+    @cache
+    def mass(node: int, number: int) -> float:
+        """Of a prefix when alternative `number` was noted."""
+        if node <= since:
+            return 1.0
+        before = [share(at) for at in noted(node) if at < number]
+        return mass(int(tree[node]["parent"]), number) + sum(before)
+
+    def share(at: int) -> float:
+        return math.exp(beam.alternatives[at]["ln"]) * mass(int(beam.alternatives[at]["node"]), at)
+
+    count = 0
+    for node in range(since + 1, int(beam.counts[NODES])):
+        assert gains[node] == pytest.approx(sum(map(share, noted(node))))
+        for at in noted(node):
+            assert masses[at] * math.exp(beam.alternatives[at]["ln"]) == pytest.approx(share(at))
+            assert shares[at] == pytest.approx(share(at))
+            count += 1
+    assert count > 20 and gains[since + 1 : beam.counts[NODES]].max() > 1
 
 
 @LISTENERS

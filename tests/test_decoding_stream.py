@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import asr.lm
-from asr.decoding import BeamDecoder, Hypothesis, alternatives, greedy
+from asr.decoding import BeamDecoder, Hypothesis, agreement, greedy
 from asr.decoding.stream import BeamStream, GreedyStream, Progress, StreamDecoder
 from asr.errors import DecodingError
 from asr.pronunciation import Lexicon
@@ -100,14 +100,14 @@ def test_most_of_a_beam_is_settled_before_the_end(name: str) -> None:
 @pytest.mark.parametrize("name", ["plain", "language model and lexicon"])
 def test_settled_words_are_judged_once_among_their_neighbours(name: str, monkeypatch) -> None:
     """However long the segment is; the final confidences, by all of it and what came later, are similar."""
-    decoder, drawn = BeamDecoder(WORDS, threads=1, **BEAMS[name]), []  # type: ignore[arg-type]
-    draw = alternatives.drawn
+    decoder, sampled = BeamDecoder(WORDS, threads=1, **BEAMS[name]), []  # type: ignore[arg-type]
+    sample = agreement.drawn
 
     def counted(*given):
-        drawn.append(draw(*given))
-        return drawn[-1]
+        sampled.append(sample(*given))
+        return sampled[-1]
 
-    monkeypatch.setattr(alternatives, "drawn", counted)
+    monkeypatch.setattr(agreement, "drawn", counted)
     stream = BeamStream(decoder)
     said = feed(stream, emissions(0, frames=1500), (10,))
     told: list[float] = []
@@ -115,7 +115,7 @@ def test_settled_words_are_judged_once_among_their_neighbours(name: str, monkeyp
         words = [w.confidence for w in now.hypothesis.words(WORDS)[: now.settled_words(WORDS)]]
         assert words[: len(told)] == told, "what was told stays"
         told = words
-    lengths = [np.diff(d.ends, prepend=0).mean() for d in drawn]
+    lengths = [np.diff(ends, prepend=0).mean() for _, ends in sampled]
     assert max(lengths[-40:]) < 1.5 * max(lengths[40:80])
     end = [w.confidence for w in stream.finish().words(WORDS)]
     assert len(told) > 100 and np.corrcoef(told, end[: len(told)])[0, 1] > 0.9

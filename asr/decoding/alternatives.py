@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from asr.decoding.outcome import trace
-from asr.decoding.prefixes import ALTERNATIVES, NODES, Beam
+from asr.decoding.prefixes import ALTERNATIVES, NODES, Beam, inlined
 from asr.machine.compilation import kernel
 
-_SWEEPS = 4
+_MOST = 1e290  # of a multiple, so that no sum of some overflows
 
 
 class Labellings(NamedTuple):
@@ -72,7 +72,7 @@ def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
         else:
             del tokens[first:]
         for _ in range(depth - max(known, 0)):
-            at = _before(ways[way][3], beam, tree, node)
+            at = before(ways[way][3], beam, tree, node)
             while at >= 0:
                 one = beam.alternatives[at]
                 heapq.heappush(heap, (behind - one.ln, len(ways)))
@@ -80,15 +80,6 @@ def best(beam: Beam, tree: Any, scores: Any, count: int) -> Labellings:
                 at = np.int64(one.next)
             node = np.int64(tree[node].parent)
     return Labellings(np.array(tokens, np.int64), np.array(ends, np.int64))
-
-
-@kernel()
-def _before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
-    """The latest alternative of a node whose number is below `number`, or −1."""
-    at = np.int64(tree[node].alternative)
-    while at >= number:
-        at = np.int64(beam.alternatives[at].next)
-    return at
 
 
 @kernel()
@@ -108,7 +99,7 @@ def _append(tokens: Any, ways: Any, way: int, tree: Any) -> int:
     return len(prefix)
 
 
-@kernel()
+@inlined
 def hashed(key: int, part: int) -> int:
     """The hash of a sequence: `part` is its last element, `key` the hash of all before."""
     key = (key ^ (part + 1)) * 0x2545F4914F6CDD1D
@@ -116,60 +107,70 @@ def hashed(key: int, part: int) -> int:
 
 
 @kernel()
-def drawn(beam: Beam, tree: Any, scores: Any, count: int, since: int) -> Labellings:
-    """`count` labellings sampled in proportion to their probability; none if no prefix may be written.
+def restored(beam: Beam, tree: Any, since: int) -> tuple[Any, Any, Any]:
+    """The masses that prefixes would have, had nothing been dropped after node `since` entered the tree.
 
-    Deterministic.
+    Only what concerns later nodes is computed and filled in.
 
-    Args:
-        beam, tree, scores: as for `best`.
-        since: only what was said after this node entered the tree is returned and costs time; 0 is all.
+    Returns:
+        (nodes,) what the alternatives to a prefix add to its mass, as a multiple of it;
+        (alternatives,) the mass of the dropped prefix, as a multiple of what it had when it was dropped;
+        (alternatives,) the same, as a multiple of what the other prefix had then.
     """
-    masses = _masses(beam, tree, since)
-    weights = scores + masses[np.maximum(beam.entries["node"][: len(scores)] - since, 0)]
-    sums = np.cumsum(np.exp(weights - np.max(weights))) if len(weights) else np.zeros(1)
-    if not sums[-1] > 0.0:
-        count = 0
-    tokens, ends, random = [np.int64(0)][:0], np.empty(count, np.int64), np.uint64(0)
-    for k in range(count):
-        first = len(tokens)
-        number: Any = beam.counts[ALTERNATIVES]
-        node = np.int64(beam.entries[np.searchsorted(sums, (k + 0.5) / count * sums[-1])].node)
-        while node > since:
-            at = _before(number, beam, tree, node)
-            if at >= 0:  # Knuth's linear congruential generator
-                random = random * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
-            left, other = np.float64(random >> np.uint64(11)) * 2.0**-53, np.int64(-1)
-            while at >= 0 and other < 0:
-                one = beam.alternatives[at]
-                left -= math.exp(one.ln + masses[max(one.node - since, 0)] - masses[node - since])
-                if left < 0.0:
-                    other, number = np.int64(one.node), at
-                at = np.int64(one.next)
-            if other < 0:
-                tokens.append(np.int64(tree[node].token))
-                other = np.int64(tree[node].parent)
-            node = other
-        tokens[first:] = tokens[first:][::-1]
-        ends[k] = len(tokens)
-    return Labellings(np.array(tokens, np.int64), ends)
+    parents, gains = np.empty(beam.counts[NODES], np.int32), np.empty(beam.counts[NODES])
+    first = beam.counts[ALTERNATIVES]
+    others = np.empty(first, np.int32)
+    for node in range(since, len(parents)):
+        parents[node], gains[node] = tree[node].parent, 0.0
+        at = np.int64(tree[node].alternative if node > since else -1)
+        while at >= 0:
+            if at < first:
+                others[at:first], first = -1, at
+            others[at] = node
+            at = np.int64(beam.alternatives[at].next)
+    roots = _common_roots(beam, parents, others, first, since)
+    masses, shares = np.empty(len(others)), np.empty(len(others))
+    above, root = 1.0, np.int64(since)  # the mass by all before the root, which cannot gain any more
+    for k in range(first, len(others)):
+        if others[k] >= 0:
+            above += sum_up(gains, parents, parents[roots[k]], max(root, since + 1))
+            root = np.int64(roots[k])
+            masses[k] = above + sum_up(gains, parents, beam.alternatives[k].node, max(root, since + 1))
+            shares[k] = min(math.exp(beam.alternatives[k].ln) * masses[k], _MOST)
+            gains[others[k]] += shares[k]
+    return gains, masses, shares
 
 
 @kernel()
-def _masses(beam: Beam, tree: Any, since: int) -> Any:
-    """(nodes − since,) ln of the factor by which a prefix would have more mass if nothing had been dropped
-    after node `since`; the first is that node's, and stands for all before it.
+def _common_roots(beam: Beam, parents: Any, others: Any, first: int, since: int) -> Any:
+    """(alternatives,) the longest common prefix of it, the other, and all later ones; at least `since`."""
+    roots, root = np.empty(len(others), np.int32), np.int64(beam.entries[0].node)
+    for k in range(len(others) - 1, first - 1, -1):
+        for other in (np.int64(others[k]), np.int64(beam.alternatives[k].node)):
+            node = other if others[k] >= 0 else root
+            while root != node and root > since:
+                if root > node:
+                    root = np.int64(parents[root])
+                else:
+                    node = np.int64(parents[node])
+        roots[k] = max(root, since)
+    return roots
 
-    Alternatives can refer to later nodes or to each other, so the masses are iterated a few times, parents
-    first.
-    """
-    masses = np.zeros(beam.counts[NODES] - since)
-    for _ in range(_SWEEPS):
-        for node in range(since + 1, beam.counts[NODES]):
-            total, at = masses[max(tree[node].parent - since, 0)], np.int64(tree[node].alternative)
-            while at >= 0:
-                one = beam.alternatives[at]
-                total = np.logaddexp(total, one.ln + masses[max(one.node - since, 0)])
-                at = np.int64(one.next)
-            masses[node - since] = total
-    return masses
+
+@kernel()
+def sum_up(values: Any, parents: Any, node: Any, last: Any) -> float:
+    """The sum of the values of a node and its ancestors, as long as their numbers are at least `last`."""
+    total = 0.0
+    while node >= last:
+        total += values[node]
+        node = np.int64(parents[node])
+    return total
+
+
+@inlined
+def before(number: Any, beam: Beam, tree: Any, node: Any) -> Any:
+    """The latest alternative of a node whose number is below `number`, or −1."""
+    at = np.int64(tree[node].alternative)
+    while at >= number:
+        at = np.int64(beam.alternatives[at].next)
+    return at

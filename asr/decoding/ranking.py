@@ -109,17 +109,14 @@ def judged(
     """
     first = max(len(known) - _CONTEXT, 0)
     begin = alphabet.word_slices(hypotheses[0].tokens)[first][0] if first else 0
-    since = outcome.ancestor(tree, outcome.shared_node(beam, tree), begin)
-    drawn = alternatives.drawn(beam, tree, outcome.finish(beam, tree, tables), DRAWN, since)
-    if not len(drawn.ends):
+    numbers, ends = agreement.drawn(beam, tree, tables, DRAWN, begin)
+    if not len(ends):
         return hypotheses
-    numbers, ends = agreement.spelled(drawn, tables)
 
     def sure(hypothesis: Hypothesis) -> tuple[float, ...]:
-        tokens = np.array(hypothesis.tokens[begin:], np.int64)
-        words, _ = agreement.spelled(alternatives.Labellings(tokens, np.array([len(tokens)])), tables)
-        peaks = [word.confidence for word in hypothesis.words(alphabet)]
-        found = agreement.confidences(agreement.shares(words, numbers, ends), peaks[first:])
+        peaks = [min(hypothesis.confidences[a:b]) for a, b in alphabet.word_slices(hypothesis.tokens)]
+        share_W = agreement.shares(np.array(hypothesis.tokens[begin:], np.int64), tables, numbers, ends)
+        found = agreement.confidences(share_W, peaks[first:])
         return (*known, *found[len(known) - first :])
 
     return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
