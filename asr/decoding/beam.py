@@ -64,8 +64,8 @@ class BeamDecoder:
             frequencies are better left to the language model than learnt from little speech.
         prior_weight: from 0 (off) to 1 (Bayes' rule in full).
         rescoring: ranks the best hypotheses anew with a second language model; streams are not rescored.
-        judge: whether word confidences take competing labellings into account, which takes a tenth to a third
-            more time; otherwise they come from the word's outputs alone.
+        judge: whether word confidences take competing labellings into account, which takes a fifth more time
+            with a language model and up to half without; otherwise they come from the word's outputs alone.
         threads: over the utterances of a batch; None takes all cores that the process may use. The result
             does not depend on it.
 
