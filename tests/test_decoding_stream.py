@@ -121,6 +121,17 @@ def test_settled_words_are_judged_once_among_their_neighbours(name: str, monkeyp
     assert len(told) > 100 and np.corrcoef(told, end[: len(told)])[0, 1] > 0.9
 
 
+def test_settled_words_keep_their_confidence_while_nothing_may_be_written() -> None:
+    """Inside a word of the lexicon nothing can be judged: the utterance cannot end there."""
+    alphabet = Alphabet([" ", "a", "b"])
+    stream = BeamStream(BeamDecoder(alphabet, lexicon=["ab", "ba"], beam_width=1))
+    log_probs_TV = (torch.eye(4)[[2, 3, 1, 3, 2, 1, 2, 0]] * 0.6 + 0.1).log()
+    first, second = (stream.feed(block) for block in log_probs_TV.split([5, 3]))
+    assert [now.settled_words(alphabet) for now in (first, second)] == [1, 2]
+    told, kept = (now.hypothesis.words(alphabet)[0].confidence for now in (first, second))
+    assert kept == told != pytest.approx(0.7)  # 0.7 by its outputs alone
+
+
 @pytest.mark.parametrize("space", [" ", "c"])
 def test_words_are_settled_with_what_ends_them(space: str) -> None:
     alphabet = Alphabet(["a", "b", space])

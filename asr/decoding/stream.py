@@ -129,7 +129,8 @@ class BeamStream:
         [best] = self._search.provisional(settled)
         count = Progress(best, len(settled)).settled_words(self._alphabet)
         if count > len(self._confidences):
-            self._confidences = self._sure(*self._search.judged([best], self._confidences))[:count]
+            judged = self._sure(*self._search.judged([best], self._confidences))
+            self._confidences += judged[len(self._confidences) : count]
         sure = self._confidences + self._sure(best)[len(self._confidences) :]
         return Progress(replace(best, word_confidences=sure), len(settled))
 
