@@ -227,7 +227,7 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     monkeypatch.chdir(tmp_path)
     words = ["run", "folder", f"data.options.splits={{{splits}}}", "exp=two", "members=2", "lm.order=2"]
     words += ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
-    words += ["training.epochs=1", "training.device=cpu", "data.workers=1", "features.pools_s=[0,0.5]"]
+    words += ["training.epochs=1", "training.device=cpu", "data.workers=1"]
     call(monkeypatch, *words)
     members = [load(f"two/member-{k}/model") for k in (1, 2)]
     both = load("two/model")
@@ -258,7 +258,7 @@ def test_a_recipe_trains_its_members_and_goes_on_with_what_is_there(
     with pytest.raises(AssertionError):  # at once, not when three are trained
         call(monkeypatch, *words, "exp=more", "training.start_from=two/model", "members=4")
     assert "but no member 4" in " ".join(capsys.readouterr().err.split()) and not Path("more").exists()
-    call(monkeypatch, *words, "exp=same", "features.pools_s=[]", "training.start_from=two/member-1/model")
+    call(monkeypatch, *words, "exp=same", "training.start_from=two/member-1/model")
     same = [load(f"same/member-{k}/model").trained_on for k in (1, 2)]
     assert [facts["start_from"] for facts in same] == 2 * [members[0].trained_on]
     Path("two").rename("first")  # what is trained needs its beginning no more

@@ -55,7 +55,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     """
     check(recipe)
     if recipe.members == 1:
-        return train(dataclasses.replace(recipe, features=recipe.features.of_member(0)), prepared)
+        return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
     members = [_member(recipe, k) for k in range(recipe.members)]
     bundles = _train_each(members, prepared)
@@ -86,6 +86,8 @@ def check(recipe: Recipe) -> None:
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
+    if recipe.members == 1 and recipe.features.pools_s:
+        raise ConfigError("features.pools_s is for several members: give features.pool_s, or members")
     _check_folder(Path(recipe.exp), members=recipe.members)
     last = recipe if recipe.members == 1 else _member(recipe, recipe.members - 1)
     if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
