@@ -45,14 +45,8 @@ class Ensemble(Encoder):
         return mean(log_probs_BTMV), lengths_B
 
     def each(self, features_BTF: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """As `forward`, but the log-probabilities of every member: (batch, time, members, outputs).
-
-        Features (batch, time, members, inputs) are each member's own.
-        """
-        is_own, members = features_BTF.dim() == 4, enumerate(self.members)
-        heard = [
-            member(features_BTF[:, :, k] if is_own else features_BTF, lengths_B) for k, member in members
-        ]
+        """As `forward`, but the log-probabilities of every member: (batch, time, members, outputs)."""
+        heard = [member(features_BTF, lengths_B) for member in self.members]
         return torch.stack([log_probs_BTV for log_probs_BTV, _ in heard], 2), heard[0][1]
 
     def step(self, features_BTF: Tensor, state: State | None = None) -> tuple[Tensor, State]:

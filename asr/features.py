@@ -8,12 +8,11 @@ A stream is computed in overlapping blocks and gives the same frames, but cannot
 An utterance is normalised by its own mean and variance; in a recording longer than `span_s` each frame is
 normalised over the span around it, shifted inwards at both ends, as in Kaldi's sliding-window normalisation.
 Consecutive speakers are then normalised nearly as if each were alone.
-With `pool_s` average speech takes part in these moments, with the loudest frame of both equally loud; with
-`pools_s` each member of an ensemble gets features that were normalised in its own way.
+With `pool_s` average speech takes part in these moments, with the loudest frame of both equally loud.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -53,8 +52,6 @@ class FeaturesConfig:
     pool_s: float = 0.0
     """So many seconds of average training speech take part in each utterance's, or span's, mean and variance:
     else nothing tells a short word of one vowel from another vowel; 0 is off (utterance only)."""
-    pools_s: tuple[float, ...] = ()
-    """The `pool_s` of each member of an ensemble, in turn: members that hear differently err differently."""
     floor_db: float = 80.0
     """Band energies are floored this far below the loudest one of the utterance, or span (utterance only)."""
     edge_s: float = 0.0
@@ -63,10 +60,6 @@ class FeaturesConfig:
     trim_db: float = 0.0
     """When a recording is recognised, what is so far below its loudest moment at its beginning and its end is
     not heard, but taken for silence; 0 is off (utterance only)."""
-
-    def of_member(self, k: int) -> "FeaturesConfig":
-        """The settings of member k of an ensemble, counted from 0."""
-        return replace(self, pool_s=self.pools_s[k % len(self.pools_s)], pools_s=()) if self.pools_s else self
 
 
 class Features(nn.Module):
@@ -93,7 +86,6 @@ class Features(nn.Module):
         self.fft_samples = 1 << (self.window_samples - 1).bit_length()
         self.span_frames = max(1, round(config.span_s / config.hop_s))
         self.silent_frames = round(config.edge_s / config.hop_s)
-        self.pools_s = config.pools_s or (config.pool_s,)
         window = torch.hann_window(self.window_samples, dtype=torch.float64)
         before = (self.fft_samples - self.window_samples) // 2
         window = functional.pad(window, (before, self.fft_samples - self.window_samples - before))
@@ -124,7 +116,7 @@ class Features(nn.Module):
     @property
     def has_statistics(self) -> bool:
         """Whether it needs those of the training corpus, from `fit` or a bundle."""
-        return self.config.normalise == "global" or any(self.pools_s)
+        return self.config.normalise == "global" or self.config.pool_s > 0
 
     @property
     def outputs(self) -> int:
@@ -160,8 +152,7 @@ class Features(nn.Module):
                 None, or 1.0, is the plain filterbank.
 
         Returns:
-            features_BTF float32 and lengths_B int64 (frames), both on the device of the samples; with
-            `pools_s` features_BTMF.
+            features_BTF float32 and lengths_B int64 (frames), both on the device of the samples.
 
         Raises:
             AudioError: an empty batch or utterance, or shapes that do not belong together.
@@ -236,7 +227,7 @@ class Features(nn.Module):
         floor: Tensor | None = None
         if self.config.normalise == "utterance":
             loudest_BT1 = (mel_BTF * inside(frames_B, mel_BTF.shape[1])).amax(2, keepdim=True)
-            if any(self.pools_s):
+            if self.config.pool_s:
                 greatest_B11 = loudest_BT1.amax(1, keepdim=True).clamp(min=_SILENT)
                 mel_BTF, loudest_BT1 = mel_BTF / greatest_B11, loudest_BT1 / greatest_B11
             loudest_BT1 = greatest_in_spans(loudest_BT1, frames_B, self.span_frames)
@@ -264,25 +255,16 @@ class Features(nn.Module):
         if self.has_statistics and not self.fitted:
             raise ConfigError("the features need mean and variance of the corpus: call fit(batches) first")
         if self.config.normalise == "utterance":
-            moments = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
-            each = [
-                self._by_moments(raw_BTF, moments, frames_B, pool_s) * mask_BT1 for pool_s in self.pools_s
-            ]
-            return torch.stack(each, 2) if self.config.pools_s else each[0]
-        if self.config.normalise == "global":
+            mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
+            if self.config.pool_s:
+                frames_B11, pool = frames_B[:, None, None], self.config.pool_s / self.config.hop_s
+                share_B11 = 1 / (1 + pool / frames_B11.clamp(max=self.span_frames))
+                ours, average = (mean_BTF, variance_BTF), (self.mean, self.std.square())
+                mean_BTF, variance_BTF = pooled_moments(ours, average, share_B11)
+            raw_BTF = (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
+        elif self.config.normalise == "global":
             raw_BTF = (raw_BTF - self.mean) / self.std
         return raw_BTF * mask_BT1
-
-    def _by_moments(
-        self, raw_BTF: Tensor, moments: tuple[Tensor, Tensor], frames_B: Tensor, pool_s: float
-    ) -> Tensor:
-        """Normalised by these moments and those of `pool_s` seconds of average speech."""
-        if pool_s:
-            frames_B11 = frames_B[:, None, None].clamp(max=self.span_frames)
-            share_B11 = 1 / (1 + pool_s / self.config.hop_s / frames_B11)
-            moments = pooled_moments(moments, (self.mean, self.std.square()), share_B11)
-        mean_BTF, variance_BTF = moments
-        return (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
         """A filterbank (B, bins, bands) for every vocal-tract-length factor."""
@@ -304,7 +286,7 @@ def _checked(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
 def _check(config: FeaturesConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
     half_hz = config.rate_hz / 2
-    hop, pools_s = config.rate_hz * config.hop_s, (config.pool_s, *config.pools_s)
+    hop = config.rate_hz * config.hop_s
     demands = [
         (config.rate_hz >= 1, f"features.rate_hz={config.rate_hz}: expected samples per second, say 16000"),
         (config.kind in ("logmel", "mfcc"), f"features.kind={config.kind!r}: expected logmel or mfcc"),
@@ -333,9 +315,8 @@ def _check(config: FeaturesConfig) -> None:
         ),
         (config.span_s >= 0.1, f"features.span_s={config.span_s}: expected at least 0.1 seconds"),
         (
-            not any(pools_s) or (min(pools_s) >= 0 and config.normalise == "utterance"),
-            f"features.pool_s={config.pool_s}, pools_s={list(config.pools_s)}: expected seconds, at least 0, "
-            "beside normalise=utterance",
+            config.pool_s == 0 or (config.pool_s > 0 and config.normalise == "utterance"),
+            f"features.pool_s={config.pool_s}: expected seconds, at least 0, beside normalise=utterance",
         ),
         (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
         (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),

@@ -1,6 +1,5 @@
 """Several models heard as one, against the mean taken by hand, block by block, and from recipe to bundle."""
 
-import copy
 import json
 import math
 import os
@@ -155,39 +154,6 @@ def test_training_goes_on_from_a_member(tmp_path):
     for number in (0, 4):
         with pytest.raises(ConfigError, match=f"has 3 members, but no member {number}"):
             start_from(model(), str(tmp_path), number)
-
-
-def test_members_that_hear_differently_get_each_its_own_features(tmp_path):
-    """Utterances normalised by themselves, and with half a second of average speech."""
-    shape, samples_BT = replace(SMALL, bidirectional=True), torch.from_numpy(WAVES[0])[None]
-    members = []
-    for seed, pool_s in enumerate((0.0, 0.5, 0.0)):
-        features = FeaturesConfig(rate_hz=8000, bands=24, pool_s=pool_s)
-        members.append(Recognizer.build(Alphabet(list(" abcd")), features=features, encoder=shape, seed=seed))
-        if pool_s:
-            members[1].features.fit([(samples_BT, torch.tensor([2000]))])
-        members[-1].trained_on = {"seed": seed}
-        members[-1].eval()
-    combine(members).save(tmp_path)
-    together = load(tmp_path)
-    assert together.features.config.pools_s == (0.0, 0.5, 0.0)
-    for decoder in (together.decoder, replace(together.decoder, by_member=True)):
-        together.decoder = decoder
-        found, lengths_B = together.emissions(WAVES)
-        each = torch.stack([member.log_probs(WAVES)[0] for member in members], 2)
-        expected = each if decoder.by_member else each.mean(2).log_softmax(-1)
-        for row, n in enumerate(lengths_B.tolist()):
-            torch.testing.assert_close(found[row, :n], expected[row, :n], atol=1e-4, rtol=0)
-    for number, member in enumerate(members, 1):
-        new = Recognizer.build(
-            Alphabet(list(" abcd")), features=member.features.config, encoder=shape, seed=9
-        )
-        start_from(new, str(tmp_path), number)
-        assert torch.equal(new.eval().log_probs(WAVES)[0], member.log_probs(WAVES)[0])
-    members[2].features = copy.deepcopy(members[1].features)
-    members[2].features.mean += 1
-    with pytest.raises(ConfigError, match="scaled by other corpora"):
-        combine(members[1:])
 
 
 def test_one_is_not_several():

@@ -28,10 +28,9 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
     for other in models[1:]:
         if why := _difference(first, other):
             raise ConfigError(f"these models cannot be combined: {why}; train them by the same recipe")
-    front, pools_s = first.features.config, tuple(model.features.config.pool_s for model in models)
     recognizer = Recognizer.build(
         first.alphabet,
-        features=front if len(set(pools_s)) == 1 else dataclasses.replace(front, pools_s=pools_s),
+        features=first.features.config,
         encoder=[model.encoder.config for model in models],
         decoder=dataclasses.replace(first.decoder),
         style=first.style,
@@ -39,8 +38,7 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
         lm=first.lm,
         rescorer=first.rescorer,
     )
-    for model in models:  # the same for all that have any
-        recognizer.features.load_state_dict(model.features.state_dict(), strict=False)
+    recognizer.features.load_state_dict(first.features.state_dict())
     for i, model in enumerate(models):
         recognizer.encoder.get_submodule(f"members.{i}").load_state_dict(model.encoder.state_dict())
     return recognizer.eval()
@@ -54,10 +52,10 @@ def _difference(one: Recognizer, other: Recognizer) -> str:
         return "a combined one is among them, give its members"
     if one.alphabet.symbols != other.alphabet.symbols or one.style != other.style:
         return "their outputs differ"
-    if one.features.config != dataclasses.replace(other.features.config, pool_s=one.features.config.pool_s):
+    if one.features.config != other.features.config:
         return "their features differ"
-    ours, theirs = one.features.state_dict(), other.features.state_dict()
-    if not all(torch.allclose(ours[name], theirs[name]) for name in ours.keys() & theirs.keys()):
+    theirs = other.features.state_dict()
+    if not all(torch.allclose(part, theirs[name]) for name, part in one.features.state_dict().items()):
         return "their features are scaled by other corpora"
     return ""
 

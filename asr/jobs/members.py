@@ -86,8 +86,6 @@ def check(recipe: Recipe) -> None:
     """
     if recipe.members < 1:
         raise ConfigError(f"members={recipe.members}: expected 1 or more")
-    if recipe.members == 1 and recipe.features.pools_s:
-        raise ConfigError("features.pools_s is for several members: give features.pool_s, or members")
     _check_folder(Path(recipe.exp), members=recipe.members)
     last = recipe if recipe.members == 1 else _member(recipe, recipe.members - 1)
     if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
@@ -107,12 +105,10 @@ def _check_folder(folder: Path, *, members: int) -> None:
 def _member(recipe: Recipe, k: int) -> Recipe:
     """The recipe of one member; an ensemble is trained further member by member."""
     folder, seed = Path(recipe.exp) / MEMBER.format(k + 1), recipe.seed + SEED_STEP * k
-    training, features = recipe.training, recipe.features.of_member(k)
+    training = recipe.training
     if training.start_from:
         training = dataclasses.replace(training, start_member=training.start_member + k)
-    return dataclasses.replace(
-        recipe, members=1, seed=seed, exp=str(folder), training=training, features=features
-    )
+    return dataclasses.replace(recipe, members=1, seed=seed, exp=str(folder), training=training)
 
 
 def _is_there(combined: Recognizer, bundle: Path) -> bool:

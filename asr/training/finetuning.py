@@ -53,10 +53,9 @@ def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> tuple[in
             diverged.
     """
     base, encoder, trained_on = member_of(bundle, member)
-    _check_same("features", recognizer.features.config, base.features.config.of_member(member - 1), _FREE)
+    _check_same("features", recognizer.features.config, base.features.config, _FREE)
     _check_same("encoder", recognizer.encoder.config, encoder.config, _FREE)
-    of_ours, statistics = recognizer.features.state_dict(), base.features.state_dict()
-    recognizer.features.load_state_dict({name: statistics[name] for name in of_ours})
+    recognizer.features.load_state_dict(base.features.state_dict())
     recognizer.trained_on["start_from"] = trained_on
     theirs = encoder.state_dict()
     if not all(weights.isfinite().all() for weights in theirs.values()):
