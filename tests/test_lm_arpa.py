@@ -237,7 +237,7 @@ def test_text_that_cannot_be_read_is_named_with_its_line(tmp_path: Path) -> None
     for path, complaint in (
         (wrong, "line 2: not UTF-8"),
         (cut, "after line"),
-        (tmp_path / "no", "after line 0"),
+        (tmp_path / "no", "no does not exist; a file with a sentence"),
     ):
         with pytest.raises(TextError, match=complaint):
             list(asr.lm.read_sentences(path))

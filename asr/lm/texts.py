@@ -52,5 +52,7 @@ def read_sentences(paths: str | Path | Iterable[str | Path]) -> Iterator[str]:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise TextError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
+        except FileNotFoundError as error:
+            raise TextError(f"{path} does not exist; a file with a sentence a line was expected") from error
         except UNREADABLE as error:
             raise TextError(f"{path}, after line {number}: cannot be read ({error})") from error
