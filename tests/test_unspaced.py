@@ -2,6 +2,7 @@
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,13 @@ def test_punctuation_between_phrases_does_not_make_spaces():
     mixed = Alphabet.from_texts(["我去 new york", "你好"])
     assert mixed.separates_words and mixed.decode(mixed.encode("去 new")) == "去 new"
     assert sorted(Alphabet(["a", "b"]).missing("a b")) == [" "]  # no such script: a space is a mistake
+
+
+def test_what_is_slower_than_its_audio_is_not_called_real_time(model, utterances, capsys):
+    done = evaluate(model, utterances)
+    for factor, told in ((0.552, "(0.55 × real time)"), (1234.5, "(1,234 × real time)")):
+        show(replace(done, seconds=done.audio_s / factor))
+        assert told in capsys.readouterr().err
 
 
 def test_evaluation_counts_symbols_as_words(model, utterances, tmp_path):

@@ -109,7 +109,8 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
     else:
         scoring.print_score(evaluation.score, output)
         speed = evaluation.audio_s / evaluation.seconds
-        say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({speed:,.0f} × real time)")
+        times = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"  # 0.55 is not real time
+        say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({times} × real time)")
     if report is not None:
         write_report(evaluation, report, title=report.stem)
         say(f"report  {report}")
