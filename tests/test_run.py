@@ -73,6 +73,7 @@ def test_all_recordings_of_a_further_folder_are_trained_on_and_what_else_it_has_
     ten = tone_manifest("ten", 10, seed=9)
     status, said = asr("prepare", *words, f"data.extra.folder.root={ten}")
     assert status == 0 and "train: 16 utterances" in said and "not used" not in said
+    assert " min, " in said and "0.00 h" not in said
     splits = f"{{train:{ten},test:{tone_manifest('four', 4, seed=8)}}}"
     status, said = asr("prepare", *words, f"data.extra.folder.splits={splits}")
     assert status == 0 and "train: 16 utterances" in said

@@ -160,7 +160,8 @@ def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
     packed = PackedCorpus(stem)
     hours = float(packed.lengths_samples.sum()) / packed.rate_hz / 3600
     speakers = {u.speaker for u in packed.utterances if u.speaker}
-    say(f"  {stem.name}: {len(packed):,} utterances, {hours:.2f} h, {len(speakers)} speakers")
+    duration = f"{hours:,.2f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+    say(f"  {stem.name}: {len(packed):,} utterances, {duration}, {len(speakers)} speakers")
     if report.left_out:
         why = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
         warn(f"{stem.name}: {len(report.left_out)} utterances left out ({why}), listed in {report.path}")
