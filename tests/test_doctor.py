@@ -185,6 +185,10 @@ def test_the_command_reads_an_experiment(asr, tmp_path):
     by_loss = epochs(12, is_best=lambda n: n in (1, 4))  # as with training.denominator
     (tmp_path / "exp" / history.FILE).write_text("".join(json.dumps(line) + "\n" for line in by_loss))
     assert "best epoch 4 with" in asr("doctor", "exp")[1]
+    for count, said in ((2, "nothing wrong can be seen, but most signs need 3 epochs"), (3, "can be seen\n")):
+        few = "".join(json.dumps(line) + "\n" for line in epochs(count))
+        (tmp_path / "exp" / history.FILE).write_text(few)
+        assert said in asr("doctor", "exp")[1]
     (tmp_path / "nothing").mkdir()
     status, out, err = asr("doctor", "nothing")
     assert status == 1 and "no epoch has ended there yet" in err and "Traceback" not in err

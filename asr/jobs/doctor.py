@@ -13,7 +13,7 @@ from typing import Literal
 from asr import __version__
 from asr.errors import TrainingError, how_to_install
 from asr.jobs.console import counted, output
-from asr.training.doctor import best_epoch, diagnose
+from asr.training.doctor import PATIENCE, best_epoch, diagnose
 from asr.training.history import FILE, read
 
 FREE_GB = 6.0
@@ -97,7 +97,8 @@ def show_experiment(folder: Path) -> None:
         output.print(diagnosis.problem, markup=False)
         output.print(f"    try: {diagnosis.advice}", markup=False)
     if not found:
-        output.print("nothing wrong can be seen")
+        too_few = last["epoch"] < PATIENCE
+        output.print("nothing wrong can be seen" + f", but most signs need {PATIENCE} epochs" * too_few)
 
 
 def _python() -> Iterator[Check]:
