@@ -164,6 +164,7 @@ def test_what_is_done_needs_no_statistics_of_the_corpus(asr, words, monkeypatch)
 def test_who_names_no_recordings_is_told_the_key(asr):
     status, said = asr("run", "folder")
     assert status == 1 and "add data.root=FOLDER" in said.replace("\n", " ")
+    assert not Path("data").exists()
 
 
 def test_what_was_tuned_before_a_setting_existed_is_not_tuned_again(asr, words):

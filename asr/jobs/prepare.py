@@ -74,21 +74,25 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _check_settings(recipe: Recipe) -> None:
-    """Raises ConfigError at the first setting of features, augmentation and encoder that cannot work."""
+    """Raises ConfigError or CorpusError at the first thing that cannot work, before anything is written."""
     encoder.check(recipe.encoder, inputs=Features(recipe.features).outputs, outputs=2)
     draws.check(recipe.augmentation)
     if abs(recipe.seed) >= 1 << 62:
         raise ConfigError(f"seed={recipe.seed}: expected a whole number of at most 18 digits")
+    own_root = (recipe.data.extra.get("folder") or {}).get("root")
+    if own_root and not Path(own_root).exists():
+        raise CorpusError(f"data.extra.folder.root={own_root}: there is no such file or folder")
+    is_given = recipe.data.root or recipe.data.options.get("splits")
+    if recipe.data.source == "folder" and not is_given and not _root(recipe).exists():
+        raise ConfigError("data.root is not given: add data.root=FOLDER (or MANIFEST), your recordings")
+
+
+def _root(recipe: Recipe) -> Path:
+    return Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source)
 
 
 def _prepare(recipe: Recipe, folder: Path) -> Prepared:
-    own_root = (recipe.data.extra.get("folder") or {}).get("root")
-    if own_root and not Path(own_root).exists():  # before anything is synthesised
-        raise CorpusError(f"data.extra.folder.root={own_root}: there is no such file or folder")
-    root = Path(recipe.data.root or Path(recipe.data.dir) / recipe.data.source)
-    is_given = recipe.data.root or recipe.data.options.get("splits")
-    if recipe.data.source == "folder" and not is_given and not root.exists():
-        raise ConfigError("data.root is not given: add data.root=FOLDER (or MANIFEST), your recordings")
+    root = _root(recipe)
     found = _find(recipe.data.source, root, recipe.data.options)
     own = {u.id for u in found.get("train", ())}
     for source, options in recipe.data.extra.items():
