@@ -52,6 +52,9 @@ class FeaturesConfig:
     pool_s: float = 0.0
     """So many seconds of average training speech take part in each utterance's, or span's, mean and variance:
     else nothing tells a short word of one vowel from another vowel; 0 is off (utterance only)."""
+    by_speaker: bool = False
+    """Whether training normalises by mean and variance of all the speaker's recordings instead (those without
+    a speaker count as one's). What is recognised has `pool_s`, which must not be 0, whoever says it."""
     floor_db: float = 80.0
     """Band energies are floored this far below the loudest one of the utterance, or span (utterance only)."""
     edge_s: float = 0.0
@@ -141,7 +144,11 @@ class Features(nn.Module):
         return 1 + lengths_B // self.hop_samples + 2 * self.edge_frames
 
     def forward(
-        self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None = None
+        self,
+        samples_BT: Tensor,
+        lengths_B: Tensor,
+        warp_B: Tensor | None = None,
+        moments_B2F: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The frames of every utterance, zero beyond its end, and how many it has.
 
@@ -150,6 +157,7 @@ class Features(nn.Module):
             lengths_B: int64, samples of each utterance, at least 1. Values are checked if on the CPU.
             warp_B: vocal-tract-length factors, about 0.8 to 1.25: energy at f counts as being at warp · f.
                 None, or 1.0, is the plain filterbank.
+            moments_B2F: mean and mean square to normalise by, instead of those of the utterance.
 
         Returns:
             features_BTF float32 and lengths_B int64 (frames), both on the device of the samples.
@@ -160,7 +168,11 @@ class Features(nn.Module):
         """
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
-            return self._normalised(raw_BTF, frames_B), frames_B
+            if moments_B2F is None:
+                return self._normalised(raw_BTF, frames_B), frames_B
+            mean_B1F, square_B1F = moments_B2F.split(1, 1)
+            scale_B1F = (square_B1F - mean_B1F.square() + _SMALLEST_VARIANCE).rsqrt()
+            return (raw_BTF - mean_B1F) * scale_B1F * inside(frames_B, raw_BTF.shape[1]), frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The frames of a block of each stream, one for every whole window in it, and how many it has.
@@ -202,20 +214,24 @@ class Features(nn.Module):
             raise ConfigError(
                 f"fit belongs to normalise=global or pool_s, not {self.config.normalise!r} alone"
             )
-        total_F = torch.zeros(self.outputs, dtype=torch.float64)
-        squares_F, frames = torch.zeros_like(total_F), 0
+        total_2F, frames = torch.zeros(2, self.outputs, dtype=torch.float64), 0
         for samples_BT, lengths_B in batches:
-            raw_BTF, frames_B = self._raw(samples_BT.to(self.window.device), lengths_B, None)
-            true_NF = raw_BTF[inside(frames_B, raw_BTF.shape[1])[..., 0]].double().cpu()
-            total_F += true_NF.sum(0)
-            squares_F += true_NF.square().sum(0)
-            frames += len(true_NF)
+            sums_2F, count = self.sums(samples_BT.to(self.window.device), lengths_B)
+            total_2F += sums_2F
+            frames += count
         if not frames:
             raise ConfigError("fit was given no batches: expected (samples_BT, lengths_B) pairs")
-        mean_F = total_F / frames
+        mean_F, square_F = total_2F / frames
         self.mean.copy_(mean_F)
-        self.std.copy_((squares_F / frames - mean_F.square()).clamp(min=_SMALLEST_VARIANCE).sqrt())
+        self.std.copy_((square_F - mean_F.square()).clamp(min=_SMALLEST_VARIANCE).sqrt())
         self.fitted = True
+
+    @torch.no_grad()
+    def sums(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None = None) -> tuple[Tensor, int]:
+        """Sums of all frames before normalisation and of their squares (2, F), float64; their number."""
+        raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
+        true_NF = raw_BTF[inside(frames_B, raw_BTF.shape[1])[..., 0]].double().cpu()
+        return torch.stack([true_NF.sum(0), true_NF.square().sum(0)]), len(true_NF)
 
     def _raw(self, samples_BT: Tensor, lengths_B: Tensor, warp_B: Tensor | None) -> tuple[Tensor, Tensor]:
         lengths_B = _checked(samples_BT, lengths_B)
@@ -317,6 +333,10 @@ def _check(config: FeaturesConfig) -> None:
         (
             config.pool_s == 0 or (config.pool_s > 0 and config.normalise == "utterance"),
             f"features.pool_s={config.pool_s}: expected seconds, at least 0, beside normalise=utterance",
+        ),
+        (
+            not config.by_speaker or config.pool_s > 0,
+            f"features.by_speaker with pool_s={config.pool_s}: what is recognised needs pool_s, say 0.5",
         ),
         (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
         (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),

@@ -17,6 +17,7 @@ from asr.training.distributed import Ranks
 from asr.training.loader import Batch, collate, name_of, prefetch
 from asr.training.optim import TrainingConfig
 from asr.training.samples import Samples, open_samples
+from asr.training.speakers import Speakers
 from asr.training.validation import Split
 
 
@@ -45,7 +46,7 @@ class Feed:
         self.split, self.config, self.augmentation = split, config, augmentation
         self.rate_hz, self.space = recognizer.rate_hz, recognizer.alphabet.space
         self.seed, self.ranks = seed, ranks
-        self._device, self._resident = recognizer.device, resident
+        self._device, self._resident, self._features = recognizer.device, resident, recognizer.features
         self.waited_s = 0.0
         """Seconds that the loop has spent waiting for batches."""
 
@@ -53,6 +54,13 @@ class Feed:
     def samples(self) -> Samples:
         """Where the samples come from, opened when they are first needed."""
         return open_samples(self.split.corpus, self._device, self._resident)
+
+    @cached_property
+    def speakers(self) -> Speakers | None:
+        """Their moments, if features are normalised by speaker, computed when they are first needed."""
+        if not self._features.config.by_speaker:
+            return None
+        return Speakers(self._features, self.split.corpus, self.augmentation)
 
     def plan(self, epoch: int) -> list[list[Item]]:
         """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""
@@ -108,6 +116,8 @@ class Feed:
     def batches(self, epoch: int, plan: Iterable[list[Item]]) -> Generator[Batch, None, None]:
         """The batches of a part of the plan, with the pauses and augmentation draws of the epoch."""
 
+        speakers = self.speakers  # not in the thread below
+
         def make(items: list[Item]) -> Batch:
             batch = collate(
                 self.split.corpus,
@@ -119,6 +129,8 @@ class Feed:
             )
             batch.draws = draw(self.augmentation, seed=self.seed, epoch=epoch, utterance_ids=batch.ids)
             batch.target_lengths_B[batch.draws.silent_B] = 0
+            if speakers is not None:  # the utterances of an item have the same one
+                batch.moments_B2F = speakers.moments([item[0] for item in items], batch.draws)
             return batch
 
         with closing(prefetch(make, plan)) as ready:

@@ -32,7 +32,8 @@ class Batch:
 
     samples_BT are float32 in [-1, 1], on the CPU or on the device; everything else is on the CPU, so that
     reading a length needs no device sync. lengths_B count samples; targets_BS are padded with 0; `ids` names
-    each item; `draws` are the augmentation's random numbers (None: no augmentation).
+    each item; `draws` are the augmentation's random numbers (None: no augmentation); moments_B2F are those of
+    the speakers (None: each utterance has its own).
     """
 
     samples_BT: Tensor
@@ -41,6 +42,7 @@ class Batch:
     target_lengths_B: Tensor
     ids: list[str]
     draws: Draws | None = None
+    moments_B2F: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its samples on `device`."""
@@ -56,6 +58,7 @@ class Batch:
             target_lengths_B,
             self.ids[start:stop],
             self.draws and self.draws.rows(start, stop),
+            None if self.moments_B2F is None else self.moments_B2F[start:stop],
         )
 
 

@@ -169,7 +169,8 @@ class Loss:
         if draws is not None:
             samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
         warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
-        features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B)
+        moments_B2F = None if batch.moments_B2F is None else self._sent(batch.moments_B2F)
+        features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B, moments_B2F)
         return features_BTF, self.recognizer.features.output_lengths(lengths_B)
 
 
