@@ -168,11 +168,7 @@ class Features(nn.Module):
         """
         with torch.autocast(samples_BT.device.type, enabled=False):
             raw_BTF, frames_B = self._raw(samples_BT, lengths_B, warp_B)
-            if moments_B2F is None:
-                return self._normalised(raw_BTF, frames_B), frames_B
-            mean_B1F, square_B1F = moments_B2F.split(1, 1)
-            scale_B1F = (square_B1F - mean_B1F.square() + _SMALLEST_VARIANCE).rsqrt()
-            return (raw_BTF - mean_B1F) * scale_B1F * inside(frames_B, raw_BTF.shape[1]), frames_B
+            return self._normalised(raw_BTF, frames_B, moments_B2F), frames_B
 
     def step(self, samples_BT: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """The frames of a block of each stream, one for every whole window in it, and how many it has.
@@ -188,7 +184,7 @@ class Features(nn.Module):
             features_BTF float32, zero beyond the end of a stream, and lengths_B int64 (frames).
 
         Raises:
-            ConfigError: normalisation per utterance, which needs its end, or global and not fitted.
+            ConfigError: normalised per utterance, which needs its end, or global and not fitted.
         """
         if self.config.normalise == "utterance":
             raise ConfigError(
@@ -198,9 +194,8 @@ class Features(nn.Module):
         with torch.autocast(samples_BT.device.type, enabled=False):
             emphasised_BT = self._emphasised(samples_BT.float(), lengths_B)
             log_BTF = self._log(energies(emphasised_BT, self.window, self.bank, hop=self.hop_samples))
-            frames_B = ((lengths_B - self.fft_samples // 2) // self.hop_samples + 1).clamp(
-                0, log_BTF.shape[1]
-            )
+            frames_B = (lengths_B - self.fft_samples // 2) // self.hop_samples + 1
+            frames_B = frames_B.clamp(0, log_BTF.shape[1])
             return self._normalised(log_BTF, frames_B), frames_B
 
     @torch.no_grad()
@@ -211,9 +206,7 @@ class Features(nn.Module):
             ConfigError: the configured normalisation does not need them, or there are no batches.
         """
         if not self.has_statistics:
-            raise ConfigError(
-                f"fit belongs to normalise=global or pool_s, not {self.config.normalise!r} alone"
-            )
+            raise ConfigError(f"fit belongs to normalise=global or pool_s, not {self.config.normalise!r}")
         total_2F, frames = torch.zeros(2, self.outputs, dtype=torch.float64), 0
         for samples_BT, lengths_B in batches:
             sums_2F, count = self.sums(samples_BT.to(self.window.device), lengths_B)
@@ -265,22 +258,30 @@ class Features(nn.Module):
         inside_BT = torch.arange(samples_BT.shape[1], device=samples_BT.device) < lengths_B[:, None]
         return torch.where(inside_BT, samples_BT, 0.0)
 
-    def _normalised(self, raw_BTF: Tensor, frames_B: Tensor) -> Tensor:
+    def _normalised(self, raw_BTF: Tensor, frames_B: Tensor, moments_B2F: Tensor | None = None) -> Tensor:
         """The features, zero beyond the end of each utterance."""
         mask_BT1 = inside(frames_B, raw_BTF.shape[1])
         if self.has_statistics and not self.fitted:
             raise ConfigError("the features need mean and variance of the corpus: call fit(batches) first")
         if self.config.normalise == "utterance":
-            mean_BTF, variance_BTF = moments_of_spans(raw_BTF * mask_BT1, frames_B, self.span_frames)
-            if self.config.pool_s:
-                frames_B11, pool = frames_B[:, None, None], self.config.pool_s / self.config.hop_s
-                share_B11 = 1 / (1 + pool / frames_B11.clamp(max=self.span_frames))
-                ours, average = (mean_BTF, variance_BTF), (self.mean, self.std.square())
-                mean_BTF, variance_BTF = pooled_moments(ours, average, share_B11)
+            if moments_B2F is None:
+                mean_BTF, variance_BTF = self._own_moments(raw_BTF * mask_BT1, frames_B)
+            else:
+                mean_BTF, square_BTF = moments_B2F.split(1, 1)
+                variance_BTF = square_BTF - mean_BTF.square()
             raw_BTF = (raw_BTF - mean_BTF) * (variance_BTF + _SMALLEST_VARIANCE).rsqrt()
         elif self.config.normalise == "global":
             raw_BTF = (raw_BTF - self.mean) / self.std
         return raw_BTF * mask_BT1
+
+    def _own_moments(self, raw_BTF: Tensor, frames_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the utterance, or of the span around each frame, with average speech."""
+        ours = moments_of_spans(raw_BTF, frames_B, self.span_frames)
+        if not self.config.pool_s:
+            return ours
+        frames_B11, pool = frames_B[:, None, None], self.config.pool_s / self.config.hop_s
+        share_B11 = 1 / (1 + pool / frames_B11.clamp(max=self.span_frames))
+        return pooled_moments(ours, (self.mean, self.std.square()), share_B11)
 
     def warped_bank(self, warp_B: Tensor) -> Tensor:
         """A filterbank (B, bins, bands) for every vocal-tract-length factor."""

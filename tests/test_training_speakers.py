@@ -59,13 +59,31 @@ def test_moments_are_those_of_all_frames_of_the_speaker_at_this_scale(corpus, sc
         draws = replace(draws, speed_index_B=torch.full((7,), SPEEDS.index(scale)))
     else:
         draws = replace(draws, warp_B=torch.full((7,), scale))
-    found = Speakers(Features(FRONT), corpus, augmentation).moments(range(7), draws).double().numpy()
+    speakers = Speakers(Features(FRONT), corpus, range(7), augmentation)
+    found = speakers.moments(range(7), draws).double().numpy()
     for i in range(7):
         ours = [k for k in range(7) if corpus.utterances[k].speaker == corpus.utterances[i].speaker]
         x_NF = np.concatenate([raw(corpus, k, scale) for k in ours])
         expected = np.stack([x_NF.mean(0), (x_NF**2).mean(0)])
         np.testing.assert_allclose(found[i], expected, rtol=0.1 if scale == 1.02 else 1e-4)
     assert not np.allclose(found[0], found[1], rtol=1e-3) and np.array_equal(found[0], found[4])
+
+
+def test_what_is_not_trained_on_does_not_count_and_enough_is_enough(corpus, monkeypatch):
+    draws = draw(PLAIN, seed=1, epoch=0, utterance_ids=["0"])
+
+    def of_ann(utterances: list[int]) -> np.ndarray:
+        return Speakers(Features(FRONT), corpus, utterances, PLAIN).moments([0], draws)[0].numpy()
+
+    def expected(*utterances: int) -> np.ndarray:
+        x_NF = np.concatenate([raw(corpus, k, 1.0) for k in utterances])
+        return np.stack([x_NF.mean(0), (x_NF**2).mean(0)])
+
+    np.testing.assert_allclose(of_ann([1, 4, 0]), expected(0, 4), rtol=1e-4)
+    np.testing.assert_allclose(of_ann([1, 0]), expected(0), rtol=1e-4)
+    monkeypatch.setattr("asr.training.speakers.MOST_S", corpus.lengths_samples[4] / 8000 - 0.001)
+    np.testing.assert_allclose(of_ann([4, 0]), expected(4), rtol=1e-4)
+    assert not np.allclose(expected(0), expected(4), rtol=1e-2)
 
 
 def test_an_utterance_is_normalised_by_its_speaker_in_training_and_by_average_speech_after(corpus, tmp_path):

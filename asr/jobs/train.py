@@ -3,13 +3,9 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
@@ -25,6 +21,7 @@ from asr.text import Alphabet, normalise
 from asr.training import Trainer, checkpoint
 from asr.training.history import FILE as HISTORY
 from asr.training.history import plot, read
+from asr.training.samples import in_batches
 
 CURVES = "curves.png"
 TUNED = "tuning.json"
@@ -118,7 +115,7 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
     )
     is_begun = checkpoint.last(Path(recipe.exp)).is_file()
     if recognizer.features.has_statistics and not (is_begun or recipe.training.start_from):  # which have them
-        recognizer.features.fit(_samples(corpus))
+        recognizer.features.fit(in_batches(corpus, range(len(corpus))))
     return recognizer
 
 
@@ -140,12 +137,6 @@ def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
     return Alphabet.from_texts(
         texts, lexicon=pronounce([word for word, _ in counts.most_common()], data.phones)
     )
-
-
-def _samples(corpus: PackedCorpus) -> Iterator[tuple[Tensor, Tensor]]:
-    for i in range(len(corpus)):
-        samples = corpus.samples(i).astype(np.float32) / 32768
-        yield torch.from_numpy(samples)[None], torch.tensor([len(samples)])
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:

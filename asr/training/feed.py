@@ -60,7 +60,7 @@ class Feed:
         """Their moments, if features are normalised by speaker, computed when they are first needed."""
         if not self._features.config.by_speaker:
             return None
-        return Speakers(self._features, self.split.corpus, self.augmentation)
+        return Speakers(self._features, self.split.corpus, self.split.kept, self.augmentation)
 
     def plan(self, epoch: int) -> list[list[Item]]:
         """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""

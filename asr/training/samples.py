@@ -5,7 +5,7 @@ from device memory, one gather on the device does it, and only the positions of 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 SHARE = 0.5
 """Largest share of a GPU's free memory that `auto` uses for a corpus."""
 _FULL_SCALE = 32768
+_UTTERANCES_AT_ONCE = 16
 _AT_ONCE = 1 << 26  # samples copied to the device at a time, 128 MiB
 
 
@@ -53,6 +54,17 @@ def mapped(corpus: PackedCorpus) -> Samples:
         return torch.from_numpy(flat).view(pieces.shape)
 
     return samples
+
+
+def in_batches(corpus: PackedCorpus, utterances: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Utterances, the shortest first: samples_BT with zeros after each, and lengths_B, on the CPU."""
+    ordered = sorted(utterances, key=lambda i: int(corpus.lengths_samples[i]))
+    for first in range(0, len(ordered), _UTTERANCES_AT_ONCE):
+        chosen = np.array(ordered[first : first + _UTTERANCES_AT_ONCE])
+        length_K = corpus.lengths_samples[chosen]
+        shape = (len(chosen), int(length_K.max()))
+        pieces = Pieces(shape, corpus.offsets_samples[chosen], np.arange(len(chosen)) * shape[1], length_K)
+        yield mapped(corpus)(pieces), torch.from_numpy(length_K)
 
 
 class Resident:

@@ -1,22 +1,21 @@
 """What the recordings of each speaker are like on average, by which training can normalise them."""
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from asr.augmentation import AugmentationConfig, Draws
 from asr.corpus.packed import PackedCorpus
 from asr.features import Features
+from asr.training.samples import in_batches
 
-MOST = 400
-"""Recordings of a speaker that count, the first ones."""
+MOST_S = 180.0
+"""Seconds of a speaker that count, the first ones. Half a minute of words is enough, a quarter is not."""
 _STEP = 0.1
 """Between the scales of frequency for which moments are computed; those in between are interpolated."""
-_AT_ONCE = 64
 
 
 class Speakers:
@@ -25,21 +24,32 @@ class Speakers:
     Args:
         features: computes them, on its device, as in training.
         corpus: whose speakers; all recordings without one count as one speaker's.
+        utterances: those of the corpus that are trained on.
         augmentation: which scales of frequency it draws, by speed and vocal-tract length.
     """
 
     @torch.no_grad()
-    def __init__(self, features: Features, corpus: PackedCorpus, augmentation: AugmentationConfig) -> None:
+    def __init__(
+        self,
+        features: Features,
+        corpus: PackedCorpus,
+        utterances: Sequence[int],
+        augmentation: AugmentationConfig,
+    ) -> None:
         speeds = augmentation.speed or (1.0,)
         self._speeds = torch.tensor(speeds)
         low, high = min(speeds) * (1 - augmentation.warp), max(speeds) * (1 + augmentation.warp)
         self._scales = torch.linspace(low, high, max(2, math.ceil((high - low) / _STEP) + 1))
-        of: dict[str | None, list[int]] = {}
-        for i, utterance in enumerate(corpus.utterances):
-            of.setdefault(utterance.speaker, []).append(i)
-        self._row = {name: row for row, name in enumerate(of)}
         self._names = [utterance.speaker for utterance in corpus.utterances]
-        moments = [_moments(features, corpus, every[:MOST], self._scales) for every in of.values()]
+        of: dict[str | None, list[int]] = {}
+        heard_s: Counter[str | None] = Counter()
+        for i in utterances:
+            name = self._names[i]
+            if heard_s[name] < MOST_S:
+                of.setdefault(name, []).append(i)
+                heard_s[name] += corpus.lengths_samples[i] / corpus.rate_hz
+        self._row = {name: row for row, name in enumerate(of)}
+        moments = [_moments(features, in_batches(corpus, ours), self._scales) for ours in of.values()]
         self._moments_SG2F = torch.stack(moments)
 
     def moments(self, utterances: Sequence[int], draws: Draws) -> Tensor:
@@ -54,16 +64,13 @@ class Speakers:
         return torch.lerp(self._moments_SG2F[row_B, above_B - 1], self._moments_SG2F[row_B, above_B], share_B)
 
 
-def _moments(features: Features, corpus: PackedCorpus, utterances: list[int], scales: Tensor) -> Tensor:
-    """(scales, 2, F) of these recordings together."""
+def _moments(features: Features, batches: Iterable[tuple[Tensor, Tensor]], scales: Tensor) -> Tensor:
+    """(scales, 2, F) of all recordings together."""
     total_G2F, frames = torch.zeros(len(scales), 2, features.outputs, dtype=torch.float64), 0
-    ordered = sorted(utterances, key=lambda i: int(corpus.lengths_samples[i]))
-    for first in range(0, len(ordered), _AT_ONCE):
-        pieces = [torch.from_numpy(corpus.samples(i).astype(np.float32)) for i in ordered[first:][:_AT_ONCE]]
-        samples_BT = (pad_sequence(pieces, batch_first=True) / 32768).to(features.window.device)
-        lengths_B = torch.tensor([len(piece) for piece in pieces])
+    for samples_BT, lengths_B in batches:
+        samples_BT = samples_BT.to(features.window.device)
         for total_2F, scale in zip(total_G2F, scales, strict=True):
-            sums_2F, count = features.sums(samples_BT, lengths_B, scale.expand(len(pieces)))
+            sums_2F, count = features.sums(samples_BT, lengths_B, scale.expand(len(lengths_B)))
             total_2F += sums_2F
         frames += count
     return (total_G2F / frames).float()
