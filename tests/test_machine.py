@@ -95,9 +95,17 @@ def compiled_anew(folder: Path) -> Any:
     return module.double
 
 
-def test_compiled_loops_are_kept_until_any_compiled_code_of_the_package_changes(tmp_path, monkeypatch):
+def test_compiled_loops_are_kept_until_any_compiled_code_of_the_package_changes(
+    tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "asr.machine.compilation")
+    monkeypatch.setattr(compilation._Kept, "is_told", False)
     assert not compiled_anew(tmp_path).stats.cache_hits
+    assert "the first time only" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(compilation._Kept, "is_told", False)
     assert compiled_anew(tmp_path).stats.cache_hits
+    assert not caplog.text
     monkeypatch.setattr(compilation, "_sources", lambda: "others")
     assert not compiled_anew(tmp_path).stats.cache_hits
     assert compiled_anew(tmp_path).stats.cache_hits

@@ -1,5 +1,6 @@
 """Terminal output: messages and progress bars on standard error, results on standard output."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,18 @@ output = Console(highlight=False, soft_wrap=True, emoji=False)
 def say(text: str) -> None:
     """Print a message to the user."""
     console.print(visible(text), markup=False, soft_wrap=True)
+
+
+class _Said(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+if console.is_terminal:  # else nobody wonders why nothing moves
+    _slow = logging.getLogger("asr.machine.compilation")
+    _slow.setLevel(logging.INFO)
+    _slow.addHandler(_Said())
+    _slow.propagate = False
 
 
 def warn(text: str) -> None:

@@ -6,6 +6,7 @@ have changed. Where nothing can be kept (no writable folder, a full disk), each 
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -14,6 +15,8 @@ from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
+
+_log = logging.getLogger(__name__)
 
 
 @cache
@@ -29,9 +32,18 @@ def _sources() -> str:
 
 
 class _Kept(FunctionCache):
+    is_told = False
+
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         self._cache_file._source_stamp = (self._cache_file._source_stamp, _sources())
+
+    def load_overload(self, *given: Any) -> Any:
+        found = super().load_overload(*given)
+        if found is None and not _Kept.is_told:
+            _log.info("compiling for this processor: up to a minute, the first time only")
+            _Kept.is_told = True
+        return found
 
     def save_overload(self, *given: Any) -> None:
         with suppress(OSError):
