@@ -251,7 +251,8 @@ def lm_train(
     context: typer.Context,
     text: Annotated[list[str], typer.Argument(help="Files with a sentence a line, or -.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="ARPA file, .gz compresses it; or .safetensors.")
+        Path,
+        typer.Option("--output", "-o", help="ARPA file (.gz compresses it, - is stdout), or .safetensors."),
     ],
     order: Annotated[int, typer.Option(min=1, max=6, help="Longest n-gram.")] = 4,
     cutoffs: Annotated[str, typer.Option(help="Counts left out for each order, as 0,0,1.")] = "0",

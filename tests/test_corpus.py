@@ -230,7 +230,7 @@ TABLES = {
     "a.csv": 'path,text,speaker\nc/a.wav,"one, two",ann\n',
     "b.csv": "File;Transcript;Client_ID\nc/a.wav;one, two;ann\n",
     "c.tsv": "client_id\tpath\tsentence\textra\nann\ta.wav\tone, two\t\n",
-    "d.csv": "speaker|wav|transcription\nann|c/a.wav|one, two\n",
+    "d.csv": "speaker|audio_file|transcription\nann|c/a.wav|one, two\n",
     "f.csv": ' File Name , sentence , Speaker ID\nc/a.wav , "one, two", ann\n',
     "g.csv": '"sep=;"\r\npath;sentence, spoken;text;"who, when";speaker\r\nc/a.wav;x;one, two;y;ann\r\n',
     "h.csv": "\ufeffSEP=;\npath;text;speaker\nc/a.wav;one, two;ann\n",

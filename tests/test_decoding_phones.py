@@ -10,6 +10,7 @@ from torch import Tensor
 import asr.lm
 from asr.decoding import BeamDecoder
 from asr.errors import DecodingError
+from asr.pronunciation import Lexicon
 from asr.text import Alphabet
 from tests.test_decoding_beam import LN_10, UNPRUNED, all_labellings, hotword_score, random_log_probs
 
@@ -115,6 +116,24 @@ def test_what_no_word_spells_is_not_written():
 def test_lexicons_without_sense_are_refused(alphabet, settings, message):
     with pytest.raises(DecodingError, match=message):
         BeamDecoder(alphabet, **settings)
+
+
+def test_chosen_words_are_pronounced_as_the_alphabet_s_lexicon_says(caplog):
+    lm = asr.lm.train(SENTENCES, order=2)
+    phones = Alphabet(PHONES.symbols, lexicon=Lexicon(LEXICON))
+    log_probs_BTV = torch.randn(3, 30, PHONES.size, generator=torch.Generator().manual_seed(1)).log_softmax(2)
+    for model, hotwords in itertools.product((None, lm), ((), ("ooh",))):
+        words = dict.fromkeys(("two", "too", *hotwords))
+        found = BeamDecoder(phones, model, lexicon=["two", "too"], hotwords=hotwords)
+        expected = BeamDecoder(PHONES, model, lexicon={w: LEXICON[w] for w in words}, hotwords=hotwords)
+        [said, meant] = (d.decode(log_probs_BTV, [30, 20, 10]) for d in (found, expected))
+        assert [h.text(phones) for h in said] == [h.text(PHONES) for h in meant]
+        assert set(" ".join(h.text(phones) for h in said).split()) <= set(words)
+    caplog.clear()
+    BeamDecoder(phones, lm, lexicon=["two"])
+    assert not caplog.text, "whoever chooses words wants no others"
+    with pytest.raises(DecodingError, match="1 of 1 words cannot be spelled"):
+        BeamDecoder(phones, lexicon=["nowhere"])
 
 
 def test_words_without_a_pronunciation_or_with_strange_symbols_are_counted(caplog):

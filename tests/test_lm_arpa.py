@@ -6,6 +6,7 @@ import io
 import lzma
 import random
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,6 +69,13 @@ def test_saving_gives_the_same_bytes_under_any_name(
     asr.lm.load(one).save(other)
     assert one.read_bytes() == other.read_bytes()
     assert sorted(tmp_path.iterdir()) == [one, other]
+
+
+def test_a_dash_is_standard_output(model: asr.lm.NGramModel, tmp_path: Path, capfdbinary) -> None:
+    model.save(tmp_path / "model.arpa")
+    model.save("-")
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out == (tmp_path / "model.arpa").read_bytes()
 
 
 def test_a_model_that_cannot_be_written_leaves_nothing_behind(

@@ -41,6 +41,12 @@ def test_a_score_is_printed_with_its_signature_and_its_worst_utterances(
     assert "read as trn, trn; 3 utterances paired by id" in printed.err
 
 
+def test_kinds_of_errors_that_do_not_occur_have_no_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    print_score(score(["one two", "three"], ["one too", "three"]), Console(width=120))
+    printed = capsys.readouterr().out
+    assert "taken for another" in printed and "missed" not in printed and "made up" not in printed
+
+
 def test_numbers_are_whole_however_narrow_the_terminal_is(capsys: pytest.CaptureFixture[str]) -> None:
     said, heard = ["a b c"] * 1234, ["a x c"] * 1234
     found = score(said, heard, speakers=["somebody", "nobody"] * 617, confidences=[(0.9, 0.8, 0.7)] * 1234)

@@ -20,7 +20,10 @@ from asr.corpus.manifest import Utterance, find_file, flawed_line, name_by_path,
 from asr.errors import ManifestError
 
 COLUMNS = {
-    "audio": ("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename", "audio"),
+    "audio": (
+        *("audio_filepath", "path", "file", "filename", "file_name", "wav", "wav_filename"),
+        *("audio_file", "audio"),
+    ),
     "text": ("text", "transcript", "transcription", "sentence"),
     "speaker": ("speaker", "speaker_id", "client_id"),
     "id": ("id", "utterance_id"),

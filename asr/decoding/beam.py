@@ -46,11 +46,11 @@ class BeamDecoder:
         beta: word insertion bonus in nats; only with a language model.
         hotwords: words or phrases to prefer, as written, or a mapping from each to its bonus in nats.
         hotword_weight: bonus in nats where none is given.
-        lexicon: the only words that may be written, besides those of hotwords; None allows any. Or, for an
-            alphabet of phones with " " between words, a mapping from each word to its pronunciations, each a
-            sequence of the alphabet's symbols. Words may share one. During the search only the homophone that
-            scores best after its prefix is followed; in the final hypotheses homophones are chosen anew,
-            exactly. Hypotheses then carry the words in their orthography.
+        lexicon: the only words that may be written, besides those of hotwords; None allows any. For an
+            alphabet of phones, with " " between words, a mapping from each word to its pronunciations, each a
+            sequence of symbols, or words that the alphabet's own lexicon has. Words may share one. During the
+            search only the homophone that scores best after its prefix is followed; in the final hypotheses
+            homophones are chosen anew, exactly. Hypotheses then carry the words in their orthography.
         unknown_penalty: subtracted from the language model's log-probability (nats) of a word that neither
             it nor lexicon or hotwords contain, once for the word and once for every character from where its
             spelling departs from all known words; for the first of these, of an alphabet of more than 62
@@ -110,7 +110,7 @@ class BeamDecoder:
             alpha=alpha, beta=beta, unknown_penalty=unknown_penalty, hotword_weight=hotword_weight
         )
         self.tables = self._weigh()
-        self.words = self._vocabulary.words if isinstance(lexicon, Mapping) else None
+        self.words = self._vocabulary.words if self._vocabulary.pronounced else None
         least_output = max(math.exp(token_threshold), sys.float_info.min)
         self.settings = Settings(width, math.exp(-beam_threshold), least_output)
         self.threads = threads or available_cores()

@@ -105,7 +105,8 @@ class Chooser:
             made = made.reweighed(**weights)
         else:
             words = [word for phrase in others.get("hotwords", ()) for word in phrase.split()]
-            alphabet = choice.alphabet.with_words(words)
+            only = others.get("lexicon")
+            alphabet = choice.alphabet.with_words((*words, *(only if isinstance(only, tuple) else ())))
             if choice.name == "beam" and (lexicon := _lexicon(alphabet, choice.config, others["lm"], words)):
                 others.setdefault("lexicon", lexicon)
             make = decoding.BeamDecoder if choice.name == "beam" else decoding.PyctcDecoder

@@ -9,6 +9,7 @@ import numpy as np
 from asr.decoding.spelling import Spelling, spell_words
 from asr.errors import DecodingError, LanguageModelError
 from asr.normalisation import composed
+from asr.pronunciation import Lexicon
 from asr.text import Alphabet
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def known_words(
         )
     if isinstance(lexicon, Mapping):
         entries = _pronounced_words(alphabet, spelling, lexicon)
-        _check_pronounced(set(map(composed, lexicon)), hotwords, vocabulary(lm))
+        wanted = [] if isinstance(lexicon, _Chosen) else vocabulary(lm)
+        _check_pronounced(set(map(composed, lexicon)), hotwords, wanted)
     else:
         _check_characters(hotwords, alphabet)
         known = vocabulary(lm) if lexicon is None else map(composed, lexicon)
@@ -62,6 +64,15 @@ def known_words(
     if lexicon is not None and not entries.words:
         raise DecodingError("a lexicon without words: nothing could be written; None allows any word")
     return entries
+
+
+class _Chosen(dict[str, Sequence[Sequence[str]]]):
+    """Words that were chosen: nobody wonders that others are never recognised."""
+
+
+def chosen(lexicon: Lexicon, words: Iterable[str], hotwords: Iterable[str]) -> Pronunciations:
+    """These words and hotwords with their pronunciations, none for one that the lexicon lacks."""
+    return _Chosen((word, lexicon.words.get(word, ())) for word in (*map(composed, words), *hotwords))
 
 
 def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronunciations) -> Entries:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from asr.decoding.hotwords import bonuses, build_automaton
-from asr.decoding.lexicon import Pronunciations, check_spellable, known_words, word_ids
+from asr.decoding.lexicon import Pronunciations, check_spellable, chosen, known_words, word_ids
 from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
 from asr.errors import DecodingError
 from asr.text import Alphabet
@@ -92,6 +92,7 @@ class Vocabulary:
         word_ids: (entries,) the same in the word n-grams.
         unspellable: words that can never be recognised.
         closed: whether other words are forbidden.
+        pronounced: whether the entries are spelled by pronunciations, not as words are written.
     """
 
     alphabet: Alphabet
@@ -102,6 +103,7 @@ class Vocabulary:
     word_ids: np.ndarray
     unspellable: list[str]
     closed: bool
+    pronounced: bool
 
 
 def build_vocabulary(
@@ -121,8 +123,11 @@ def build_vocabulary(
         DecodingError: a hotword that cannot be spelled, or a lexicon of which no word can.
         LanguageModelError: a language model of which no word can be spelled.
     """
-    spelling = spell_outputs(alphabet, whole=isinstance(lexicon, Mapping))
     parts = dict.fromkeys(word for phrase in hotwords for word in phrase)
+    is_listed = isinstance(lexicon, Iterable) and not isinstance(lexicon, str | Mapping)
+    if lexicon is not None and is_listed and alphabet.lexicon is not None:
+        lexicon = chosen(alphabet.lexicon, lexicon, parts)
+    spelling = spell_outputs(alphabet, whole=isinstance(lexicon, Mapping))
     entries = known_words(alphabet, spelling, lm=lm, lexicon=lexicon, hotwords=parts)
     trie = build_trie(entries.spelled)
     words = [entries.words[e] for e in trie.order]
@@ -135,6 +140,7 @@ def build_vocabulary(
         word_ids=word_ids(words, lm),
         unspellable=check_spellable(entries, alphabet, spelling, lm),
         closed=lexicon is not None,
+        pronounced=isinstance(lexicon, Mapping),
     )
 
 

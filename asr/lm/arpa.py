@@ -11,6 +11,7 @@ import gzip
 import logging
 import lzma
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
@@ -282,12 +283,15 @@ def _float_or_nan(text: bytes) -> float:
 def write(model: NGramModel, path: str | Path) -> None:
     """Write the model as ARPA, compressed according to the suffix; the file appears when it is complete.
 
+    The path `-` is standard output.
+
     Raises:
         LanguageModelError: a path that cannot be written.
     """
     path = Path(path)
+    whole = whole_file(path, "wb", error=LanguageModelError)
     with (
-        whole_file(path, "wb", error=LanguageModelError) as raw,
+        nullcontext(sys.stdout.buffer) if str(path) == "-" else whole as raw,
         _compressor(raw, path.suffix.lower()) as file,
     ):
         for block in _blocks(model):

@@ -151,17 +151,15 @@ def _groups(title: str, groups: Sequence[Group], most: int) -> Table:
 
 
 def _errors(errors: breakdown.WordErrors, most: int) -> Table:
+    confusions = [(f"{said} → {heard}", count) for (said, heard), count in errors.confusions]
+    titled = {"taken for another": confusions, "missed": errors.deleted, "made up": errors.inserted}
+    columns = {title: list(column) for title, column in titled.items() if column}
     table = Table(title="commonest errors", title_justify="left")
-    for column in ("taken for another", "missed", "made up"):
-        table.add_column(column)
+    for title in columns:
+        table.add_column(title)
         table.add_column("", justify="right")
-    columns = (
-        [(f"{said} → {heard}", count) for (said, heard), count in errors.confusions],
-        errors.deleted,
-        errors.inserted,
-    )
-    for n in range(min(most, max(map(len, columns)))):
-        cells = [(escape(c[n][0]), f"{c[n][1]:,}") if n < len(c) else ("", "") for c in columns]
+    for n in range(min(most, max(map(len, columns.values())))):
+        cells = [(escape(c[n][0]), f"{c[n][1]:,}") if n < len(c) else ("", "") for c in columns.values()]
         table.add_row(*(text for cell in cells for text in cell))
     return table
 
