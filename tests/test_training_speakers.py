@@ -109,14 +109,6 @@ def test_an_utterance_is_normalised_by_its_speaker_in_training_and_by_average_sp
             expected_TF = (own_TF - x_NF.mean(0)) / x_NF.std(0)
             np.testing.assert_allclose(features_BTF[row, : len(own_TF)], expected_TF, atol=2e-2)
             assert not features_BTF[row, len(own_TF) :].any()
-        run.loss.consistency = 0.2
-        twice_BTF, frames_B = run.loss._features(batch)
-        run.loss.consistency = 0.0
-        with torch.no_grad():
-            plain_BTF, _ = recognizer.features(batch.samples_BT, batch.lengths_B)
-        assert torch.equal(twice_BTF, torch.cat([features_BTF, plain_BTF])) and len(frames_B) == len(
-            plain_BTF
-        )
         assert torch.equal(batch.rows(0, 1).moments_B2F, batch.moments_B2F[:1])
     run.run()
     kept, wave = load(tmp_path / "exp" / "model"), corpus.samples(0).astype(np.float32) / 32768

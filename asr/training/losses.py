@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,11 +29,10 @@ class Loss:
     intermediate output layer. Source: Lee & Watanabe 2021, "Intermediate loss regularization for CTC-based
     speech recognition".
 
-    With consistency c the encoder sees every utterance twice, with different masks and dropout; where
-    training normalises by speaker, once so and once as in recognition. The loss is the mean of both, plus c
-    times the mean of Σ_t KL(other_t ‖ one_t) in both directions, without gradients through the other's
-    distributions. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for improved speech
-    recognition".
+    With consistency c the encoder sees every utterance twice, with different masks and dropout. The loss is
+    the mean of both, plus c times the mean of Σ_t KL(other_t ‖ one_t) in both directions, without gradients
+    through the other's distributions. Source: Yao et al. 2024, "CR-CTC: consistency regularization on CTC for
+    improved speech recognition".
 
     With denominator d the loss is discriminative: −ln p(l | x) + d (ln Σ_k P(k) p(k | x) − ln P(l)), with P a
     trigram of the targets; d = 1 gives the negative log-posterior of l. See `asr.ctc.log_denominator`.
@@ -131,7 +129,7 @@ class Loss:
         # Lengths and targets stay on the CPU, where the loss reads them.
         targets_BS, labels_B, draws = batch.targets_BS, batch.target_lengths_B, batch.draws
         if self.consistency:
-            frames_B = frames_B.repeat(2)
+            features_BTF, frames_B = torch.cat([features_BTF] * 2), frames_B.repeat(2)
             targets_BS, labels_B = targets_BS.repeat(2, 1), labels_B.repeat(2)
             draws = draws and draws.and_other_masks(seed, batch.ids)
         if draws is not None:
@@ -166,21 +164,13 @@ class Loss:
 
     @torch.no_grad()
     def _features(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Features of the augmented recordings on the device, not yet masked; their lengths on the CPU.
-
-        With consistency the features are those of all utterances twice; the second time, if they are
-        normalised by speaker, as if nobody knew the speaker.
-        """
+        """Features of the augmented recordings on the device, not yet masked; their lengths on the CPU."""
         samples_BT, lengths_B, draws = batch.samples_BT, batch.lengths_B, batch.draws
         if draws is not None:
             samples_BT, lengths_B = self.augmentation.waveforms(samples_BT, lengths_B, draws)
         warp_B = None if draws is None or draws.warp_B is None else self._sent(draws.warp_B)
         moments_B2F = None if batch.moments_B2F is None else self._sent(batch.moments_B2F)
-        front = partial(self.recognizer.features, samples_BT, self._sent(lengths_B), warp_B)
-        features_BTF, _ = front(moments_B2F)
-        if self.consistency:
-            other_BTF = features_BTF if moments_B2F is None else front()[0]
-            features_BTF = torch.cat([features_BTF, other_BTF])
+        features_BTF, _ = self.recognizer.features(samples_BT, self._sent(lengths_B), warp_B, moments_B2F)
         return features_BTF, self.recognizer.features.output_lengths(lengths_B)
 
 
