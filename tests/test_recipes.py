@@ -326,15 +326,17 @@ def test_one_command_goes_from_audio_books_to_digits_and_resumes(tmp_path, monke
     assert [one.members for one in made] == [1, 2, 2] and made[2].data.root == "a b"
 
 
-def test_fsdd_goes_on_from_a_model_that_comes_with_it(tmp_path, monkeypatch):
+def test_fsdd_goes_on_from_models_that_come_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = recipes.compose(["fsdd"])
     base = load(start := recipes.located(recipe.training.start_from))
     words = recipes.compose(["fsdd/words"])
     ends = {"edge_s": words.features.edge_s, "trim_db": words.features.trim_db}  # only recognition sees them
     assert base.features.config == words.features == dataclasses.replace(recipe.features, **ends)
-    _, encoder, facts = member_of(start, 1)
-    assert (facts["recipe"], facts["seed"], encoder.config) == ("fsdd/words", 1, words.encoder)
+    members = [member_of(start, k + 1) for k in range(recipe.members)]
+    assert [facts["recipe"] for _, _, facts in members] == recipe.members * ["fsdd/words"]
+    assert {facts["seed"] for _, _, facts in members} == {1, 1001, 2001}
+    assert all(encoder.config == words.encoder for _, encoder, _ in members)
     mine = tmp_path / "recipes" / "fsdd" / "words.safetensors"  # one's own comes first
     base.save(mine, small=True)
     assert recipes.located(recipe.training.start_from) == "recipes/fsdd/words.safetensors"

@@ -153,6 +153,8 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     known = (*weights, "hotword_weight", "prior_weight")
     weights |= {k: v for k, v in given.items() if k in known}
     others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}
+    if choice.name == "beam":
+        others = {name: getattr(config, name) for name in ("beam_threshold", "token_threshold")} | others
     lexicon = others.get("lexicon")
     if isinstance(lexicon, Iterable) and not isinstance(lexicon, str | Mapping):
         others["lexicon"] = tuple(lexicon)  # which can be read again, and compared with the next

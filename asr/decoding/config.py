@@ -16,6 +16,11 @@ class DecoderConfig:
 
     name: DecoderName = "greedy"
     beam_width: int = 64
+    beam_threshold: float = 10.0
+    """The beam search drops prefixes so many nats below the best."""
+    token_threshold: float = -6.5
+    """Outputs below this natural log-probability extend no prefix. What is averaged over very different
+    members or warps needs less of it, say -15 with a `beam_threshold` of 30."""
     alpha: float = 0.5
     """Weight of the language model's natural log-probability."""
     beta: float = 1.0
@@ -55,6 +60,12 @@ class DecoderConfig:
                     (math.isfinite(value), f"decoder.{name}={value}: expected a finite number")
                     for name in ("alpha", "beta", "hotword_weight")
                     for value in [getattr(self, name)]
+                ),
+                (
+                    self.beam_threshold > 0 and self.token_threshold <= 0,
+                    f"decoder.beam_threshold={self.beam_threshold}, decoder.token_threshold="
+                    f"{self.token_threshold}: expected more than 0 nats below the best, and a natural "
+                    "log-probability",
                 ),
                 (
                     0 <= self.prior_weight <= 1,

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # From audio books to words.safetensors, from which the recipe fsdd goes on, and to digits by it (README.md). Run again, it
 # resumes.
-#   [BOOKS="data.root=/corpora/LibriSpeech …"] [MEMBERS=3] bash recipes/fsdd/audiobooks.sh [data.root=/copy/of/fsdd …]
+#   [BOOKS="data.root=/corpora/LibriSpeech …"] [MEMBERS=1] bash recipes/fsdd/audiobooks.sh [data.root=/copy/of/fsdd …]
 # BOOKS: overrides of the recipe of the audio books; the arguments: of the last step.
 set -euo pipefail
 read -ra books <<< "${BOOKS-}"
-members=${MEMBERS-1}
+members=${MEMBERS-3}
 
 # 1. A small model that finds when each word of the audio books is said.
 asr run mini_librispeech/aligner "${books[@]}"
@@ -19,7 +19,7 @@ if [ ! -f words/words.jsonl ]; then
       --cut words --per_word 100 || [ -f words/words.jsonl ] # utterances that cannot be aligned are named
 fi
 
-# 3. A model of these words, or several in one file; then of the digits.
+# 3. Models of these words, one file; then of the digits.
 asr run fsdd/words members="$members"
 asr export --model exp/fsdd/words/model -o words/words.safetensors
 asr run fsdd members="$members" training.start_from=words/words.safetensors exp=exp/fsdd/audiobooks "$@"
