@@ -463,6 +463,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["run", "digits", "decoder.beam_width=0"], "decoder.beam_width=0: expected 1 to 1048576 prefixes"),
         (["run", "digits", "decoder.beam_width=2000000"], "decoder.beam_width=2000000: expected 1 to"),
         (["run", "digits", "decoder.prior_weight=7"], "decoder.prior_weight=7.0: expected 0 to 1"),
+        (["run", "digits", "decoder.beam_threshold=-1"], "decoder.beam_threshold=-1.0, decoder.token_thresh"),
         (["run", "digits", "decoder.beta=nan"], "decoder.beta=nan: expected a finite number"),
         (["run", "digits", "decoder.rescore=1"], "decoder.rescore=1: expected 2 or more"),
         (["lm", "train", "none.txt", "-o", "lm.safetensors"], "--recurrent trains an LSTM"),

@@ -240,6 +240,12 @@ def test_a_decoder_is_made_once_and_weighed_anew_when_weights_or_prior_change():
     for word in many[[1000, 1001]]:
         assert word not in choose(lexicon=many[many != word])._vocabulary.words
 
+    assert choose(alpha=0.3).settings.cut == pytest.approx(math.exp(-10))
+    config.beam_threshold, config.token_threshold = 30.0, -15.0
+    for more, token_threshold in ({"alpha": 0.4}, -15), ({"token_threshold": -2.0}, -2):
+        _, *thresholds = choose(**more).settings
+        assert thresholds == pytest.approx([math.exp(-30), math.exp(token_threshold)])
+
     config.prior = ()
     mine = {"prior": [0.4, 0.2, 0.2, 0.2], "prior_weight": 1.0}
     scales = [choose(**mine, **more)._scale_V.tolist() for more in ({}, {"alpha": 0.7})]
