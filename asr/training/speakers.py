@@ -13,7 +13,7 @@ from asr.features import Features
 from asr.training.samples import in_batches
 
 MOST_S = 180.0
-"""Seconds of a speaker that count, the first ones. Half a minute of words is enough, a quarter is not."""
+"""Seconds of a speaker that count, the first ones. Half a minute of words is enough, ten seconds are not."""
 _STEP = 0.1
 """Between the scales of frequency for which moments are computed; those in between are interpolated."""
 
