@@ -11,6 +11,7 @@ from asr import cmudict, lm
 from asr.corpus import librispeech
 from asr.errors import ConfigError, DownloadError
 from asr.jobs.console import counting, output, say, warn
+from asr.jobs.inheritance import base_of, keeps_language_model
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe
 from asr.text import Alphabet, Style, normalise
@@ -175,8 +176,10 @@ def check_language_model(recipe: Recipe) -> None:
     if not recipe.lm.order and recipe.lm.text:
         raise ConfigError("lm.text without lm.order: add the order of the n-gram model, such as lm.order=4")
     lexicon = recipe.decoder.lexicon and recipe.data.phones is None
+    kept = base_of(recipe) if keeps_language_model(recipe) else None
+    has_model = recipe.lm.order or recipe.lm.arpa is not None or (kept is not None and kept.lm is not None)
     for name, is_asked in (("rescore", recipe.decoder.rescore), ("lexicon", lexicon)):
-        if is_asked and not recipe.lm.order and recipe.lm.arpa is None:
+        if is_asked and not has_model:
             raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
     is_spelled = recipe.data.phones is not None and not Path(recipe.data.phones).suffix  # words of the text
     if "-" in recipe.lm.text and (recipe.decoder.rescore or is_spelled):

@@ -14,6 +14,7 @@ from asr.errors import ConfigError, CorpusError
 from asr.features import Features
 from asr.files import locked, whole_file
 from asr.jobs.console import counting, say, warn
+from asr.jobs.inheritance import base_of
 from asr.jobs.recipe import DataConfig, Recipe
 from asr.text import normalise
 
@@ -112,7 +113,7 @@ def _prepare(recipe: Recipe, folder: Path) -> Prepared:
                 progress=progress,
             )
         summary[split] = _summarise(folder / split, report)
-    _warn_of_strange_characters(folder, list(summary), recipe.data)
+    _warn_of_strange_characters(folder, list(summary), recipe)
     count = sum(u.id in own for u in PackedCorpus(folder / "train").utterances) if "train" in summary else 0
     facts = {"source": recipe.data.source, "root": str(root), "own": count, "splits": summary}
     with whole_file(folder / DONE) as file:
@@ -173,11 +174,13 @@ def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
     return {**facts, "left_out": report.counts}
 
 
-def _warn_of_strange_characters(folder: Path, splits: list[str], data: DataConfig) -> None:
+def _warn_of_strange_characters(folder: Path, splits: list[str], recipe: Recipe) -> None:
     """Warn of characters that no training transcript has and that therefore cannot be recognised."""
-    if "train" not in splits or data.phones is not None:
+    data, base = recipe.data, base_of(recipe)
+    if "train" not in splits or data.phones is not None or (base and base.alphabet.lexicon is not None):
         return
     known = {c for u in PackedCorpus(folder / "train").utterances for c in normalise(u.text, data.style)}
+    known |= {c for symbol in base.alphabet.symbols for c in symbol} if base else set()
     for split in (s for s in splits if s != "train"):
         places, strange = [], dict[str, None]()  # in the order in which they are met
         utterances = PackedCorpus(folder / split).utterances

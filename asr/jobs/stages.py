@@ -39,8 +39,10 @@ def _do(stage: str, recipe: recipes.Recipe) -> Path | None:
     Raises:
         ConfigError: another process works there.
     """
+    from asr.jobs.inheritance import inherited
     from asr.jobs.prepare import prepare
 
+    recipe = inherited(recipe)
     if stage == "prepare":
         return prepare(recipe).folder
     with nullcontext() if int(os.environ.get("RANK", 0)) else _alone(Path(recipe.exp)):

@@ -11,6 +11,7 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
 from asr.files import whole_file
 from asr.jobs.console import TrainingBar, say, warn
+from asr.jobs.inheritance import base_of, extended
 from asr.jobs.prepare import Prepared
 from asr.jobs.recipe import Recipe, located
 from asr.jobs.settings import to_fields
@@ -120,7 +121,15 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
 
 
 def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
-    data = recipe.data
+    data, counts = recipe.data, Counter(word for text in texts for word in text.split())
+    is_file = data.phones is not None and bool(Path(data.phones).suffix or Path(data.phones).is_file())
+    if data.phones is not None and not is_file:
+        counts.update(
+            word for line in read_sentences(recipe.lm.text) for word in normalise(line, data.style).split()
+        )
+    words = [word for word, _ in counts.most_common()]
+    if (base := base_of(recipe)) is not None and (theirs := extended(base, recipe, words)) is not None:
+        return theirs
     if data.phones is None:
         alphabet = Alphabet.from_texts(texts, subwords=data.subwords)
         if data.subwords is not None and len(alphabet) < data.subwords:
@@ -128,15 +137,9 @@ def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
         return alphabet
     if data.subwords is not None:
         raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
-    if Path(data.phones).suffix or Path(data.phones).is_file():
+    if is_file:
         return Alphabet.from_texts(texts, lexicon=Lexicon.read(data.phones, lower=data.style == "basic"))
-    counts = Counter(word for text in texts for word in text.split())
-    counts.update(
-        word for line in read_sentences(recipe.lm.text) for word in normalise(line, data.style).split()
-    )
-    return Alphabet.from_texts(
-        texts, lexicon=pronounce([word for word, _ in counts.most_common()], data.phones)
-    )
+    return Alphabet.from_texts(texts, lexicon=pronounce(words, data.phones))
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
