@@ -24,7 +24,7 @@ from asr.encoder import Encoder, EncoderConfig
 from asr.ensemble import Ensemble
 from asr.errors import BundleError
 from asr.features import Features, FeaturesConfig
-from asr.files import whole_file
+from asr.files import home, whole_file
 from asr.text import Alphabet, Style
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ FILE = "model.safetensors"
 """Name of the file in the folder of a model."""
 FORMAT = 3
 """Format of bundles with 8-bit weights; of others 2 for ensembles, else 1, which older versions can read."""
+MODELS = {"english": "recipes/mini_librispeech/english.safetensors"}
+"""Models that come with the toolkit and have a name."""
 _SCALE = ".scale"
 """Ends the name of the scales, one for each row, by which the 8-bit weights beside it are multiplied."""
 
@@ -141,6 +143,17 @@ def path_of(path: object) -> Path:
     if not isinstance(path, str | PathLike):
         raise BundleError(f"a {type(path).__name__}: expected the folder or the file of a model")
     return Path(path)
+
+
+def located(path: Path) -> Path:
+    """The path; if nothing is there, that of a model that comes with the toolkit, by its name or place.
+
+    Raises:
+        ConfigError: the installation is damaged.
+    """
+    ours = Path(MODELS.get(str(path), path))
+    is_absent = ours.parts[:1] == ("recipes",) and not path.exists()
+    return home() / ours if is_absent else path
 
 
 def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

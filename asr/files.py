@@ -1,4 +1,4 @@
-"""Atomic file writes, locks between processes, `~`, and clear errors when a file cannot be written."""
+"""Atomic file writes, locks between processes, clear errors when a file cannot be written, and places."""
 
 import errno
 import os
@@ -13,6 +13,8 @@ try:
     import fcntl
 except ImportError:  # Windows: no locking there
     fcntl = None  # type: ignore[assignment]
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 @contextmanager
@@ -106,3 +108,15 @@ def expanded(path: str) -> str:
         return str(Path(path).expanduser())
     except RuntimeError as error:
         raise ConfigError(f"{path}: there is no home folder of that name") from error
+
+
+def home() -> Path:
+    """The folder that holds `conf/` and `recipes/`: the source checkout, or the data of an installed wheel.
+
+    Raises:
+        ConfigError: neither is there, so the installation is damaged.
+    """
+    for place in (_PACKAGE.parent, _PACKAGE / "_data"):
+        if (place / "conf" / "config.yaml").is_file():
+            return place
+    raise ConfigError(f"no conf/ beside or inside {_PACKAGE}: the installation is damaged, install again")

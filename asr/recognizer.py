@@ -319,7 +319,8 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
     """The recogniser in a bundle, ready to transcribe.
 
     Args:
-        path: the folder or the file of a bundle, or a `.onnx` file that `asr export` wrote.
+        path: the folder or the file of a bundle, or a `.onnx` file that `asr export` wrote; `english`: the
+            small model that comes with the toolkit.
         device: where the weights go, e.g. `cuda`.
         precision: `bf16` and `int8` are often faster, but can raise the error rate; see `asr.precision`.
 
@@ -327,7 +328,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
         BundleError: no such file, one that is truncated or foreign, or one of a newer format.
         ConfigError: onnxruntime is needed and missing, or the precision is not available.
     """
-    path = bundle.path_of(path)
+    path = bundle.located(bundle.path_of(path))
     if path.suffix == ".onnx":
         from asr import onnx_model
 

@@ -14,7 +14,7 @@ from asr.decoding.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
 from asr.jobs import recipe as recipes
-from asr.jobs.inheritance import extended, inherited
+from asr.jobs.inheritance import extended, inherited, objective
 from asr.pronunciation import Lexicon
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
@@ -22,7 +22,6 @@ from asr.text import Alphabet
 FEATURES = FeaturesConfig(rate_hz=8000, bands=24, pool_s=0.5)
 ENCODER = EncoderConfig(layers=1, width=16, dropout=0.1)
 DECODER = DecoderConfig(name="beam", alpha=0.7, prior=(0.5, 0.5), confidence_slope=2.0)
-LEXICON = Lexicon({"two": [("t", "u")], "to": [("t", "u")]}, language="en-us")
 
 
 @pytest.fixture
@@ -42,10 +41,10 @@ def asr(monkeypatch, capsys, tmp_path) -> Callable[..., tuple[int, str]]:
     return call
 
 
-def model(alphabet: Alphabet = Alphabet(list(" abc"))) -> Recognizer:
-    return Recognizer.build(
-        alphabet, features=FEATURES, encoder=ENCODER, decoder=dataclasses.replace(DECODER), style="none"
-    )
+def model() -> Recognizer:
+    """One with few settings at their defaults."""
+    given = {"features": FEATURES, "encoder": ENCODER, "decoder": dataclasses.replace(DECODER)}
+    return Recognizer.build(Alphabet(list(" abc")), style="none", **given)
 
 
 def composed(folder: Path, *words: str) -> recipes.Recipe:
@@ -59,20 +58,24 @@ def test_a_model_is_tuned_to_other_recordings_by_its_name_alone(asr, tone_manife
     assert status == 0, said
     base, words = load("base/model"), ["folder/finetune", corpora["b"], "training.epochs=1", "exp=on"]
     status, said = asr("run", *words, "training.start_from=base/model")
-    assert status == 0 and "as in base/model: features.rate_hz=8000 features.bands=24 encoder.layers=1" in said
+    assert (
+        status == 0 and "as in base/model: features.rate_hz=8000 features.bands=24 encoder.layers=1" in said
+    )
     tuned = load("on/model")
     assert (tuned.features.config, tuned.encoder.config) == (base.features.config, base.encoder.config)
     assert tuned.alphabet.symbols[: len(base.alphabet)] == base.alphabet.symbols
     assert tuned.lm is not None and base.lm is not None and tuned.lm.vocabulary == base.lm.vocabulary
     assert (tuned.decoder.name, tuned.decoder.alpha) == (base.decoder.name, base.decoder.alpha)
-    assert not torch.equal(tuned.encoder.state_dict()["output.bias"], base.encoder.state_dict()["output.bias"])
+    assert not torch.equal(
+        tuned.encoder.state_dict()["output.bias"], base.encoder.state_dict()["output.bias"]
+    )
     assert json.loads(Path("on/recipe.json").read_text())["encoder"]["width"] == 16
 
     Path("base").rename("gone")
-    before = Path("on/model/model.safetensors").read_bytes()
+    made = Path("on/model/model.safetensors").read_bytes()
     status, said = asr("run", *words, "training.start_from=base/model")
     assert status == 0 and "training is done already" in said
-    assert Path("on/model/model.safetensors").read_bytes() == before
+    assert Path("on/model/model.safetensors").read_bytes() == made
     status, said = asr("run", *words, "training.start_from=base/model", "exp=new")
     assert status == 1 and "base/model: no model there" in said and not Path("new").exists()
 
@@ -88,38 +91,41 @@ def test_only_what_a_recipe_leaves_at_its_default_is_inherited(tmp_path, capsys)
     assert found.features == dataclasses.replace(FEATURES, edge_s=0.08)
     assert found.encoder == dataclasses.replace(ENCODER, layers=2)
     assert found.decoder == DecoderConfig(name="beam", alpha=0.2)  # prior and confidence are measured anew
-    assert (found.data.style, found.data.phones, found.data.subwords) == ("none", None, None)
+    assert found.data.style == "none"
     said = capsys.readouterr().err
     assert f"as in {tmp_path}: features.rate_hz=8000" in said and "encoder.layers" not in said
     plain = recipes.compose(["folder"])
     assert inherited(plain) is plain
 
 
-@pytest.mark.parametrize(
-    ("words", "phones"), [([], "en-us"), (["data.phones=cmudict"], "cmudict"), (["data.subwords=40"], None)]
-)
-def test_outputs_are_of_the_kind_of_the_model_unless_another_is_asked_for(tmp_path, words, phones):
-    model(Alphabet([" ", "t", "u"], lexicon=LEXICON)).save(tmp_path)
-    found = inherited(composed(tmp_path, *words))
-    assert found.data.phones == phones
-    assert (extended(load(tmp_path), found, ["two"]) is None) == bool(words)
+def test_what_was_optimised_on_which_variations_is_inherited_too(tmp_path):
+    asked = ["training.denominator=0.9", "training.consistency=0.2", "training.learning_rate=1e-4"]
+    asked += ["augmentation.speed=[0.9,1]", "augmentation.time_masks=10", "augmentation.noise=0"]
+    first = recipes.compose(["folder", *asked])
+    dataclasses.replace(model(), trained_on={"objective": objective(first)}).save(tmp_path)
+    found = inherited(composed(tmp_path, "training.consistency=0.3", "augmentation.time_masks=7"))
+    assert found.augmentation == dataclasses.replace(first.augmentation, time_masks=7)
+    usual = dataclasses.replace(recipes.Recipe().training, start_from=str(tmp_path))
+    of_it = {"denominator": 0.9, "denominator_epochs": 0.0, "consistency": 0.3}
+    assert found.training == dataclasses.replace(usual, **of_it)
 
 
-def test_an_alphabet_is_extended_by_what_the_texts_have_besides(tmp_path):
-    model().save(tmp_path)
-    recipe, texts = composed(tmp_path), ["bad", "cafe"]
-    found = extended(load(tmp_path), recipe, texts)
-    assert found is not None and found.symbols == tuple(" abcdef")
+def test_an_alphabet_is_extended_by_what_the_texts_have_besides():
+    texts = ["two", "cab"]
+    assert extended(Alphabet(list(" cba")), texts).symbols == tuple(" cbaotw")
     subwords = Alphabet.from_texts(["a bad cab"], subwords=8)
-    model(subwords).save(tmp_path)
-    recipe = inherited(composed(tmp_path))
-    assert recipe.data.subwords == 8 and extended(load(tmp_path), recipe, texts) == subwords
+    assert extended(subwords, texts) == subwords
+    from_file = Alphabet([" ", "t", "u"], lexicon=Lexicon({"two": [("t", "u")]}))
+    assert extended(from_file, texts) == from_file
 
 
-def test_the_phones_of_a_lexicon_file_stay_as_they_are(tmp_path):
-    given = Alphabet([" ", "t", "u"], lexicon=Lexicon(LEXICON.words))
-    model(given).save(tmp_path)
-    assert extended(load(tmp_path), inherited(composed(tmp_path)), ["two", "four"]) == given
+def test_phones_stay_and_further_words_are_pronounced_with_them():
+    pytest.importorskip("espeakng_loader", reason="needs asr[synth]")
+    lexicon = Lexicon({"two": [("t", "u")], "uh": [("ʌ",)]}, language="en-us")
+    spoken = Alphabet([" ", "t", "u", "ʌ"], lexicon=lexicon)
+    found = extended(spoken, ["two", "tut"])
+    assert found.symbols == spoken.symbols and found.lexicon is not None
+    assert found.lexicon.first("two") == ("t", "u") and found.lexicon.first("tut") == ("t", "ʌ", "t")
 
 
 def test_a_recipe_that_comes_with_a_model_has_its_settings_from_nowhere_else(capsys):

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 from asr.errors import BundleError
 from asr.jobs.console import say
-from asr.jobs.recipe import Recipe, located
+from asr.jobs.recipe import Recipe
+from asr.jobs.settings import to_fields
 from asr.recognizer import Recognizer
 from asr.text import Alphabet
 from asr.training.distributed import Ranks
@@ -15,14 +16,15 @@ from asr.training.finetuning import member_of
 
 _OWN = {"prior", "confidence_slope", "confidence_bias"}
 """Decoder settings that are measured for each model anew."""
+_OPTIMISED = ("consistency", "denominator", "intermediate_weight")
 T = TypeVar("T")
 
 
 def inherited(recipe: Recipe) -> Recipe:
     """The recipe; what is at its default is as in the model that it goes on from, if any, and is printed.
 
-    That is: features, encoder, decoder, normalisation of transcripts, and whether outputs are characters,
-    subwords or phones.
+    That is: features, encoder, decoder and normalisation of transcripts, and what `objective` keeps of how it
+    was trained; for the outputs see `extended`.
 
     Raises:
         BundleError, ConfigError: as for `base_of`.
@@ -33,15 +35,28 @@ def inherited(recipe: Recipe) -> Recipe:
         "features": vars(base.features.config),
         "encoder": vars(base.encoder.config),
         "decoder": {k: v for k, v in vars(base.decoder).items() if k not in _OWN},
-        "data": {"style": base.style, **_outputs(base.alphabet)},
+        "data": {"style": base.style},
+        **base.trained_on.get("objective", {}),  # older bundles do not know it
     }
-    if _asked_outputs(recipe) != _outputs(Alphabet(["a"])):  # not the default
-        theirs["data"] = {"style": base.style}
     changes: list[str] = []
     sections = {name: _filled(name, getattr(recipe, name), theirs[name], changes) for name in theirs}
     if changes and Ranks().is_first:
         say(f"as in {recipe.training.start_from}: {' '.join(changes)}")
     return dataclasses.replace(recipe, **sections)
+
+
+def objective(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """What a model's bundle tells about its training, as plain values, to whom goes on from it.
+
+    That is what was optimised on which variations of the recordings. The denominator has its full weight from
+    the beginning, then, as the model is trained against it already.
+    """
+    augmentation, training = to_fields(recipe)["augmentation"], to_fields(recipe)["training"]
+    usual = to_fields(Recipe())["augmentation"]
+    optimised = {key: training[key] for key in _OPTIMISED if training[key]}
+    begun = {"denominator_epochs": 0.0} if "denominator" in optimised else {}
+    changed = {key: value for key, value in augmentation.items() if value != usual[key]}
+    return {"augmentation": changed, "training": optimised | begun}
 
 
 def base_of(recipe: Recipe) -> Recognizer | None:
@@ -57,12 +72,12 @@ def base_of(recipe: Recipe) -> Recognizer | None:
     if not start:
         return None
     try:
-        base, encoder, _ = member_of(located(start), recipe.training.start_member)
+        base, encoder, facts = member_of(start, recipe.training.start_member)
     except BundleError:
         if not own.exists():
             raise
-        base, encoder, _ = member_of(str(own), recipe.training.start_member)
-    return dataclasses.replace(base, encoder=encoder)
+        base, encoder, facts = member_of(str(own), recipe.training.start_member)
+    return dataclasses.replace(base, encoder=encoder, trained_on=facts)
 
 
 def keeps_language_model(recipe: Recipe) -> bool:
@@ -70,44 +85,21 @@ def keeps_language_model(recipe: Recipe) -> bool:
     return bool(recipe.training.start_from) and not recipe.lm.order and recipe.lm.arpa is None
 
 
-def extended(base: Recognizer, recipe: Recipe, words: Iterable[str]) -> Alphabet | None:
-    """The model's alphabet, so that it can spell the words too; None if the recipe wants other outputs.
+def extended(alphabet: Alphabet, words: Iterable[str]) -> Alphabet:
+    """The alphabet of a model that training goes on from, so that it can spell these normalised words, too.
 
     Subwords stay as they are, whatever the words, and so do the pronunciations of a lexicon file.
-
-    Args:
-        base: what the recipe goes on from.
-        recipe: says whether outputs are characters, subwords or phones.
-        words: those of the transcripts, normalised, and perhaps further ones to be pronounced.
     """
-    alphabet = base.alphabet
-    if _asked_outputs(recipe) != _outputs(alphabet):
-        return None
     if alphabet.is_subword or alphabet.lexicon is not None:
         return alphabet.with_words(words)
     new = {c for word in words for c in word} - set(alphabet.symbols)
     return Alphabet([*alphabet.symbols, *sorted(new)])
 
 
-def _outputs(alphabet: Alphabet) -> dict[str, int | str | None]:
-    """The settings of `data` that give an alphabet of this kind."""
-    return {
-        "subwords": len(alphabet) if alphabet.is_subword else None,
-        "phones": alphabet.lexicon.language if alphabet.lexicon is not None else None,
-    }
-
-
-def _asked_outputs(recipe: Recipe) -> dict[str, int | str | None]:
-    return {"subwords": recipe.data.subwords, "phones": recipe.data.phones}
-
-
 def _filled(name: str, ours: T, theirs: Mapping[str, Any], changes: list[str]) -> T:
     """Our section, with theirs where ours is at its default; lists these settings as overrides."""
-    default = type(ours)()
-    new = {
-        key: value
-        for key, value in theirs.items()
-        if getattr(ours, key) == getattr(default, key) and value != getattr(default, key)
-    }
+    usual = vars(type(ours)())
+    given = {k: tuple(v) if isinstance(usual[k], tuple) else v for k, v in theirs.items() if k in usual}
+    new = {k: v for k, v in given.items() if getattr(ours, k) == usual[k] and v != usual[k]}
     changes += [f"{name}.{key}={value}" for key, value in new.items()]
     return dataclasses.replace(ours, **new)  # type: ignore[type-var]

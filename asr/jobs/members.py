@@ -24,7 +24,7 @@ from asr.jobs.combine import combine
 from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
 from asr.jobs.prepare import Prepared
-from asr.jobs.recipe import Recipe, located
+from asr.jobs.recipe import Recipe
 from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import Recognizer, load
@@ -89,7 +89,7 @@ def check(recipe: Recipe) -> None:
     _check_folder(Path(recipe.exp), members=recipe.members)
     last = recipe if recipe.members == 1 else _member(recipe, recipe.members - 1)
     if (start := last.training.start_from) and not (Path(last.exp) / "checkpoints").exists():
-        member_of(located(start), last.training.start_member)
+        member_of(start, last.training.start_member)
 
 
 def _check_folder(folder: Path, *, members: int) -> None:

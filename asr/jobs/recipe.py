@@ -22,7 +22,7 @@ from asr.augmentation import AugmentationConfig
 from asr.encoder import EncoderConfig
 from asr.errors import ConfigError
 from asr.features import FeaturesConfig
-from asr.files import expanded
+from asr.files import expanded, home
 from asr.jobs import explanation
 from asr.jobs.console import say
 from asr.jobs.settings import build, keys, schema
@@ -31,7 +31,6 @@ from asr.recognizer import DecoderConfig
 from asr.training import TrainingConfig
 
 _PATHS = ("data.root", "data.dir", "data.phones", "exp", "lm.arpa", "training.start_from")
-_PACKAGE = Path(__file__).resolve().parents[1]
 MANIFEST_SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 
 
@@ -100,24 +99,6 @@ class Recipe:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     lm: LmConfig = field(default_factory=LmConfig)
-
-
-def home() -> Path:
-    """The folder that holds `conf/` and `recipes/`: the source checkout, or the data of an installed wheel.
-
-    Raises:
-        ConfigError: neither is there, so the installation is damaged.
-    """
-    for place in (_PACKAGE.parent, _PACKAGE / "_data"):
-        if (place / "conf" / "config.yaml").is_file():
-            return place
-    raise ConfigError(f"no conf/ beside or inside {_PACKAGE}: the installation is damaged, install again")
-
-
-def located(model: str) -> str:
-    """The path of a model; if it begins with `recipes/` and is not there, of one that comes with a recipe."""
-    is_ours = Path(model).parts[:1] == ("recipes",) and not Path(model).exists()
-    return str(home() / model) if is_ours else model
 
 
 def names() -> list[str]:

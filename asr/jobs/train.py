@@ -11,9 +11,9 @@ from asr.corpus.packed import PackedCorpus
 from asr.errors import ConfigError, CorpusError
 from asr.files import whole_file
 from asr.jobs.console import TrainingBar, say, warn
-from asr.jobs.inheritance import base_of, extended
+from asr.jobs.inheritance import base_of, extended, objective
 from asr.jobs.prepare import Prepared
-from asr.jobs.recipe import Recipe, located
+from asr.jobs.recipe import Recipe
 from asr.jobs.settings import to_fields
 from asr.lm import read_sentences
 from asr.pronunciation import Lexicon, pronounce
@@ -45,12 +45,12 @@ def train(recipe: Recipe, prepared: Prepared, must_stop: Callable[[], bool] = bo
     """
     folder = Path(recipe.exp)
     train_split, dev_split = prepared.open("train"), prepared.open(development_split(prepared))
-    recognizer, start = _recognizer(recipe, train_split), recipe.training.start_from
+    recognizer = _recognizer(recipe, train_split)
     trainer = Trainer(
         recognizer,
         train_split,
         dev_split,
-        config=dataclasses.replace(recipe.training, start_from=start and located(start)),
+        config=recipe.training,
         augmentation=recipe.augmentation,
         seed=recipe.seed,
         folder=folder,
@@ -112,7 +112,12 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
         seed=recipe.seed,
         decoder=dataclasses.replace(recipe.decoder),
         style=recipe.data.style,
-        trained_on={"recipe": recipe.name, "seed": recipe.seed, "corpus": corpus.fingerprint},
+        trained_on={
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "corpus": corpus.fingerprint,
+            "objective": objective(recipe),
+        },
     )
     is_begun = checkpoint.last(Path(recipe.exp)).is_file()
     if recognizer.features.has_statistics and not (is_begun or recipe.training.start_from):  # which have them
@@ -122,24 +127,23 @@ def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:
 
 def _alphabet(recipe: Recipe, texts: list[str]) -> Alphabet:
     data, counts = recipe.data, Counter(word for text in texts for word in text.split())
-    is_file = data.phones is not None and bool(Path(data.phones).suffix or Path(data.phones).is_file())
-    if data.phones is not None and not is_file:
-        counts.update(
-            word for line in read_sentences(recipe.lm.text) for word in normalise(line, data.style).split()
-        )
-    words = [word for word, _ in counts.most_common()]
-    if (base := base_of(recipe)) is not None and (theirs := extended(base, recipe, words)) is not None:
-        return theirs
     if data.phones is None:
+        if data.subwords is None and (base := base_of(recipe)) is not None:
+            return extended(base.alphabet, counts)
         alphabet = Alphabet.from_texts(texts, subwords=data.subwords)
         if data.subwords is not None and len(alphabet) < data.subwords:
             warn(f"data.subwords={data.subwords}: these texts have only {len(alphabet)}")
         return alphabet
     if data.subwords is not None:
         raise ConfigError(f"data.phones={data.phones} and data.subwords={data.subwords}: choose one")
-    if is_file:
+    if Path(data.phones).suffix or Path(data.phones).is_file():
         return Alphabet.from_texts(texts, lexicon=Lexicon.read(data.phones, lower=data.style == "basic"))
-    return Alphabet.from_texts(texts, lexicon=pronounce(words, data.phones))
+    counts.update(
+        word for line in read_sentences(recipe.lm.text) for word in normalise(line, data.style).split()
+    )
+    return Alphabet.from_texts(
+        texts, lexicon=pronounce([word for word, _ in counts.most_common()], data.phones)
+    )
 
 
 def _identity(recipe: Recipe) -> dict[str, Any]:
