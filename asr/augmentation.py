@@ -1,4 +1,4 @@
-"""Augmentation: speed, edges, reverberation, noise, telephone, equaliser, gain, tempo, SpecAugment masks.
+"""Augmentation: speed, edges, reverberation, noise, voices, telephone, equaliser, gain, tempo, SpecAugment.
 
 A few utterances have their speech removed, so that a model learns to output nothing where nobody speaks.
 
@@ -27,6 +27,7 @@ from asr.draws import (
     check,
     draw,
 )
+from asr.errors import ConfigError
 from asr.machine.devices import sent
 from asr.spans import inside
 
@@ -44,16 +45,20 @@ class Augmentation(nn.Module):
     Args:
         config: which augmentations, and how strong.
         rate_hz: sample rate of the recordings.
+        voices: what `config.voices` adds: a signal of power 1, (samples,), which is repeated without end.
 
     Raises:
-        ConfigError: a setting that cannot work.
+        ConfigError: a setting that cannot work, or voices are to be added and none are given.
     """
 
     tape: Tensor
+    voices: Tensor
 
-    def __init__(self, config: AugmentationConfig, rate_hz: int) -> None:
+    def __init__(self, config: AugmentationConfig, rate_hz: int, *, voices: Tensor | None = None) -> None:
         super().__init__()
         check(config)
+        if config.voices and (voices is None or not len(voices)):
+            raise ConfigError(f"augmentation.voices={config.voices}: there are no voices to add")
         self.config = config
         self.rate_hz = rate_hz
         ratios = [Fraction(f).limit_denominator(100) for f in config.speed]
@@ -61,6 +66,9 @@ class Augmentation(nn.Module):
         uses_tape = config.noise or config.pad_s or config.reverb
         tape = _tape(rate_hz) if uses_tape else torch.zeros(0)
         self.register_buffer("tape", tape, persistent=False)
+        self.register_buffer(
+            "voices", torch.zeros(0) if voices is None else voices.repeat(2), persistent=False
+        )
 
     def waveforms(self, samples_BT: Tensor, lengths_B: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         """The augmented recordings and their new lengths (everything but tempo and SpecAugment masks).
@@ -88,6 +96,8 @@ class Augmentation(nn.Module):
             scale_B1 = level_B1 * 10 ** (-sent(draws.noise_snr_db_B, device)[:, None] / 20)
             noise_BT = self._excerpt(draws.colour_B, draws.tape_B, samples_BT.shape[1])
             samples_BT = _masked(samples_BT.addcmul(noise_BT, scale_B1), lengths)
+        if self.config.voices:
+            samples_BT = self._among_voices(samples_BT, lengths, draws, level_B1)
         if self.config.telephone:
             samples_BT = self._telephone(samples_BT, lengths, draws.phone_hz_B2)
         if self.config.equaliser_db:
@@ -174,6 +184,18 @@ class Augmentation(nn.Module):
             tape = tape.repeat(1, 1 + size // TAPE_SAMPLES)
         # As in `_edges`: rows of a view of all possible excerpts.
         return tape.unfold(1, size, 1)[sent(colour_B, tape.device), sent(start_B, tape.device)]
+
+    def _among_voices(self, samples_BT: Tensor, lengths: Tensor, draws: Draws, level_B1: Tensor) -> Tensor:
+        """The chosen utterances, of these levels, with other voices so far below."""
+        rows = draws.voices_snr_db_B.isfinite().nonzero()[:, 0]
+        if not len(rows):
+            return samples_BT
+        device, size, count = samples_BT.device, samples_BT.shape[1], len(self.voices) // 2
+        signal = self.voices.repeat(1 + size // count) if size > count else self.voices
+        start = sent((draws.voices_B[rows] * count).long(), device)
+        chosen, snr_db = sent(rows, device), sent(draws.voices_snr_db_B[rows], device)
+        voices_BT = signal.unfold(0, size, 1)[start] * (level_B1[chosen] * 10 ** (-snr_db[:, None] / 20))
+        return samples_BT.index_add(0, chosen, _masked(voices_BT, lengths[rows]))
 
     def _reverb(self, samples_BT: Tensor, lengths: Tensor, draws: Draws) -> Tensor:
         """The chosen utterances reverberated: direct sound, then an exponentially decaying noise tail."""

@@ -46,6 +46,9 @@ class AugmentationConfig:
     noise: float = 0.5
     """Share of utterances with white, pink or brown noise added."""
     noise_snr_db: tuple[float, float] = (5.0, 40.0)
+    voices: float = 0.0
+    """Share of utterances with a murmur of six other voices of the training corpus added."""
+    voices_snr_db: tuple[float, float] = (5.0, 25.0)
     silence: float = 0.02
     """Share of utterances whose speech is removed, leaving noise or silence; their target is empty."""
     telephone: float = 0.0
@@ -82,6 +85,10 @@ class Draws:
     """0 white, 1 pink, 2 brown."""
     tape_B: Tensor
     """Sample of the tape (the fixed noise signal) at which the utterance's noise begins."""
+    voices_snr_db_B: Tensor
+    """Infinity: no other voices, as for all whose speech is removed."""
+    voices_B: Tensor
+    """Where in their signal the other voices begin, from 0 to 1."""
     silent_B: Tensor
     """True: the speech is removed."""
     phone_hz_B2: Tensor
@@ -133,6 +140,8 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
     count = fixed + 2 * masks
     uniform_BN = torch.from_numpy(np.stack([_uniform(seed, epoch, i, count) for i in utterance_ids]))
     tempo_B = torch.from_numpy(_tempo(config, seed, epoch, utterance_ids))
+    silent_B = uniform_BN[:, 15] < config.silence
+    voices_B, voices_snr_db_B = _voices(config, seed, epoch, utterance_ids)
     u = iter(uniform_BN[:, :16].unbind(1))
 
     def between(low: float, high: float) -> Tensor:
@@ -160,7 +169,9 @@ def draw(config: AugmentationConfig, *, seed: int, epoch: int, utterance_ids: Se
         gain_B=10 ** (between(-config.gain_db, config.gain_db) / 20),
         warp_B=between(1 - config.warp, 1 + config.warp) if config.warp else None,
         tempo_B=tempo_B.float(),
-        silent_B=uniform_BN[:, 15] < config.silence,
+        silent_B=silent_B,
+        voices_snr_db_B=voices_snr_db_B.masked_fill(silent_B, math.inf),
+        voices_B=voices_B,
         time_masks_BM2=mask_BM2[:, : config.time_masks],
         frequency_masks_BM2=mask_BM2[:, config.time_masks :],
     )
@@ -188,6 +199,18 @@ def heard_s(
     return np.asarray(after_s / _tempo(config, seed, epoch, utterance_ids))
 
 
+def _voices(
+    config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Where other voices begin, and their SNR in dB; of a hash of its own, as `_tempo`."""
+    if not config.voices:
+        return torch.zeros(len(utterance_ids)), torch.full((len(utterance_ids),), math.inf)
+    uniform_B3 = np.array([_uniform(seed, epoch, f"{i}\0voices", 3) for i in utterance_ids]).reshape(-1, 3)
+    is_in_B, place_B, snr_B = torch.from_numpy(uniform_B3).unbind(1)
+    low, high = config.voices_snr_db
+    return place_B, torch.where(is_in_B < config.voices, low + (high - low) * snr_B, math.inf).float()
+
+
 def _tempo(config: AugmentationConfig, seed: int, epoch: int, utterance_ids: Sequence[str]) -> np.ndarray:
     """The tempo of each utterance; of a hash of its own, as the numbers of the other are all in use."""
     if not config.tempo:
@@ -205,7 +228,7 @@ def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray
 
 def check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
-    shares = ("reverb", "noise", "silence", "telephone", "time_mask_share", "frequency_mask_share")
+    shares = ("reverb", "noise", "voices", "silence", "telephone", "time_mask_share", "frequency_mask_share")
     amounts = ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks")
     if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
         raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")
@@ -214,7 +237,7 @@ def check(config: AugmentationConfig) -> None:
     for factor in config.speed:
         if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
             raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
-    for name in ("reverb_s", "noise_snr_db"):
+    for name in ("reverb_s", "noise_snr_db", "voices_snr_db"):
         bounds = [*getattr(config, name)]
         if len(bounds) != 2 or bounds != sorted(bounds) or (name == "reverb_s" and bounds[0] <= 0):
             raise ConfigError(f"augmentation.{name}={bounds}: expected a lower and an upper bound")

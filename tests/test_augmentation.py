@@ -19,8 +19,9 @@ OFF = AugmentationConfig(
 )  # fmt: skip
 EVERYTHING = AugmentationConfig(
     pad_s=0.2, trim_s=0.1, reverb=0.5, noise=0.7, telephone=0.5, equaliser_db=9, gain_db=6, warp=0.1,
-    tempo=0.4,
+    tempo=0.4, voices=0.4,
 )  # fmt: skip
+MURMUR = torch.randn(20_011, generator=torch.Generator().manual_seed(5))
 IDS = [f"speaker-{i}" for i in range(12)]
 
 
@@ -49,7 +50,7 @@ def level_db(samples: torch.Tensor) -> float:
 
 
 def test_what_happens_to_an_utterance_does_not_depend_on_its_batch() -> None:
-    augmentation = Augmentation(EVERYTHING, RATE_HZ)
+    augmentation = Augmentation(EVERYTHING, RATE_HZ, voices=MURMUR)
     samples_BT, lengths_B = recordings(*(1_000 + 1_777 * i for i in range(12)))
     noisy_BT = torch.where(torch.arange(samples_BT.shape[1]) < lengths_B[:, None], samples_BT, math.nan)
     together = draw(EVERYTHING, seed=5, epoch=2, utterance_ids=IDS)
@@ -117,13 +118,15 @@ def test_draws_are_spread_over_their_ranges() -> None:
         (draws.trail_s_B, -0.1, 0.2),
         (20 * draws.gain_B.log10(), -6, 6),
         (draws.noise_snr_db_B[draws.noise_snr_db_B.isfinite()], 5, 40),
+        (draws.voices_snr_db_B[draws.voices_snr_db_B.isfinite()], 5, 25),
+        (draws.voices_B, 0, 1),
         (draws.reverb_s_B[draws.reverb_s_B > 0], 0.15, 0.6),
     ]:
         scaled_B = (values_B - low) / (high - low)
         assert -1e-5 <= scaled_B.min() < 0.01 and 0.99 < scaled_B.max() <= 1 + 1e-5
         assert scaled_B.mean() == pytest.approx(0.5, abs=0.03)
     shares = [(draws.noise_snr_db_B.isfinite(), 0.7), (draws.reverb_s_B > 0, 0.5)]
-    shares += [(draws.silent_B, 0.02)]
+    shares += [(draws.silent_B, 0.02), (draws.voices_snr_db_B.isfinite(), 0.4 * 0.98)]
     shares += [(draws.phone_hz_B2[:, 0] > 0, 0.5)]
     shares += [(draws.speed_index_B == i, 0.2) for i in range(5)]
     shares += [(draws.colour_B == i, 1 / 3) for i in range(3)]
@@ -134,7 +137,9 @@ def test_draws_are_spread_over_their_ranges() -> None:
 def test_global_random_state_is_neither_read_nor_written() -> None:
     def run() -> torch.Tensor:
         draws = draws_for(EVERYTHING, IDS[:3])
-        heard_BT, _ = Augmentation(EVERYTHING, RATE_HZ).waveforms(*recordings(3_000, 2_000, 1_000), draws)
+        heard_BT, _ = Augmentation(EVERYTHING, RATE_HZ, voices=MURMUR).waveforms(
+            *recordings(3_000, 2_000, 1_000), draws
+        )
         return heard_BT
 
     def state() -> tuple[bytes, str, tuple[object, ...]]:
@@ -205,6 +210,29 @@ def test_noise_has_the_drawn_distance_from_the_speech(snr_db: float) -> None:
         noise = (heard_BT - samples_BT)[b, :n]
         assert level_db(samples_BT[b, :n]) - level_db(noise) == pytest.approx(snr_db, abs=1.0)
     assert level_db((heard_BT - samples_BT)[0]) == pytest.approx(level_db(samples_BT[0]) - snr_db, abs=0.1)
+
+
+def test_other_voices_are_as_far_below_the_speech_as_drawn_and_begin_where_drawn() -> None:
+    config = replace(OFF, voices=1.0)
+    samples_BT, lengths_B = recordings(30_000, 15_000, 30_000)
+    ratios, places = torch.tensor([6.0, 20.0, math.inf]), torch.tensor([0.5, 0.25, 0.0])
+    draws = draws_for(config, IDS[:3], voices_snr_db_B=ratios, voices_B=places)
+    heard_BT, heard_B = Augmentation(config, RATE_HZ, voices=MURMUR).waveforms(samples_BT, lengths_B, draws)
+    assert torch.equal(heard_B, lengths_B) and torch.equal(heard_BT[2], samples_BT[2])
+    for b, n in enumerate(lengths_B.tolist()[:2]):
+        added = (heard_BT - samples_BT)[b, :n]
+        begin = int(float(places[b]) * len(MURMUR))
+        expected = MURMUR.repeat(3)[begin : begin + n]
+        torch.testing.assert_close(added / added.norm(), expected / expected.norm(), atol=1e-5, rtol=1e-3)
+        assert level_db(samples_BT[b, :n]) - level_db(added) == pytest.approx(float(ratios[b]), abs=0.3)
+        assert not heard_BT[b, n:].any()
+    with pytest.raises(ConfigError, match="no voices to add"):
+        Augmentation(config, RATE_HZ)
+
+
+def test_where_nobody_speaks_there_are_no_other_voices() -> None:
+    draws = draw(replace(OFF, voices=1.0, silence=1.0), seed=1, epoch=0, utterance_ids=IDS)
+    assert draws.silent_B.all() and draws.voices_snr_db_B.isinf().all()
 
 
 def test_of_an_utterance_without_its_speech_the_noise_is_left() -> None:

@@ -94,6 +94,9 @@ def test_only_what_a_recipe_leaves_at_its_default_is_inherited(tmp_path, capsys)
     assert found.data.style == "none"
     said = capsys.readouterr().err
     assert f"as in {tmp_path}: features.rate_hz=8000" in said and "encoder.layers" not in said
+    asked = ["decoder.name=greedy", "encoder.dropout=0"]
+    found = inherited(composed(tmp_path, *asked), asked)
+    assert (found.decoder.name, found.decoder.alpha, found.encoder.dropout) == ("greedy", 0.7, 0.0)
     plain = recipes.compose(["folder"])
     assert inherited(plain) is plain
 

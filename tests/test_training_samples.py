@@ -15,7 +15,7 @@ from asr.training import history, ledger, samples
 
 JOINED = dataclasses.replace(QUICK, join=3, pause_s=0.05, precision="float32")
 EVERYTHING = AugmentationConfig(
-    noise=1, trim_s=0.1, reverb=0.5, telephone=0.5, equaliser_db=3, gain_db=2, warp=0.1
+    noise=1, trim_s=0.1, reverb=0.5, telephone=0.5, equaliser_db=3, gain_db=2, warp=0.1, voices=0.5
 )
 
 
@@ -52,6 +52,17 @@ def test_training_from_device_memory_ends_with_the_same_weights(corpus, tmp_path
     for kind in ("never", "always"):
         trainer(train, tmp_path / kind, resident=kind).run()
     assert weights(tmp_path / "never") == weights(tmp_path / "always")
+
+
+def test_a_murmur_is_of_the_voices_that_are_trained_on(corpus):  # noqa: F811
+    train = corpus()
+    kept = range(len(train) - 2)
+    heard = samples.murmur(train, kept)
+    assert heard.dtype == torch.float32 and heard.square().mean().item() == pytest.approx(1, abs=1e-4)
+    assert len(heard) == 240 * train.rate_hz
+    assert torch.equal(heard, samples.murmur(train, kept[::-1]))  # whatever the order
+    assert not torch.equal(heard, samples.murmur(train, kept[1:]))
+    assert samples.murmur(train, []).shape == (0,)
 
 
 def test_a_corpus_is_resident_by_itself_only_on_a_gpu_with_room(corpus, tmp_path, monkeypatch):  # noqa: F811

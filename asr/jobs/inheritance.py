@@ -20,11 +20,15 @@ _OPTIMISED = ("consistency", "denominator", "intermediate_weight")
 T = TypeVar("T")
 
 
-def inherited(recipe: Recipe) -> Recipe:
+def inherited(recipe: Recipe, overrides: Iterable[str] = ()) -> Recipe:
     """The recipe; what is at its default is as in the model that it goes on from, if any, and is printed.
 
     That is: features, encoder, decoder and normalisation of transcripts, and what `objective` keeps of how it
     was trained; for the outputs see `extended`.
+
+    Args:
+        recipe: composed of files and overrides.
+        overrides: those, `key=value`, whose keys keep their values, even if these are the defaults.
 
     Raises:
         BundleError, ConfigError: as for `base_of`.
@@ -38,8 +42,11 @@ def inherited(recipe: Recipe) -> Recipe:
         "data": {"style": base.style},
         **base.trained_on.get("objective", {}),  # older bundles do not know it
     }
-    changes: list[str] = []
-    sections = {name: _filled(name, getattr(recipe, name), theirs[name], changes) for name in theirs}
+    given, changes = {o.partition("=")[0].lstrip("+~") for o in overrides}, list[str]()
+    sections = {}
+    for name, settings in theirs.items():
+        wanted = {k: v for k, v in settings.items() if not {name, f"{name}.{k}"} & given}
+        sections[name] = _filled(name, getattr(recipe, name), wanted, changes)
     if changes and Ranks().is_first:
         say(f"as in {recipe.training.start_from}: {' '.join(changes)}")
     return dataclasses.replace(recipe, **sections)

@@ -29,12 +29,14 @@ def single(stage: str, words: Sequence[str]) -> None:
     """Run one stage of the recipe that the words of the command line describe."""
     if launching := [w for w in words if re.match(r"\+*hydra[/.](launcher|sweeper)\b", w)]:
         raise ConfigError(f"{launching[0]}: launchers and sweepers are for sweeps; add -m")
-    if (corpus := _do(stage, recipes.compose(words))) is not None:
+    if (corpus := _do(stage, recipes.compose(words), words)) is not None:
         print(corpus)
 
 
-def _do(stage: str, recipe: recipes.Recipe) -> Path | None:
+def _do(stage: str, recipe: recipes.Recipe, overrides: Sequence[str]) -> Path | None:
     """Run the stage, alone in the folder of the experiment; returns the packed corpus, if it makes no more.
+
+    Of the overrides only the keys count: they say what was asked for.
 
     Raises:
         ConfigError: another process works there.
@@ -42,7 +44,7 @@ def _do(stage: str, recipe: recipes.Recipe) -> Path | None:
     from asr.jobs.inheritance import inherited
     from asr.jobs.prepare import prepare
 
-    recipe = inherited(recipe)
+    recipe = inherited(recipe, overrides)
     if stage == "prepare":
         return prepare(recipe).folder
     with nullcontext() if int(os.environ.get("RANK", 0)) else _alone(Path(recipe.exp)):
@@ -80,10 +82,12 @@ def _attempt(stage: str, config: Any) -> float:
     A job that fails with an `AsrError` or because of a file does not stop the others; it is listed at the
     end. As it may run elsewhere, it leaves the error in its folder.
     """
+    from hydra.core.hydra_config import HydraConfig
+
     folder = Path(config.exp)
     say(f"\n{folder}")
     try:
-        _do(stage, recipes.from_hydra(config))
+        _do(stage, recipes.from_hydra(config), HydraConfig.get().overrides.task)
     except (AsrError, OSError) as error:
         warn(f"{folder} failed: {error}")
         with suppress(OSError):  # the disk may be full

@@ -37,6 +37,7 @@ from asr.training.ledger import Ledger
 from asr.training.loader import Batch
 from asr.training.losses import Loss
 from asr.training.optim import TrainingConfig, Updater, denominator, learning_rate
+from asr.training.samples import murmur
 from asr.training.validation import Split, measure
 
 Observer = Callable[[str, dict[str, Any]], None]
@@ -93,9 +94,10 @@ class Trainer:
         self.dev = Split(dev, recognizer, min_s=0, max_s=max(max_s, LONGEST_S))
         how: dict[str, Any] = {"config": config, "augmentation": augmentation, "seed": seed}
         self.feed = Feed(self.train, recognizer, **how, ranks=self.ranks, resident=resident)
+        voices = murmur(train, self.train.kept) if augmentation.voices else None
         self.loss = Loss(
             recognizer,
-            Augmentation(augmentation, rate_hz=recognizer.rate_hz).to(device),
+            Augmentation(augmentation, rate_hz=recognizer.rate_hz, voices=voices).to(device),
             intermediate_weight=config.intermediate_weight,
             consistency=config.consistency,
             denominator=config.denominator,

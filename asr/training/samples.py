@@ -4,7 +4,9 @@ Both give the same bits. From the memory map, the CPU assembles the batch, which
 from device memory, one gather on the device does it, and only the positions of the pieces are copied.
 """
 
+import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +23,7 @@ _log = logging.getLogger(__name__)
 SHARE = 0.5
 """Largest share of a GPU's free memory that `auto` uses for a corpus."""
 _FULL_SCALE = 32768
+_VOICES, _MURMUR_S = 6, 240  # at once, and for how long before they are repeated
 _UTTERANCES_AT_ONCE = 16
 _AT_ONCE = 1 << 26  # samples copied to the device at a time, 128 MiB
 
@@ -65,6 +68,29 @@ def in_batches(corpus: PackedCorpus, utterances: Sequence[int]) -> Iterator[tupl
         shape = (len(chosen), int(length_K.max()))
         pieces = Pieces(shape, corpus.offsets_samples[chosen], np.arange(len(chosen)) * shape[1], length_K)
         yield mapped(corpus)(pieces), torch.from_numpy(length_K)
+
+
+def murmur(corpus: PackedCorpus, utterances: Sequence[int]) -> Tensor:
+    """Voices that speak at once, for `augmentation.voices`: float32 (samples,) of power 1, always the same.
+
+    Each voice is utterances of the corpus, one after the other, all of the same power; short corpora repeat.
+    Utterances without any sound are left out, so that there may be nothing, (0,).
+    """
+    ids = {
+        i: hashlib.sha256(corpus.utterances[i].id.encode(errors="surrogatepass")).digest() for i in utterances
+    }
+    order, parts = sorted(ids, key=ids.__getitem__), list[np.ndarray]()
+    needed, found = _VOICES * _MURMUR_S * corpus.rate_hz, 0
+    for i in order:
+        start = corpus.offsets_samples[i]
+        wave = corpus.pcm[start : start + corpus.lengths_samples[i]].astype(np.float32)
+        if found < needed and (level := math.sqrt(float(np.square(wave).mean()))) > 0:
+            parts.append(wave / level)
+            found += len(wave)
+    if not parts:
+        return torch.zeros(0)
+    mixed = np.resize(np.concatenate(parts), (_VOICES, needed // _VOICES)).sum(0)
+    return torch.from_numpy(mixed / math.sqrt(float(np.square(mixed).mean())))
 
 
 class Resident:
