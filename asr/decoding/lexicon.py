@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -80,6 +81,7 @@ def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronuncia
     if alphabet.space is None:
         raise DecodingError(f"pronunciations need an alphabet with ' ' between words; {alphabet!r} has none")
     absent = (0,) * spelling.per_character
+    digits_of = cache(lambda symbol: spelling.digits_of.get(composed(symbol), absent))  # lexicons are long
     words, spelled = [], []
     for word, pronunciations in lexicon.items():
         given = list(pronunciations)
@@ -89,9 +91,8 @@ def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronuncia
                 "list of symbols"
             )
         for symbols in dict.fromkeys(map(tuple, given or [()])):  # without any it is counted as unspellable
-            digits = [spelling.digits_of.get(composed(s), absent) for s in symbols]
             words.append(composed(word))
-            spelled.append(np.array([d for each in digits for d in each], np.int32))
+            spelled.append(np.array([d for s in symbols for d in digits_of(s)], np.int32))
     return Entries(words, spelled)
 
 
