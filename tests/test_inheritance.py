@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from asr import cli, load
+from asr.corpus.manifest import read_manifest
 from asr.decoding.config import DecoderConfig
 from asr.encoder import EncoderConfig
 from asr.features import FeaturesConfig
@@ -51,7 +52,7 @@ def composed(folder: Path, *words: str) -> recipes.Recipe:
     return recipes.compose(["folder", f"training.start_from={folder}", f"exp={folder}/exp", *words])
 
 
-def test_a_model_is_tuned_to_other_recordings_by_its_name_alone(asr, tone_manifest):
+def test_a_model_is_tuned_to_other_recordings_by_its_name_alone(asr, tone_manifest, tmp_path):
     corpora = {name: f"data.root={tone_manifest(name, 20, seed=i)}" for i, name in enumerate("ab", 1)}
     shape = ["features.rate_hz=8000", "features.bands=24", "encoder.layers=1", "encoder.width=16"]
     status, said = asr("run", "folder", corpora["a"], *shape, "training.epochs=1", "lm.order=2", "exp=base")
@@ -64,7 +65,9 @@ def test_a_model_is_tuned_to_other_recordings_by_its_name_alone(asr, tone_manife
     tuned = load("on/model")
     assert (tuned.features.config, tuned.encoder.config) == (base.features.config, base.encoder.config)
     assert tuned.alphabet.symbols[: len(base.alphabet)] == base.alphabet.symbols
-    assert tuned.lm is not None and base.lm is not None and tuned.lm.vocabulary == base.lm.vocabulary
+    said_there = {w for u in read_manifest(tmp_path / "b.jsonl") for w in u.text.split()}
+    assert base.lm is not None and tuned.lm is not None and not said_there <= set(base.lm.vocabulary)
+    assert {*base.lm.vocabulary} < {*tuned.lm.vocabulary} <= {*base.lm.vocabulary, *said_there}
     assert (tuned.decoder.name, tuned.decoder.alpha) == (base.decoder.name, base.decoder.alpha)
     assert not torch.equal(
         tuned.encoder.state_dict()["output.bias"], base.encoder.state_dict()["output.bias"]

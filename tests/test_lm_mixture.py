@@ -1,13 +1,16 @@
 """Two language models as one: by hand, against the sums of each, and for texts that they cut differently."""
 
+import itertools
 import math
 import unicodedata
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 import asr.lm
-from asr.lm import RecurrentConfig, RecurrentModel, Steps, by_words, mixed
+from asr.errors import LanguageModelError
+from asr.lm import NGramModel, RecurrentConfig, RecurrentModel, Steps, by_words, mixed
 from asr.lm.mixture import AFTER
 from asr.lm.recurrent import UNSEEN_LN
 
@@ -82,3 +85,76 @@ def test_characters_and_pieces_of_several_are_mixed_by_piece() -> None:
         math.log(0.5 * math.exp(p.sum()) + 0.5 * math.exp(ln)) for p, ln in zip(between, read.ln, strict=True)
     ]
     assert mixed(characters, read, 0.5) == pytest.approx(sum(by_hand))
+
+
+def conditional(model: NGramModel, history: tuple[str, ...], words: Sequence[str]) -> np.ndarray:
+    """P(w | <s> history) of each word."""
+    _, log10 = model.token_scores([" ".join([*history, word]) for word in words])
+    return 10 ** log10.reshape(len(words), len(history) + 2)[:, len(history)]
+
+
+@pytest.mark.parametrize("orders", [(3, 3), (2, 4), (4, 1), (1, 3)])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_probabilities_of_a_merged_model_sum_to_one_after_every_history(orders, share):
+    texts = (["a b c d", "b c a", "c a b b", "d d a"], ["b c e", "e f a b", "f e a", "a b e"])
+    first, second = (asr.lm.train(text, order, quiet=True) for text, order in zip(texts, orders, strict=True))
+    merged = asr.lm.interpolate(first, second, share)
+    assert merged.order == max(orders) and set(merged.known_words) == set("abcdef")
+    words = [*"abcdef", "<unk>"]
+    for history in itertools.chain.from_iterable(itertools.product("abcdefg", repeat=n) for n in range(4)):
+        end = 10 ** merged.token_scores([" ".join(history)])[1][-1]
+        assert conditional(merged, history, words).sum() + end == pytest.approx(1, abs=1e-5), history
+
+
+def test_what_either_model_lists_has_the_mean_of_their_probabilities():
+    first = asr.lm.train(["a b c", "a b d", "b c a"], 3, quiet=True)
+    second = asr.lm.train(["a b e", "e a b", "c b a b"], 2, quiet=True)
+    merged = asr.lm.interpolate(first, second, 0.25)
+    for history in ((), ("a",), ("b",)):  # after <s>
+        words = list("abcde")
+        one, other = (
+            conditional(model, history, words) * [w in model.vocabulary for w in words]
+            for model in (first, second)
+        )
+        mean = 0.75 * one + 0.25 * other
+        listed = [is_listed(first, history, w) or is_listed(second, history, w) for w in words]
+        assert 0 < sum(listed) < len(words)
+        found = conditional(merged, history, words)
+        np.testing.assert_allclose(found[listed], mean[listed], rtol=1e-5)
+
+
+def is_listed(model: NGramModel, history: tuple[str, ...], word: str) -> bool:
+    """Whether the model has the n-gram <s> history word."""
+    node = 1 + model.start_id
+    for w in (*history, word):
+        found = model.find(np.array([node]), np.array([model.word_id(w)])) if w in model.vocabulary else [-1]
+        if (node := int(found[0])) < 0:
+            return False
+    return True
+
+
+def test_a_model_merged_with_nothing_scores_as_before():
+    first = asr.lm.train(["a b c", "a b d", "b c a"], 3, quiet=True)
+    for merged in (
+        asr.lm.interpolate(first, first, 0.4),
+        asr.lm.interpolate(first, asr.lm.train(["a"], 1), 0.0),
+    ):
+        for sentence in ("a b c", "d d a b", "", "c z b"):
+            assert merged.score(sentence) == pytest.approx(first.score(sentence), abs=1e-5)
+    with pytest.raises(LanguageModelError, match=r"share 1\.5"):
+        asr.lm.interpolate(first, first, 1.5)
+
+
+def test_the_best_share_is_the_one_a_grid_finds():
+    first = asr.lm.train(["a b c", "a b d", "b c a", "c d"], 2, quiet=True)
+    second = asr.lm.train(["a d e", "e d a", "d d"], 2, quiet=True)
+    held_out = ["a b e", "c d d", "e d", "zzz a"]
+    one, other = (
+        np.where((found := model.token_scores(held_out))[0] == model.unknown_id, 0, 10 ** found[1])
+        for model in (first, second)
+    )
+    known = one + other > 0
+    grid = np.linspace(0.05, 0.95, 901)
+    best = max(grid, key=lambda share: np.log(((1 - share) * one + share * other)[known]).sum())
+    assert asr.lm.best_share(first, second, held_out) == pytest.approx(best, abs=0.01)
+    assert asr.lm.best_share(first, second, []) == 0.5

@@ -12,7 +12,7 @@ from asr.corpus import librispeech
 from asr.errors import ConfigError, DownloadError
 from asr.jobs.console import counting, output, say, warn
 from asr.jobs.inheritance import base_of, keeps_language_model
-from asr.jobs.prepare import Prepared
+from asr.jobs.prepare import Prepared, development_split
 from asr.jobs.recipe import Recipe
 from asr.text import Alphabet, Style, normalise
 
@@ -122,12 +122,16 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> l
     """The recipe's language model, upper- or lower-cased like its transcripts; None if it has none.
 
     One that is trained is of the alphabet's words, symbols in a script without spaces. A published model that
-    cannot be downloaded is replaced, with a warning, by one of the training texts.
+    cannot be downloaded is replaced, with a warning, by one of the training texts. That of a model that the
+    recipe goes on from is merged with one of the training texts.
 
     Raises:
         LanguageModelError: an ARPA file that is damaged.
         TextError: a file that cannot be read.
     """
+    if keeps_language_model(recipe):
+        base = base_of(recipe)
+        return None if base is None or base.lm is None else _merged(base.lm, recipe, prepared, alphabet)
     if recipe.lm.arpa is not None and not recipe.lm.text:
         try:
             model = lm.load(_arpa_file(recipe.lm.arpa, Path(recipe.data.dir)))
@@ -140,13 +144,24 @@ def model_of_recipe(recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> l
             )
     if not recipe.lm.order:
         return None
-    sentences = (alphabet.separate(sentence) for sentence in _of_recipe(recipe, prepared))
+    sentences = _separated(recipe, prepared, alphabet)
     further = alphabet.lexicon.dictionary() if recipe.lm.dictionary and alphabet.lexicon is not None else []
     return lm.train(sentences, order=recipe.lm.order, vocabulary=_normalised(further, recipe.data.style))
 
 
+def _merged(base: lm.NGramModel, recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> lm.NGramModel:
+    """The model with the words of the training texts, in the share that suits the development set best."""
+    own = lm.train(_separated(recipe, prepared, alphabet), order=base.order, quiet=True)
+    heard = prepared.open(development_split(prepared)).utterances
+    share = lm.best_share(base, own, [alphabet.separate(normalise(u.text, recipe.data.style)) for u in heard])
+    say(f"language model of {recipe.training.start_from}, with {share:.0%} of one of the training texts")
+    return lm.interpolate(base, own, share)
+
+
 def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel | None:
     """The LSTM that rescores, trained on the same sentences; None if the recipe does not rescore.
+
+    That of a model that the recipe goes on from stays as it is.
 
     It reads them as they are written, which is how it will be asked: without spaces in scripts without.
 
@@ -155,6 +170,8 @@ def rescorer_of_recipe(recipe: Recipe, prepared: Prepared) -> lm.RecurrentModel 
     """
     if not recipe.decoder.rescore or (recipe.lm.arpa is not None and not recipe.lm.text):
         return None
+    if keeps_language_model(recipe):
+        return None if (base := base_of(recipe)) is None else base.rescorer
     checkpoint = Path(recipe.exp) / "lm.checkpoint"
     sentences = _of_recipe(recipe, prepared)
     return _learn(sentences, recipe.lm.recurrent, checkpoint=checkpoint, seed=recipe.seed)
@@ -173,11 +190,12 @@ def check_language_model(recipe: Recipe) -> None:
     """
     if not 0 <= recipe.lm.order <= lm.MAX_ORDER:
         raise ConfigError(f"lm.order={recipe.lm.order}: expected 1 to {lm.MAX_ORDER}, or 0 (none)")
-    if not recipe.lm.order and recipe.lm.text:
+    kept = base_of(recipe) if keeps_language_model(recipe) else None
+    is_kept = kept is not None and kept.lm is not None
+    has_model = recipe.lm.order or recipe.lm.arpa is not None or is_kept
+    if not recipe.lm.order and recipe.lm.text and not is_kept:
         raise ConfigError("lm.text without lm.order: add the order of the n-gram model, such as lm.order=4")
     lexicon = recipe.decoder.lexicon and recipe.data.phones is None
-    kept = base_of(recipe) if keeps_language_model(recipe) else None
-    has_model = recipe.lm.order or recipe.lm.arpa is not None or (kept is not None and kept.lm is not None)
     for name, is_asked in (("rescore", recipe.decoder.rescore), ("lexicon", lexicon)):
         if is_asked and not has_model:
             raise ConfigError(f"decoder.{name} without a language model: add lm.order=4, or lm.arpa=FILE")
@@ -224,6 +242,10 @@ def _arpa_file(named: str, folder: Path) -> Path:
         return Path(named)
     with counting(f"fetching {named}", unit=None) as progress:
         return librispeech.language_model(named, folder / "lm", progress=progress)
+
+
+def _separated(recipe: Recipe, prepared: Prepared, alphabet: Alphabet) -> Iterator[str]:
+    return (alphabet.separate(sentence) for sentence in _of_recipe(recipe, prepared))
 
 
 def _of_recipe(recipe: Recipe, prepared: Prepared) -> Iterator[str]:

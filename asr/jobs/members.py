@@ -23,9 +23,9 @@ from asr.errors import AsrError, ConfigError, TrainingError
 from asr.jobs.combine import combine
 from asr.jobs.console import console, say
 from asr.jobs.evaluate import evaluate
-from asr.jobs.prepare import Prepared
+from asr.jobs.prepare import Prepared, development_split
 from asr.jobs.recipe import Recipe
-from asr.jobs.train import CURVES, TUNED, development_split, train, write_recipe
+from asr.jobs.train import CURVES, TUNED, train, write_recipe
 from asr.machine.devices import choose_device
 from asr.recognizer import Recognizer, load
 from asr.training import checkpoint

@@ -49,6 +49,23 @@ class Prepared:
         return [u.text for u in self.open("train").utterances[: self.own]]
 
 
+def development_split(prepared: Prepared) -> str:
+    """The split on which the best epochs and the decoder's weights are selected.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    for split in ("dev", "test"):
+        if split in prepared.splits:
+            if split == "test":
+                warn("there is no development split: epochs are chosen on `test`, so its WER will flatter")
+            return split
+    raise CorpusError(
+        f"{prepared.folder}: no split `dev` to measure the epochs on; give "
+        "data.options.fractions={dev: 0.1}, or data.options.splits={train: …, dev: …}"
+    )
+
+
 def prepare(recipe: Recipe) -> Prepared:
     """The packed corpus of the recipe; made if it does not exist, or is incomplete or damaged.
 

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,18 @@ from rich import box
 from rich.table import Table
 
 from asr.bundle import FILE
-from asr.corpus.manifest import Utterance
 from asr.errors import ConfigError
 from asr.files import whole_file
 from asr.jobs.console import output, say
 from asr.jobs.emissions import Emissions
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
-from asr.jobs.inheritance import base_of, keeps_language_model
+from asr.jobs.inheritance import keeps_language_model
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
 from asr.jobs.members import check, train_all
-from asr.jobs.prepare import Prepared, prepare
+from asr.jobs.prepare import Prepared, development_split, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.settings import build, to_fields
-from asr.jobs.train import CURVES, TUNED, development_split, write_recipe
+from asr.jobs.train import CURVES, TUNED, write_recipe
 from asr.jobs.tune import calibrate, plot, tell, tune
 from asr.recognizer import Recognizer, load
 from asr.scoring.tables import print_table
@@ -87,40 +85,31 @@ def _tuned_for(folder: Path) -> dict[str, Any] | None:
 def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> None:
     """Tune the recipe's language model, if any, and calibrate confidences, on the development split.
 
-    `tuning.json` is written last, after the bundle, so that a killed run only has to repeat this.
+    The weights of a language model that was there before training are those of the recipe. `tuning.json` is
+    written last, after the bundle, so that a killed run only has to repeat this.
     """
     model, facts = load(bundle), {"asked": _decoding(recipe)}
     model.decoder, model.lm, model.rescorer = dataclasses.replace(recipe.decoder), None, None
     utterances = prepared.open(development_split(prepared)).utterances
-    if keeps_language_model(recipe):
-        _keep_language_model(recipe, model, utterances)
-    elif (found := model_of_recipe(recipe, prepared, model.alphabet)) is not None:
+    if (found := model_of_recipe(recipe, prepared, model.alphabet)) is not None:
         model.lm = found
         model.alphabet = model.alphabet.with_words(found.known_words)
         say(f"language model of order {found.order} with {len(found.vocabulary):,} words")
         model.rescorer = None if model.streams else rescorer_of_recipe(recipe, prepared)
-        tuning = tune(model, utterances)
-        tell(tuning)
-        if tuning.trials:
-            plot(tuning, folder / "tuning.png")
-        facts |= tuning.to_json()
+        if not keeps_language_model(recipe):
+            tuning = tune(model, utterances)
+            tell(tuning)
+            if tuning.trials:
+                plot(tuning, folder / "tuning.png")
+            facts |= tuning.to_json()
+        elif model.decoder.prior_weight:
+            model.decoder.prior = Emissions(model, utterances).prior()
     calibration = calibrate(model, utterances)
     model.save(bundle)
     write_recipe(recipe)
     facts["calibration"] = calibration.to_json()
     with whole_file(folder / TUNED) as file:
         file.write(json.dumps(facts) + "\n")
-
-
-def _keep_language_model(recipe: Recipe, model: Recognizer, utterances: Sequence[Utterance]) -> None:
-    """Give the model the language models of what it went on from, if any; their weights are in the recipe."""
-    if (base := base_of(recipe)) is None or base.lm is None:
-        return
-    model.lm, model.rescorer = base.lm, base.rescorer
-    model.alphabet = model.alphabet.with_words(base.lm.known_words)
-    say(f"language model and weights as in {recipe.training.start_from}; asr tune searches weights anew")
-    if model.decoder.prior_weight:
-        model.decoder.prior = Emissions(model, utterances).prior()
 
 
 def _stamp(bundle: Path) -> str:

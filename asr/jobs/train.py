@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from asr.corpus.packed import PackedCorpus
-from asr.errors import ConfigError, CorpusError
+from asr.errors import ConfigError
 from asr.files import whole_file
 from asr.jobs.console import TrainingBar, say, warn
 from asr.jobs.inheritance import base_of, extended, objective
-from asr.jobs.prepare import Prepared
+from asr.jobs.prepare import Prepared, development_split
 from asr.jobs.recipe import Recipe
 from asr.jobs.settings import to_fields
 from asr.lm import read_sentences
@@ -85,23 +85,6 @@ def write_recipe(recipe: Recipe) -> None:
     """Write the recipe to `recipe.json` in the folder of the experiment."""
     with whole_file(Path(recipe.exp) / "recipe.json") as file:
         file.write(json.dumps(to_fields(recipe), indent=2) + "\n")
-
-
-def development_split(prepared: Prepared) -> str:
-    """The split on which the best epochs and the decoder's weights are selected.
-
-    Raises:
-        CorpusError: there is none.
-    """
-    for split in ("dev", "test"):
-        if split in prepared.splits:
-            if split == "test":
-                warn("there is no development split: epochs are chosen on `test`, so its WER will flatter")
-            return split
-    raise CorpusError(
-        f"{prepared.folder}: no split `dev` to measure the epochs on; give "
-        "data.options.fractions={dev: 0.1}, or data.options.splits={train: …, dev: …}"
-    )
 
 
 def _recognizer(recipe: Recipe, corpus: PackedCorpus) -> Recognizer:

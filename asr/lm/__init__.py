@@ -9,6 +9,7 @@ True
 """
 
 from asr.lm.arpa import load
+from asr.lm.interpolation import best_share, interpolate
 from asr.lm.kneser_ney import MAX_ORDER, train
 from asr.lm.learning import Report
 from asr.lm.learning import train as train_recurrent
@@ -27,7 +28,9 @@ __all__ = [
     "Report",
     "SentenceModel",
     "Steps",
+    "best_share",
     "by_words",
+    "interpolate",
     "load",
     "mixed",
     "open_bytes",

@@ -206,7 +206,7 @@ class NGramModel:
         """The automaton for `asr.lm.automaton.advance`."""
         from asr.lm import automaton
 
-        suffixes = self._suffixes()
+        suffixes = self.suffixes()
         has_followers = np.zeros(len(self.words), dtype=bool)
         has_followers[self.parents] = True
         states = np.arange(len(self.words), dtype=np.int32)
@@ -216,7 +216,7 @@ class NGramModel:
             states[nodes] = np.where(matters, nodes, states[suffixes[nodes]])
         return automaton.build(self._keys, self.log10_probs, self.backoffs, states, states[suffixes])
 
-    def _suffixes(self) -> np.ndarray:
+    def suffixes(self) -> np.ndarray:
         """The suffix of each node: a suffix of its context, the longest possible, followed by its word."""
         suffixes = np.zeros(len(self.words), dtype=np.int32)
         for start, end in zip(self.bases[1:-1], self.bases[2:], strict=True):
