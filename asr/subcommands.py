@@ -38,7 +38,7 @@ def are_formats(given: str) -> str:
     return given
 
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A bundle: its folder or file.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="A bundle, its folder or file; or english.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 …")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Lm = Annotated[

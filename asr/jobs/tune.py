@@ -302,7 +302,7 @@ def tune_bundle(
         raise ConfigError(f"{bundle} is left as it was: nothing can be tuned on {manifest}")
     tell(tuning)
     calibrate(model, utterances)
-    model.save(bundle)
+    say(f"bundle  {model.save(bundle)}")
     if picture is not None:
         say(f"surface {plot(tuning, picture)}")
     return tuning.failed
