@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from asr.errors import ConfigError
+from asr.errors import ConfigError, demands_of
 
 TAPE_SAMPLES = 1 << 20
 """Length of the noise signal from which utterances take excerpts."""
@@ -228,12 +228,19 @@ def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray
 
 def check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
-    shares = ("reverb", "noise", "voices", "silence", "telephone", "time_mask_share", "frequency_mask_share")
-    amounts = ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks")
-    if wrong := [name for name in shares if not 0 <= getattr(config, name) <= 1]:
-        raise ConfigError(f"augmentation.{wrong[0]}={getattr(config, wrong[0])}: expected a share, 0 to 1")
-    if low := [name for name in amounts if getattr(config, name) < 0]:
-        raise ConfigError(f"augmentation.{low[0]}={getattr(config, low[0])}: expected 0 (off) or more")
+    demand = demands_of("augmentation", config)
+    for name in (
+        "reverb",
+        "noise",
+        "voices",
+        "silence",
+        "telephone",
+        "time_mask_share",
+        "frequency_mask_share",
+    ):
+        demand(0 <= getattr(config, name) <= 1, name, "a share, 0 to 1")
+    for name in ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks"):
+        demand(getattr(config, name) >= 0, name, "0 (off) or more")
     for factor in config.speed:
         if not 0.5 <= factor <= 2 or abs(factor * 100 - round(factor * 100)) > 1e-6:
             raise ConfigError(f"augmentation.speed has {factor}: expected multiples of 0.01 from 0.5 to 2")
@@ -241,7 +248,5 @@ def check(config: AugmentationConfig) -> None:
         bounds = [*getattr(config, name)]
         if len(bounds) != 2 or bounds != sorted(bounds) or (name == "reverb_s" and bounds[0] <= 0):
             raise ConfigError(f"augmentation.{name}={bounds}: expected a lower and an upper bound")
-    if not 0 <= config.tempo <= 1:
-        raise ConfigError(f"augmentation.tempo={config.tempo}: expected 0 (off) to 1")
-    if not 0 <= config.warp <= 0.5:
-        raise ConfigError(f"augmentation.warp={config.warp}: expected 0 (off) to 0.5")
+    demand(0 <= config.tempo <= 1, "tempo", "0 (off) to 1")
+    demand(0 <= config.warp <= 0.5, "warp", "0 (off) to 0.5")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import lstm
-from asr.errors import ConfigError, check_demands
+from asr.errors import ConfigError, demands_of
 from asr.regularisation import Dropout, MaskedBatchNorm
 from asr.spans import inside
 from asr.subsampling import Convolution, Stack, State
@@ -265,28 +265,20 @@ def _reorder(x_BTF: Tensor, order: Tensor) -> Tensor:
 
 def check(config: EncoderConfig, inputs: int, outputs: int) -> None:
     """Raises ConfigError at the first setting that cannot work."""
-    demands = [
-        (config.cell in _CELLS, f"encoder.cell={config.cell!r}: expected one of {', '.join(_CELLS)}"),
-        (
-            config.norm in ("none", "layer", "batch"),
-            f"encoder.norm={config.norm!r}: expected none, layer or batch",
-        ),
-        (
-            config.subsampling in ("stack", "conv"),
-            f"encoder.subsampling={config.subsampling!r}: expected stack or conv",
-        ),
-        *(
-            (getattr(config, name) >= 1, f"encoder.{name}={getattr(config, name)}: expected at least 1")
-            for name in ("layers", "width", "factor", "channels")
-        ),
-        (inputs >= 1, f"inputs={inputs}: expected at least 1"),
-        (outputs >= 2, f"outputs={outputs}: expected the blank and at least one symbol"),
-        (config.projection >= 0, f"encoder.projection={config.projection}: expected 0 (off) or a width"),
-        (0 <= config.dropout < 1, f"encoder.dropout={config.dropout}: expected 0 to below 1"),
-        (
-            0 <= config.intermediate_layer < config.layers,
-            f"encoder.intermediate_layer={config.intermediate_layer}: expected 0 (off) to "
-            f"{config.layers - 1}, a layer before the last",
-        ),
-    ]
-    check_demands(demands)
+    demand = demands_of("encoder", config)
+    demand(config.cell in _CELLS, "cell", f"one of {', '.join(_CELLS)}")
+    demand(config.norm in ("none", "layer", "batch"), "norm", "none, layer or batch")
+    demand(config.subsampling in ("stack", "conv"), "subsampling", "stack or conv")
+    for name in ("layers", "width", "factor", "channels"):
+        demand(getattr(config, name) >= 1, name, "at least 1")
+    if inputs < 1:
+        raise ConfigError(f"inputs={inputs}: expected at least 1")
+    if outputs < 2:
+        raise ConfigError(f"outputs={outputs}: expected the blank and at least one symbol")
+    demand(config.projection >= 0, "projection", "0 (off) or a width")
+    demand(0 <= config.dropout < 1, "dropout", "0 to below 1")
+    demand(
+        0 <= config.intermediate_layer < config.layers,
+        "intermediate_layer",
+        f"0 (off) to {config.layers - 1}, a layer before the last",
+    )

@@ -21,7 +21,7 @@ without a traceback; `--debug` shows the traceback.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -110,8 +110,23 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def check_demands(demands: Iterable[tuple[bool, str]]) -> None:
-    """Raises ConfigError with the message of the first demand that does not hold."""
-    for holds, message in demands:
-        if not holds:
-            raise ConfigError(message)
+def demands_of(section: str, settings: object) -> Callable[[bool, str, str], None]:
+    """`demand(holds, names, expected)`: raises ConfigError with the values of these settings unless it holds.
+
+    >>> from types import SimpleNamespace
+    >>> demand = demands_of("encoder", SimpleNamespace(layers=0))
+    >>> demand(False, "layers", "at least 1")
+    Traceback (most recent call last):
+    asr.errors.ConfigError: encoder.layers=0: expected at least 1
+    """
+
+    def demand(holds: bool, names: str, expected: str) -> None:
+        if holds:
+            return
+        values = {name: getattr(settings, name) for name in names.split()}
+        given = (
+            f"{section}.{k}={v!r}" if isinstance(v, str) else f"{section}.{k}={v}" for k, v in values.items()
+        )
+        raise ConfigError(f"{', '.join(given)}: expected {expected}")
+
+    return demand

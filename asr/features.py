@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from asr.errors import AudioError, ConfigError, check_demands
+from asr.errors import AudioError, ConfigError, demands_of
 from asr.filterbank import energies, mel_edges, triangles, warped
 from asr.spans import greatest_in_spans, inside, moments_of_spans, pooled_moments
 
@@ -302,49 +302,38 @@ def _checked(samples_BT: Tensor, lengths_B: Tensor) -> Tensor:
 
 def _check(config: FeaturesConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
-    half_hz = config.rate_hz / 2
+    demand = demands_of("features", config)
+    demand(config.rate_hz >= 1, "rate_hz", "samples per second, say 16000")
+    demand(config.kind in ("logmel", "mfcc"), "kind", "logmel or mfcc")
+    demand(config.normalise in ("utterance", "global", "none"), "normalise", "utterance, global or none")
+    demand(config.bands >= 1, "bands", "at least 1")
+    if config.kind == "mfcc":
+        demand(1 <= config.coefficients <= config.bands, "coefficients", f"1 to bands={config.bands}")
     hop = config.rate_hz * config.hop_s
-    demands = [
-        (config.rate_hz >= 1, f"features.rate_hz={config.rate_hz}: expected samples per second, say 16000"),
-        (config.kind in ("logmel", "mfcc"), f"features.kind={config.kind!r}: expected logmel or mfcc"),
-        (
-            config.normalise in ("utterance", "global", "none"),
-            f"features.normalise={config.normalise!r}: expected utterance, global or none",
-        ),
-        (config.bands >= 1, f"features.bands={config.bands}: expected at least 1"),
-        (
-            config.kind != "mfcc" or 1 <= config.coefficients <= config.bands,
-            f"features.coefficients={config.coefficients}: expected 1 to bands={config.bands}",
-        ),
-        (
-            hop >= 1 and abs(hop - round(hop)) < 1e-6,
-            f"features.hop_s={config.hop_s} is {hop:g} samples at {config.rate_hz} Hz: expected whole ones",
-        ),
-        (
-            config.rate_hz * config.window_s >= 2 and config.window_s >= config.hop_s,
-            f"features.window_s={config.window_s}: expected at least hop_s={config.hop_s}, "
-            f"so that no sample is lost",
-        ),
-        (
-            0 <= config.low_hz < (config.high_hz or half_hz) <= half_hz,
-            f"features.low_hz={config.low_hz}, features.high_hz={config.high_hz}: "
-            f"expected 0 ≤ low < high ≤ {half_hz:g}, half of rate_hz (high_hz=0 stands for that)",
-        ),
-        (config.span_s >= 0.1, f"features.span_s={config.span_s}: expected at least 0.1 seconds"),
-        (
-            config.pool_s == 0 or (config.pool_s > 0 and config.normalise == "utterance"),
-            f"features.pool_s={config.pool_s}: expected seconds, at least 0, beside normalise=utterance",
-        ),
-        (
-            not config.by_speaker or config.pool_s > 0,
-            f"features.by_speaker with pool_s={config.pool_s}: what is recognised needs pool_s, say 0.5",
-        ),
-        (config.floor_db > 0, f"features.floor_db={config.floor_db}: expected more than 0"),
-        (config.edge_s >= 0, f"features.edge_s={config.edge_s}: expected 0 (off) or more"),
-        (
-            config.trim_db == 0 or (config.trim_db > 0 and config.normalise == "utterance"),
-            f"features.trim_db={config.trim_db}: expected decibels, at least 0, beside normalise=utterance",
-        ),
-        (0 <= config.preemphasis < 1, f"features.preemphasis={config.preemphasis}: expected 0 to below 1"),
-    ]
-    check_demands(demands)
+    if not (hop >= 1 and abs(hop - round(hop)) < 1e-6):
+        raise ConfigError(
+            f"features.hop_s={config.hop_s} is {hop:g} samples at {config.rate_hz} Hz: expected whole ones"
+        )
+    demand(
+        config.rate_hz * config.window_s >= 2 and config.window_s >= config.hop_s,
+        "window_s",
+        f"at least hop_s={config.hop_s}, so that no sample is lost",
+    )
+    half_hz = config.rate_hz / 2
+    demand(
+        0 <= config.low_hz < (config.high_hz or half_hz) <= half_hz,
+        "low_hz high_hz",
+        f"0 ≤ low < high ≤ {half_hz:g}, half of rate_hz (high_hz=0 stands for that)",
+    )
+    demand(config.span_s >= 0.1, "span_s", "at least 0.1 seconds")
+    for name, unit in (("pool_s", "seconds"), ("trim_db", "decibels")):
+        value = getattr(config, name)
+        is_possible = value == 0 or (value > 0 and config.normalise == "utterance")
+        demand(is_possible, name, f"{unit}, at least 0, beside normalise=utterance")
+    if config.by_speaker and not config.pool_s > 0:
+        raise ConfigError(
+            f"features.by_speaker with pool_s={config.pool_s}: what is recognised needs pool_s, say 0.5"
+        )
+    demand(config.floor_db > 0, "floor_db", "more than 0")
+    demand(config.edge_s >= 0, "edge_s", "0 (off) or more")
+    demand(0 <= config.preemphasis < 1, "preemphasis", "0 to below 1")

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from asr.errors import check_demands
+from asr.errors import ConfigError, demands_of
 
 DecoderName = Literal["greedy", "beam", "pyctcdecode"]
 WIDEST = 1 << 20  # of all beams; it takes half a gigabyte
@@ -50,35 +50,17 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError at settings that cannot work, which would be noticed only after training."""
-        check_demands(
-            [
-                (
-                    1 <= self.beam_width <= WIDEST,
-                    f"decoder.beam_width={self.beam_width}: expected 1 to {WIDEST} prefixes",
-                ),
-                *(
-                    (math.isfinite(value), f"decoder.{name}={value}: expected a finite number")
-                    for name in ("alpha", "beta", "hotword_weight")
-                    for value in [getattr(self, name)]
-                ),
-                (
-                    self.beam_threshold > 0 and self.token_threshold <= 0,
-                    f"decoder.beam_threshold={self.beam_threshold}, decoder.token_threshold="
-                    f"{self.token_threshold}: expected more than 0 nats below the best, and a natural "
-                    "log-probability",
-                ),
-                (
-                    0 <= self.prior_weight <= 1,
-                    f"decoder.prior_weight={self.prior_weight}: expected 0 to 1",
-                ),
-                (
-                    self.rescore == 0 or self.rescore >= 2,
-                    f"decoder.rescore={self.rescore}: expected 2 or more hypotheses, or 0 (off)",
-                ),
-                (
-                    0 <= self.rescore_share <= 1,
-                    f"decoder.rescore_share={self.rescore_share}: expected 0 to 1",
-                ),
-                *((0.5 <= w <= 2, f"decoder.warps: {w}, expected factors from 0.5 to 2") for w in self.warps),
-            ]
+        demand = demands_of("decoder", self)
+        demand(1 <= self.beam_width <= WIDEST, "beam_width", f"1 to {WIDEST} prefixes")
+        for name in ("alpha", "beta", "hotword_weight"):
+            demand(math.isfinite(getattr(self, name)), name, "a finite number")
+        demand(
+            self.beam_threshold > 0 and self.token_threshold <= 0,
+            "beam_threshold token_threshold",
+            "more than 0 nats below the best, and a natural log-probability",
         )
+        demand(0 <= self.prior_weight <= 1, "prior_weight", "0 to 1")
+        demand(self.rescore == 0 or self.rescore >= 2, "rescore", "2 or more hypotheses, or 0 (off)")
+        demand(0 <= self.rescore_share <= 1, "rescore_share", "0 to 1")
+        if wrong := [warp for warp in self.warps if not 0.5 <= warp <= 2]:
+            raise ConfigError(f"decoder.warps: {wrong[0]}, expected factors from 0.5 to 2")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from asr import lstm
-from asr.errors import AlphabetError, LanguageModelError, check_demands
+from asr.errors import AlphabetError, LanguageModelError, demands_of
 from asr.files import whole_file
 from asr.lm.mixture import AFTER, Steps
 from asr.lm.ngram import Perplexity, check_sentences, grouped, per_word
@@ -57,20 +57,11 @@ class RecurrentConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError at the first setting that cannot work."""
-        least = ("pieces", "width", "layers", "epochs", "sentences_per_batch")
-        check_demands(
-            [
-                *(
-                    (getattr(self, k) >= 1, f"lm.recurrent.{k}={getattr(self, k)}: expected at least 1")
-                    for k in least
-                ),
-                (0 <= self.dropout < 1, f"lm.recurrent.dropout={self.dropout}: expected 0 to below 1"),
-                (
-                    self.learning_rate > 0,
-                    f"lm.recurrent.learning_rate={self.learning_rate}: expected above 0",
-                ),
-            ]
-        )
+        demand = demands_of("lm.recurrent", self)
+        for name in ("pieces", "width", "layers", "epochs", "sentences_per_batch"):
+            demand(getattr(self, name) >= 1, name, "at least 1")
+        demand(0 <= self.dropout < 1, "dropout", "0 to below 1")
+        demand(self.learning_rate > 0, "learning_rate", "above 0")
 
 
 class RecurrentModel(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from asr.encoder import Encoder
-from asr.errors import check_demands
+from asr.errors import demands_of
 from asr.machine.optimizer import AdamW
 from asr.regularisation import MaskedBatchNorm
 from asr.training.distributed import Ranks
@@ -76,29 +76,19 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises ConfigError at the first setting that cannot work."""
-        at_least = {
-            1: ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after"),
-            0: ("average", "patience", "pause_s", "warmup_epochs", "weight_decay", "clip_norm"),
-        }
-        schedules, precisions = get_args(Schedule), get_args(Precision)
-        demands = [
-            *(
-                (getattr(self, key) >= n, key, f"at least {n}")
-                for n, keys in at_least.items()
-                for key in keys
-            ),
-            (self.denominator_epochs >= 0, "denominator_epochs", "at least 0"),
-            (self.seconds_per_batch > 0, "seconds_per_batch", "more than 0"),
-            (self.learning_rate > 0, "learning_rate", "more than 0"),
-            (self.schedule in schedules, "schedule", f"one of {', '.join(schedules)}"),
-            (self.precision in precisions, "precision", f"one of {', '.join(precisions)}"),
-            (0 <= self.beta2 < 1, "beta2", "0 to below 1"),
-            (0 <= self.final_share <= 1, "final_share", "0 to 1"),
-            (0 <= self.start_share <= 1, "start_share", "0 to 1"),
-        ]
-        check_demands(
-            (holds, f"training.{key}={getattr(self, key)}: expected {what}") for holds, key, what in demands
-        )
+        demand = demands_of("training", self)
+        for name in ("epochs", "start_member", "accumulate", "join", "log_every", "give_up_after"):
+            demand(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("average", "patience", "pause_s", "warmup_epochs", "weight_decay", "clip_norm"):
+            demand(getattr(self, name) >= 0, name, "at least 0")
+        demand(self.denominator_epochs >= 0, "denominator_epochs", "at least 0")
+        demand(self.seconds_per_batch > 0, "seconds_per_batch", "more than 0")
+        demand(self.learning_rate > 0, "learning_rate", "more than 0")
+        for name, known in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+            demand(getattr(self, name) in known, name, f"one of {', '.join(known)}")
+        demand(0 <= self.beta2 < 1, "beta2", "0 to below 1")
+        demand(0 <= self.final_share <= 1, "final_share", "0 to 1")
+        demand(0 <= self.start_share <= 1, "start_share", "0 to 1")
 
 
 def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
