@@ -15,7 +15,7 @@ import numpy as np
 
 from asr.errors import CorpusError, TextError, how_to_install
 
-_RETRIEVAL, _SYNCHRONOUS = 1, 2
+_SYNCHRONOUS = 2
 _DO_NOT_EXIT = 0x8000
 _UTF8 = 1
 _IPA, _SEPARATOR = 0x02, "_"  # alphabet of the phones, and what separates them within a word

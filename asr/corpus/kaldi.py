@@ -30,7 +30,6 @@ DECODERS: Mapping[str, tuple[str, str]] = {
     "ffmpeg": ("-f -ac -ar -ab -acodec -c:a -loglevel -v", "-i -nostdin -hide_banner"),
 }
 """Programs, and their options that change nothing here: those with a value, and those without."""
-Flaw = tuple[str, str]
 
 
 def is_kaldi(folder: Path) -> bool:

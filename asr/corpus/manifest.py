@@ -154,27 +154,6 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
             file.write(json.dumps(fields, ensure_ascii=False) + "\n")
 
 
-def validate(utterances: Iterable[Utterance], *, open_files: bool = False) -> list[Problem]:
-    """All problems of the utterances, in their order; empty if there are none.
-
-    Args:
-        utterances: to be checked for repeated ids, empty transcripts and missing recordings.
-        open_files: whether to read every recording's header too.
-    """
-    seen: set[str] = set()
-    problems = []
-    for u in utterances:
-        problem = find_problem(u, seen)
-        if problem is None and open_files:
-            try:
-                audio.info(u.audio_filepath)
-            except AudioError as error:
-                problem = Problem.of(u, "unreadable", str(error))
-        if problem is not None:
-            problems.append(problem)
-    return problems
-
-
 def check_ids(utterances: Sequence[Utterance], *, place: Path | str) -> None:
     """Raises ManifestError if an id stands twice, with the first few of those."""
     count = Counter(u.id for u in utterances)
