@@ -5,7 +5,7 @@ from pathlib import Path
 
 from asr.jobs.console import output
 from asr.jobs.score import tell
-from asr.scoring import Comparison, compare, pairing, score, tables
+from asr.scoring import Comparison, compare, pairing, tables
 from asr.scoring.styles import Style
 
 
@@ -19,18 +19,7 @@ def compare_files(
     """
     paired = pairing.read(reference, hypothesis_a, hypothesis_b, plain=plain)
     tell(paired, style)
-    a, b = (
-        score(
-            paired.references,
-            hypotheses,
-            ids=paired.ids,
-            speakers=paired.speakers,
-            durations_s=paired.durations_s,
-            style=style,
-        )
-        for hypotheses in paired.hypotheses
-    )
-    return compare(a, b)
+    return compare(paired.score(0, style=style), paired.score(1, style=style))
 
 
 def tell_apart(one: Path, other: Path) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from asr.errors import ScoringError
 from asr.jobs.console import counted, output, say, warn
-from asr.scoring import Score, breakdown, pairing, score, tables
+from asr.scoring import Score, breakdown, pairing, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
 from asr.scoring.calibration import calibration_of
@@ -45,16 +45,7 @@ def score_files(
     """
     paired = pairing.read(reference, hypothesis, utt2spk=utt2spk, plain=plain)
     tell(paired, style)
-    found = score(
-        paired.references,
-        paired.hypotheses[0],
-        ids=paired.ids,
-        speakers=paired.speakers,
-        durations_s=paired.durations_s,
-        confidences=_confidences(paired, style),
-        style=style,
-        alignment=alignment,
-    )
+    found = paired.score(style=style, alignment=alignment, confidences=_confidences(paired, style))
     recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if report is not None:
         from asr.scoring.report import write_report

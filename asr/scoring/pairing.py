@@ -15,12 +15,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from asr.captions import is_captions
 from asr.errors import ScoringError
 from asr.scoring import transcripts
 from asr.scoring.transcripts import IGNORED, Entry, Format
-from asr.scoring.word_errors import some
+from asr.scoring.word_errors import Score, score, some
 
 _ENOUGH_LINES = 20
 """With at least this many lines, first words that are unique and the same in both files are ids."""
@@ -49,6 +50,11 @@ class Paired:
     """Of the reference and of each hypothesis."""
     notes: list[str] = field(default_factory=list)
     """What was left out, and why."""
+
+    def score(self, number: int = 0, **how: Any) -> Score:
+        """The score of one of the hypothesis files; `how`: other arguments of `asr.scoring.score`."""
+        facts = {"ids": self.ids, "speakers": self.speakers, "durations_s": self.durations_s}
+        return score(self.references, self.hypotheses[number], **facts, **how)
 
 
 def read(
