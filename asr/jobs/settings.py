@@ -53,12 +53,8 @@ def schema(cls: type) -> type:
             continue
         if choices := _choices(hint):
             hint = str | None if None in choices else type(choices[0])
-        copied = (
-            field(default=f.default)
-            if f.default_factory is dataclasses.MISSING
-            else field(default_factory=f.default_factory)
-        )
-        fields.append((f.name, hint, copied))
+        default: Any = {"default": f.default, "default_factory": f.default_factory}  # one of them is missing
+        fields.append((f.name, hint, field(**default)))
     return dataclasses.make_dataclass(cls.__name__, fields)
 
 
