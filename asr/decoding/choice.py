@@ -137,24 +137,20 @@ def _check_names(settings: Mapping[str, Any], make: type, name: str) -> None:
 def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
     """(weights, which can change without a rebuild; all other arguments of the decoder)."""
     config, given = choice.config, {k: v for k, v in choice.settings.items() if v is not None}
-    weights: dict[str, Any] = {
-        "beam_width": config.beam_width,
-        "alpha": config.alpha,
-        "beta": config.beta,
-    }
+    weights: dict[str, Any] = {name: getattr(config, name) for name in ("beam_width", "alpha", "beta")}
+    others: dict[str, Any] = {"lm": choice.lm}
     if given.get("hotwords"):
         weights["hotword_weight"] = config.hotword_weight
-    if choice.name == "beam" and (prior := given.pop("prior", config.prior)) is not None and len(prior):
-        weights |= {"prior": tuple(prior), "prior_weight": config.prior_weight}
     if choice.name == "beam":
+        others |= {name: getattr(config, name) for name in ("beam_threshold", "token_threshold")}
+        if (prior := given.pop("prior", config.prior)) is not None and len(prior):
+            weights |= {"prior": tuple(prior), "prior_weight": config.prior_weight}
         count, share = (given.pop(k, getattr(config, k)) for k in ("rescore", "rescore_share"))
         if choice.rescorer is not None and count and share and "lm" not in given:
             weights["rescoring"] = Rescoring(choice.rescorer, count, share, choice.lm)
     known = (*weights, "hotword_weight", "prior_weight")
     weights |= {k: v for k, v in given.items() if k in known}
-    others = {"lm": choice.lm} | {k: v for k, v in given.items() if k not in known}
-    if choice.name == "beam":
-        others = {name: getattr(config, name) for name in ("beam_threshold", "token_threshold")} | others
+    others |= {k: v for k, v in given.items() if k not in known}
     lexicon = others.get("lexicon")
     if isinstance(lexicon, Iterable) and not isinstance(lexicon, str | Mapping):
         others["lexicon"] = tuple(lexicon)  # which can be read again, and compared with the next
