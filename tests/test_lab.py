@@ -206,27 +206,12 @@ def test_the_flow_of_a_known_filter_is_its_impulse_response() -> None:
 
 def test_lags_are_input_frames_when_the_model_makes_fewer_outputs() -> None:
     """Every third output of the filter, made of frames 3 t … 3 t + 2: lag 0 is the newest of them."""
-
-    class Stacked(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stack = nn.Unflatten(1, (-1, 3))
-
-        def forward(self, x_1TF: Tensor) -> Tensor:
-            return self.stack(x_1TF).flatten(2) @ torch.tensor([[0.0], [0.0], [1.0]])
-
-    model = Stacked()
     flow = lab.model_gradient_flow(
-        lambda x: model(weighted_past(x)), torch.randn(1, 60, 1), stride=3, max_lag=12
+        lambda x: weighted_past(x)[:, 2::3], torch.randn(1, 60, 1), stride=3, max_lag=12
     )
     np.testing.assert_allclose(
         flow.norms[flow.lags >= 0][:10] / flow.norms[flow.lags == 0], 0.7 ** np.arange(10), 1e-5
     )
-    inside = lab.model_gradient_flow(
-        lambda x: model(weighted_past(x)), torch.randn(1, 60, 1), stride=3, max_lag=12, at=model.stack
-    )
-    assert set(inside.lags % 3) == {0}
-    assert inside.norms[inside.lags == 0] > 0 and inside.norms[inside.lags != 0].max() == 0
 
 
 def test_a_model_of_another_stride_is_refused() -> None:
@@ -246,7 +231,6 @@ def test_an_encoder_looks_back_only_or_both_ways() -> None:
             torch.randn(1, 90, 8),
             stride=3,
             max_lag=20,
-            at=encoder.layers[0],
         )
         assert (flow.norms[flow.lags < 0].max() > 0) == both_ways
         assert 0 < flow.half_life_frames < math.inf

@@ -15,7 +15,6 @@ forget", 2000.
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,7 +165,6 @@ def model_gradient_flow(
     stride: int = 1,
     max_lag: int = 100,
     frame_s: float | None = 0.01,
-    at: nn.Module | None = None,
     positions: int = 6,
     probes: int = 4,
     name: str = "model",
@@ -178,7 +176,6 @@ def model_gradient_flow(
         features_1TF: one utterance, longer than twice max_lag for full lags.
         stride: input frames per output frame; output t reads input frames t·stride … t·stride + stride − 1,
             and lag 0 is the last of them.
-        at: a module inside the model; its output, of T or of T′ frames, is then used in place of the input.
         positions, probes: output frames in the middle of the utterance, and random directions of the output
             at each, over which the squared norm is averaged (an unbiased estimate of the Frobenius norm's).
 
@@ -186,12 +183,8 @@ def model_gradient_flow(
         AsrError: an utterance too short to have any lag, or a model whose output does not match `stride`.
     """
     x_1TF = features_1TF.detach().clone().requires_grad_()
-    inputs_1TF = [x_1TF]
-    hook: AbstractContextManager[Any] = nullcontext()
-    if at is not None:
-        hook = at.register_forward_hook(lambda *call: inputs_1TF.append(_first(call[2])))
     # cuDNN has no backward in evaluation mode
-    with hook, torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
+    with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
         hidden_1TH = model(x_1TF)
     frames, outputs = x_1TF.shape[1], hidden_1TH.shape[1]
     if outputs != -(-frames // stride) or outputs < 2:
@@ -200,26 +193,20 @@ def model_gradient_flow(
         )
     edge = min(-(-max_lag // stride), (outputs - 1) // 2)  # outputs at either end, which lack some lags
     middles = np.unique(np.linspace(edge, outputs - 1 - edge, positions).astype(int))
-    lags, norms = _mean_norms(inputs_1TF[-1], hidden_1TH, middles, probes, stride, frames)
+    lags, norms = _mean_norms(x_1TF, hidden_1TH, middles, probes, stride)
     inside = np.abs(lags) <= max_lag
     return Flow(name, lags[inside], norms[inside], frame_s)
 
 
-def _first(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The output sequence of a layer, which may return a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
 def _mean_norms(
-    inputs_1TF: Tensor, hidden_1TH: Tensor, outputs: np.ndarray, probes: int, stride: int, frames: int
+    inputs_1TF: Tensor, hidden_1TH: Tensor, outputs: np.ndarray, probes: int, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lags in input frames and the root mean square over outputs and probes of |Σ_h r_h ∂hidden_h/∂input|.
 
     For directions r of independent standard normal numbers, the mean square is the squared Frobenius norm.
     """
     generator = torch.Generator().manual_seed(0)
-    unit = -(-frames // inputs_1TF.shape[1])  # model input frames per frame of these inputs: 1, or the stride
-    ends = np.arange(1, inputs_1TF.shape[1] + 1) * unit
+    ends = np.arange(1, inputs_1TF.shape[1] + 1)
     squares: dict[int, list[float]] = {}
     for t in outputs:
         for _ in range(probes):
