@@ -135,8 +135,9 @@ def _run_on(parts: Sequence[str]) -> str:
 def _subtitles(path: Path, content: str) -> list[Cue]:
     """Of `.srt` and `.vtt`. In WebVTT an empty line ends a cue; in SubRip only the next number does."""
     lines = re.split(r"\r\n|\r|\n", content)
-    at = [k for k, line in enumerate(lines) if _TIMES.fullmatch(line)]
-    wrong = next((k for k, line in enumerate(lines) if "-->" in line and not _TIMES.fullmatch(line)), None)
+    times = {k: found for k, line in enumerate(lines) if (found := _TIMES.fullmatch(line))}
+    at = list(times)
+    wrong = next((k for k, line in enumerate(lines) if "-->" in line and k not in times), None)
     if wrong is not None:
         raise ManifestError(
             f"{path}, line {wrong + 1}: expected `00:00:01,000 --> 00:00:02,500`: {lines[wrong]}"
@@ -151,13 +152,11 @@ def _subtitles(path: Path, content: str) -> list[Cue]:
             below = below[:-1]
         shown.append([line.strip() for line in below if line.strip()])
     cues = []
-    for k, texts in zip(at, _unrolled(shown), strict=True):
+    for found, texts in zip(times.values(), _unrolled(shown), strict=True):
         text = "\n".join(texts)
         voices = {name.strip() for name in _VOICE.findall(text)}
         plain = _SOUND.sub(" ", unescape(_MARKUP.sub("", text)).replace("\n", " "))
         speaker = voices.pop() if len(voices) == 1 else None
-        found = _TIMES.fullmatch(lines[k])
-        assert found is not None  # as it is one of them
         cues.append(Cue(_seconds(*found.groups()[:4]), _seconds(*found.groups()[4:]), plain, speaker))
     return _said_until(cues)
 
