@@ -231,14 +231,7 @@ class BeamDecoder:
 
     def begin(self, n_best: int = 1) -> Search:
         """A new search, which will return up to n_best hypotheses."""
-        return Search(
-            n_best,
-            alphabet=self.alphabet,
-            tables=self.tables,
-            words=self.words,
-            settings=self.settings,
-            weighed=self.weighed,
-        )
+        return Search(self, n_best)
 
 
 def _check_pruning(

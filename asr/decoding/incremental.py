@@ -1,7 +1,8 @@
 """Decodes one utterance incrementally, for streams and whole recordings alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -11,8 +12,9 @@ from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.prefixes import ALTERNATIVES, NODE, NODES, Settings, new_beam, with_room
 from asr.decoding.ranking import judged, rank
-from asr.decoding.tables import Tables
-from asr.text import Alphabet
+
+if TYPE_CHECKING:
+    from asr.decoding.beam import BeamDecoder
 
 NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 LOST = 0.25  # nats per frame by which a hypothesis that explains the recording may lose to the best path
@@ -26,12 +28,9 @@ class Search:
     ever grows, and every prefix of the beam begins with it.
 
     Args:
+        decoder: whose alphabet, tables and weights it uses.
         n_best: the most hypotheses that it returns.
-        alphabet: of the acoustic model.
-        tables: what the search looks up.
-        words: see `asr.decoding.ranking.spell_out`.
-        settings: the limits of pruning.
-        weighed: gives the probabilities of frames of log-probabilities, see `BeamDecoder.weighed`.
+        settings: the limits of pruning, if others than the decoder's.
 
     >>> import torch
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
@@ -46,22 +45,13 @@ class Search:
     ((1, 2), ((0, 1), (2, 3)))
     """
 
-    def __init__(
-        self,
-        n_best: int,
-        *,
-        alphabet: Alphabet,
-        tables: Tables,
-        words: Sequence[str] | None,
-        settings: Settings,
-        weighed: Callable[[Tensor], np.ndarray],
-    ) -> None:
-        self._n_best, self._settings, self._weighed = n_best, settings, weighed
-        self._alphabet, self._tables, self._words = alphabet, tables, words
-        self._beam, self._tree = new_beam(settings.width, alphabet.size), np.empty(1, NODE)
+    def __init__(self, decoder: "BeamDecoder", n_best: int, settings: Settings | None = None) -> None:
+        self._decoder, self._n_best, self._settings = decoder, n_best, settings or decoder.settings
+        self._alphabet, self._tables, self._words = decoder.alphabet, decoder.tables, decoder.words
+        self._beam, self._tree = new_beam(self._settings.width, self._alphabet.size), np.empty(1, NODE)
         self._blocks: list[np.ndarray] = []
         self._wider: Search | None = None  # the search that found the hypotheses of `finish`, if another
-        search.start(self._beam, self._tree, tables)
+        search.start(self._beam, self._tree, self._tables)
 
     def advance(self, log_probs_TV: Tensor) -> None:
         """Process a block of frames: natural logs, (frames, outputs), blank at 0.
@@ -70,7 +60,7 @@ class Search:
             DecodingError: as `BeamDecoder.decode`; frame numbers count from the start of the block.
         """
         block_BTV, _ = check(log_probs_TV[None], [len(log_probs_TV)], outputs=self._alphabet.size)
-        self.take(self._weighed(block_BTV[0]))
+        self.take(self._decoder.weighed(block_BTV[0]))
 
     def take(self, y_TV: np.ndarray) -> None:
         """Process a block of frames: probabilities (float64) that have been checked."""
@@ -123,24 +113,12 @@ class Search:
         found, self._wider = self.provisional(begin), None
         [y_TV] = self._blocks
         if found[0].log_prob < occurrence.best_ln(y_TV) - LOST * len(y_TV):
-            wider = self._again(y_TV)
+            wider = Search(self._decoder, self._n_best, Settings(self._settings.width, UNPRUNED, UNPRUNED))
+            wider.take(y_TV)
             again = wider.provisional(begin)
             if again and again[0].score > found[0].score:
                 found, self._wider = again, wider
         return self.judged(found) if judge else found
-
-    def _again(self, y_TV: np.ndarray) -> "Search":
-        """A search of the same frames without pruning, except by the beam's width."""
-        wider = Search(
-            self._n_best,
-            alphabet=self._alphabet,
-            tables=self._tables,
-            words=self._words,
-            settings=Settings(self._settings.width, UNPRUNED, UNPRUNED),
-            weighed=self._weighed,
-        )
-        wider.take(y_TV)
-        return wider
 
     def provisional(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
         """The hypotheses of this search, without word confidences; the arguments are those of `finish`."""

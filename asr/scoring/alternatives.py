@@ -27,12 +27,13 @@ Place = list[tuple[str, ...]]
 """The wordings at one place of a reference, as words; a single one where there is no choice."""
 
 
-def parse(text: str, split: Callable[[str], tuple[str, ...]]) -> list[Place]:
+def parse(text: str, split: Callable[[str], tuple[str, ...]], *, depth: int = 1) -> list[Place]:
     """The reference as places one after the other, each with its possible wordings.
 
     Args:
         text: the reference.
         split: turns a wording into words; `@` and nothing become no words.
+        depth: within how many alternatives those of the text are, these included.
 
     Raises:
         ScoringError: more wordings at one place than can be tried, or alternatives nested too deep.
@@ -40,10 +41,6 @@ def parse(text: str, split: Callable[[str], tuple[str, ...]]) -> list[Place]:
     >>> parse("{ uh / @ } good { day / good morning }", lambda text: tuple(text.split()))
     [[('uh',), ()], [('good',)], [('day',), ('good', 'morning')]]
     """
-    return _places(text, split, depth=1)
-
-
-def _places(text: str, split: Callable[[str], tuple[str, ...]], *, depth: int) -> list[Place]:
     places: list[Place] = []
     plain = at = 0
     while (opening := text.find("{", at)) >= 0:
@@ -116,7 +113,7 @@ def _expand(option: str, split: Callable[[str], tuple[str, ...]], depth: int) ->
     """Every wording of one option, nested alternatives resolved."""
     if option.strip() == "@":
         return [()]
-    places = _places(option, split, depth=depth + 1)
+    places = parse(option, split, depth=depth + 1)
     if prod(map(len, places)) > MOST_WORDINGS:
         raise ScoringError(
             f"alternatives within alternatives, {option[:80]!r}, have more than {MOST_WORDINGS} wordings; "

@@ -53,7 +53,7 @@ class Paired:
 
     def score(self, number: int = 0, **how: Any) -> Score:
         """The score of one of the hypothesis files; `how`: other arguments of `asr.scoring.score`."""
-        facts = {"ids": self.ids, "speakers": self.speakers, "durations_s": self.durations_s}
+        facts: dict[str, Any] = {"ids": self.ids, "speakers": self.speakers, "durations_s": self.durations_s}
         return score(self.references, self.hypotheses[number], **facts, **how)
 
 
