@@ -98,9 +98,7 @@ class Trainer:
         self.loss = Loss(
             recognizer,
             Augmentation(augmentation, rate_hz=recognizer.rate_hz, voices=voices).to(device),
-            intermediate_weight=config.intermediate_weight,
-            consistency=config.consistency,
-            denominator=config.denominator,
+            config,
             targets=[self.train.targets[i] for i in self.train.kept],
             dtype=autocast_dtype(config.precision, device),
         )

@@ -1,6 +1,5 @@
 """Batches → gradients: the forward pass and the losses."""
 
-import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -17,6 +16,7 @@ from asr.recognizer import Recognizer
 from asr.spans import inside
 from asr.training.feed import mix
 from asr.training.loader import Batch, in_halves
+from asr.training.optim import TrainingConfig
 
 MOST_OUTPUTS = 128
 """Largest number of outputs for which a denominator is supported."""
@@ -39,44 +39,33 @@ class Loss:
 
     Args:
         recognizer, augmentation: on their device.
-        intermediate_weight: w, from 0 to below 1.
-        consistency: c, 0 (one pass per utterance) or more.
-        denominator: d, from 0 to 1; the attribute may be changed later.
+        config: w is its `intermediate_weight`, c its `consistency`, and d its `denominator`, of which the
+            attribute may be changed later.
         targets: all training targets, for P; read only if d is not 0.
         dtype: of autocast; None multiplies in float32.
 
     Raises:
-        ConfigError: a weight out of its range, w without an intermediate output layer, d with many outputs.
+        ConfigError: w without an intermediate output layer, or d with many outputs.
     """
 
     def __init__(
         self,
         recognizer: Recognizer,
         augmentation: Augmentation,
+        config: TrainingConfig,
         *,
-        intermediate_weight: float,
-        consistency: float,
-        denominator: float,
         targets: Sequence[Sequence[int]],
         dtype: torch.dtype | None,
     ) -> None:
-        if not 0 <= consistency < math.inf:
-            raise ConfigError(f"training.consistency={consistency}: expected 0 (off) or more")
-        if not 0 <= denominator <= 1:
-            raise ConfigError(f"training.denominator={denominator}: expected 0 (off) to 1")
-        if not 0 <= intermediate_weight < 1:
+        if config.intermediate_weight and recognizer.encoder.intermediate is None:
             raise ConfigError(
-                f"training.intermediate_weight={intermediate_weight}: expected 0 to less than 1"
-            )
-        if intermediate_weight and recognizer.encoder.intermediate is None:
-            raise ConfigError(
-                f"training.intermediate_weight={intermediate_weight} needs a layer to read: "
+                f"training.intermediate_weight={config.intermediate_weight} needs a layer to read: "
                 "set encoder.intermediate_layer"
             )
-        self.recognizer, self.augmentation = recognizer, augmentation
-        self.intermediate_weight, self.consistency, self.dtype = intermediate_weight, consistency, dtype
-        self.denominator = denominator
-        if denominator:
+        self.recognizer, self.augmentation, self.dtype = recognizer, augmentation, dtype
+        self.intermediate_weight, self.consistency = config.intermediate_weight, config.consistency
+        self.denominator = config.denominator
+        if self.denominator:
             self.trigram_VVV = label_trigram(targets, recognizer.alphabet.size).to(recognizer.device)
 
     def of_utterances(

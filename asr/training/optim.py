@@ -89,6 +89,9 @@ class TrainingConfig:
         demand(0 <= self.beta2 < 1, "beta2", "0 to below 1")
         demand(0 <= self.final_share <= 1, "final_share", "0 to 1")
         demand(0 <= self.start_share <= 1, "start_share", "0 to 1")
+        demand(0 <= self.intermediate_weight < 1, "intermediate_weight", "0 to less than 1")
+        demand(0 <= self.consistency < math.inf, "consistency", "0 (off) or more")
+        demand(0 <= self.denominator <= 1, "denominator", "0 (off) to 1")
 
 
 def learning_rate(config: TrainingConfig, progress_epochs: float) -> float:
