@@ -35,6 +35,7 @@ class Search:
     >>> import torch
     >>> log_probs_TV = torch.tensor([[0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.2, 0.7]]).log()
     >>> from asr.decoding import BeamDecoder
+    >>> from asr.text import Alphabet
     >>> search = BeamDecoder(Alphabet(["a", "b"])).begin()
     >>> search.advance(log_probs_TV[:2])
     >>> search.agreed()
