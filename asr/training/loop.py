@@ -266,8 +266,7 @@ class Trainer:
             self.dev,
             seconds_per_batch=self.config.seconds_per_batch,
             ranks=self.ranks,
-            autocast=self.loss.autocast,
-            loss=self.loss.of_utterances,
+            loss=self.loss,
         )
 
     def _end_epoch(self, **measured_in_training: float) -> None:

@@ -1,12 +1,10 @@
 """Packed corpora with targets, for training and validation, and the scores of a model on one."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from asr import scoring
 from asr.corpus import batches
@@ -19,6 +17,9 @@ from asr.spans import inside
 from asr.text import normalise
 from asr.training.distributed import Ranks
 from asr.training.loader import Batch, collate, in_halves
+
+if TYPE_CHECKING:
+    from asr.training.losses import Loss
 
 
 class Split:
@@ -77,13 +78,7 @@ class Split:
 
 @torch.no_grad()
 def measure(
-    recognizer: Recognizer,
-    split: Split,
-    *,
-    seconds_per_batch: float,
-    ranks: Ranks,
-    autocast: Callable[[], Any],
-    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    recognizer: Recognizer, split: Split, *, seconds_per_batch: float, ranks: Ranks, loss: "Loss"
 ) -> dict[str, float]:
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
@@ -107,7 +102,7 @@ def measure(
 
     def hear(batch: Batch) -> tuple[list[str], np.ndarray]:
         is_spelled_B = np.array([name not in strange for name in batch.ids])
-        return _hear(recognizer, batch, is_spelled_B, autocast=autocast, loss=loss)
+        return _hear(recognizer, batch, is_spelled_B, loss)
 
     found: list[tuple[int, str]] = []
     sums = np.zeros(4)
@@ -135,19 +130,15 @@ def measure(
 
 
 def _hear(
-    recognizer: Recognizer,
-    batch: Batch,
-    is_spelled_B: np.ndarray,
-    *,
-    autocast: Callable[[], Any],
-    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor],
+    recognizer: Recognizer, batch: Batch, is_spelled_B: np.ndarray, loss: "Loss"
 ) -> tuple[list[str], np.ndarray]:
     """What is heard in each utterance; loss (nats), labels, blank frames and all frames of the batch."""
     batch = batch.to(recognizer.device)
     features_BTF, frames_B = recognizer.features(batch.samples_BT, batch.lengths_B)
-    with autocast():
+    with loss.autocast():
         log_probs_BTV, out_B = recognizer.encoder(features_BTF, frames_B)
-    nll_B = loss(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B).double().cpu().numpy()
+    loss_B = loss.of_utterances(log_probs_BTV, batch.targets_BS, out_B, batch.target_lengths_B)
+    nll_B = loss_B.double().cpu().numpy()
     log_probs_BTV, out_B = log_probs_BTV.float().cpu(), out_B.cpu()
     counted_B = fits(batch.targets_BS, out_B, batch.target_lengths_B).numpy() & is_spelled_B
     blank_BT = log_probs_BTV.argmax(-1) == 0
