@@ -229,7 +229,7 @@ def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray
 def check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
     demand = demands_of("augmentation", config)
-    shares = "reverb noise voices silence telephone time_mask_share frequency_mask_share".split()
+    shares = ["reverb", "noise", "voices", "silence", "telephone", "time_mask_share", "frequency_mask_share"]
     for name in shares:
         demand(0 <= getattr(config, name) <= 1, name, "a share, 0 to 1")
     for name in ("pad_s", "trim_s", "equaliser_db", "gain_db", "time_masks", "frequency_masks"):
