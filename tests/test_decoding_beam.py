@@ -20,8 +20,8 @@ from asr.corpus import fsdd
 from asr.ctc import forward_backward
 from asr.decoding import BeamDecoder, Hypothesis, PyctcDecoder, alternatives, greedy
 from asr.decoding.hotwords import normalise_hotwords
+from asr.decoding.occurrence import Heard
 from asr.decoding.prefixes import ENTRIES, NODES
-from asr.decoding.ranking import locate
 from asr.decoding.spelling import build_trie, spell_outputs, spell_words
 from asr.errors import DecodingError, LanguageModelError
 from asr.text import Alphabet
@@ -539,7 +539,7 @@ def test_texts_that_fit_badly_are_scored_exactly_too():
         tokens = rng.integers(1, 4, rng.integers(5, frames // 2 + 1))
         lengths = torch.tensor([frames]), torch.tensor([len(tokens)])
         truth = forward_backward(log_probs_TV[None], torch.from_numpy(tokens)[None], *lengths).nll_B
-        assert locate(log_probs_TV.exp().numpy(), tokens)[0] == pytest.approx(-float(truth), abs=1e-9)
+        assert Heard(log_probs_TV.exp().numpy()).locate(tokens)[0] == pytest.approx(-float(truth), abs=1e-9)
 
 
 def test_an_array_that_torch_cannot_take_is_an_error_of_ours():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import asr.lm
-from asr.decoding import BeamDecoder, Hypothesis, agreement, greedy
+from asr.decoding import BeamDecoder, Hypothesis, agreement, greedy, occurrence
+from asr.decoding.occurrence import Heard
 from asr.decoding.stream import BeamStream, GreedyStream, Progress, StreamDecoder
 from asr.errors import DecodingError
 from asr.pronunciation import Lexicon
@@ -119,6 +120,26 @@ def test_settled_words_are_judged_once_among_their_neighbours(name: str, monkeyp
     assert max(lengths[-40:]) < 1.5 * max(lengths[40:80])
     end = [w.confidence for w in stream.finish().words(WORDS)]
     assert len(told) > 100 and np.corrcoef(told, end[: len(told)])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["plain", "language model and lexicon", "narrow"])
+def test_what_is_settled_is_not_located_again(name: str, monkeypatch) -> None:
+    """However long the segment is; and all is as if the frames so far were the whole."""
+    decoder, located = BeamDecoder(WORDS, threads=1, **BEAMS[name]), []  # type: ignore[arg-type]
+    log_probs_TV, advance = (4 * emissions(3, frames=1200)).log_softmax(-1), occurrence._advance
+
+    def counted(y_TV, tokens, masses, begins, moves, place, limit):
+        now, moves = advance(y_TV, tokens, masses, begins, moves, place, limit)
+        located.append(now.frame - place.frame)
+        return now, moves
+
+    monkeypatch.setattr(occurrence, "_advance", counted)
+    said = feed(BeamStream(decoder), log_probs_TV, (10,))
+    assert max(located[-40:]) < 1.5 * max(located[40:80])
+    for n, now in enumerate(said, 1):
+        hypothesis, heard = now.hypothesis, Heard(decoder.weighed(log_probs_TV[: 10 * n]))
+        alone = hypothesis.log_prob, hypothesis.frames, hypothesis.confidences
+        assert alone == heard.locate(np.array(hypothesis.tokens, np.int64))
 
 
 def test_settled_words_keep_their_confidence_while_nothing_may_be_written() -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from asr.decoding.hypothesis import Hypothesis
-from asr.decoding.ranking import locate
+from asr.decoding.occurrence import Heard
 
 CANDIDATES = 16
 """Hypotheses of the search by the mean that are ranked anew."""
@@ -33,7 +33,7 @@ def ranked(hypotheses: Sequence[Hypothesis], members: Sequence[np.ndarray]) -> l
         if hypothesis.log_prob == -math.inf:  # what no path of the mean spells, none of a member does
             return hypothesis
         tokens = np.array(hypothesis.tokens, np.int64)
-        ln = float(np.mean([locate(y_TV, tokens)[0] for y_TV in members]))
+        ln = float(np.mean([Heard(y_TV).locate(tokens)[0] for y_TV in members]))
         return replace(hypothesis, log_prob=ln, score=hypothesis.score - hypothesis.log_prob + ln)
 
     return sorted(map(weighed, hypotheses), key=lambda h: -h.score)

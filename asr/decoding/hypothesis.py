@@ -66,11 +66,15 @@ class Hypothesis:
         """  # noqa: E501
         slices = alphabet.word_slices(self.tokens)
         texts = self.orthography or [alphabet.decode(self.tokens[first:end]) for first, end in slices]
-        sure = self.word_confidences or [min(self.confidences[first:end]) for first, end in slices]
+        sure = self.word_confidences or self.peaks(alphabet)
         return [
             Word(text, self.frames[first][0], self.frames[end - 1][1], confidence)
             for text, (first, end), confidence in zip(texts, slices, sure, strict=True)
         ]
+
+    def peaks(self, alphabet: Alphabet, first: int = 0) -> list[float]:
+        """For each word from the `first` on, the lowest confidence of its tokens."""
+        return [min(self.confidences[a:b]) for a, b in alphabet.word_slices(self.tokens)[first:]]
 
 
 def write(tokens: Sequence[int], alphabet: Alphabet, orthography: Sequence[str] | None = None) -> str:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor
 
-from asr.decoding import occurrence, outcome, search
+from asr.decoding import outcome, search
 from asr.decoding.emissions import check
 from asr.decoding.hypothesis import Hypothesis
+from asr.decoding.occurrence import Heard
 from asr.decoding.prefixes import ALTERNATIVES, NODE, NODES, Settings, new_beam, with_room
 from asr.decoding.ranking import judged, rank
 
@@ -50,7 +51,9 @@ class Search:
         self._decoder, self._n_best, self._settings = decoder, n_best, settings or decoder.settings
         self._alphabet, self._tables, self._words = decoder.alphabet, decoder.tables, decoder.words
         self._beam, self._tree = new_beam(self._settings.width, self._alphabet.size), np.empty(1, NODE)
-        self._blocks: list[np.ndarray] = []
+        self._heard = Heard(np.empty((0, self._alphabet.size)))
+        self._agreed: tuple[int, ...] = ()
+        self._agreed_node = 0  # of the tree, where these tokens end
         self._wider: Search | None = None  # the search that found the hypotheses of `finish`, if another
         search.start(self._beam, self._tree, self._tables)
 
@@ -65,7 +68,7 @@ class Search:
 
     def take(self, y_TV: np.ndarray) -> None:
         """Process a block of frames: probabilities (float64) that have been checked."""
-        self._blocks.append(y_TV)
+        self._heard.add(y_TV)
         done = 0
         while done < len(y_TV):
             self._make_room(len(y_TV) - done)
@@ -80,7 +83,10 @@ class Search:
 
     def agreed(self) -> tuple[int, ...]:
         """The tokens that all prefixes of the beam begin with."""
-        return tuple(outcome.trace(self._tree, outcome.shared_node(self._beam, self._tree)).tolist())
+        node = outcome.shared_node(self._beam, self._tree)
+        self._agreed += tuple(outcome.trace(self._tree, node, self._agreed_node).tolist())
+        self._agreed_node = node
+        return self._agreed
 
     def settled(self) -> tuple[int, ...]:
         """The tokens that will be written as they are now, whatever follows.
@@ -95,7 +101,7 @@ class Search:
         if self._words is None:
             return tuple(outcome.inevitable_words(self._beam, self._tree, tables).tolist())
         agreed = self.agreed()
-        agreed = agreed[: max((i for i, token in enumerate(agreed) if tables.closes[token]), default=0)]
+        agreed = agreed[: next((i for i in reversed(range(len(agreed))) if tables.closes[agreed[i]]), 0)]
         certain = outcome.certain_words(np.array(agreed, np.int64), tables)
         starts = [start for start, _ in self._alphabet.word_slices(agreed)]
         return agreed[: starts[certain]] if certain < len(starts) else agreed
@@ -112,8 +118,8 @@ class Search:
             judge: whether to compute word confidences, see `judged`.
         """
         found, self._wider = self.provisional(begin), None
-        [y_TV] = self._blocks
-        if found[0].log_prob < occurrence.best_ln(y_TV) - LOST * len(y_TV):
+        y_TV = self._heard.y_TV
+        if found[0].log_prob < self._heard.best_ln() - LOST * len(y_TV):
             wider = Search(self._decoder, self._n_best, Settings(self._settings.width, UNPRUNED, UNPRUNED))
             wider.take(y_TV)
             again = wider.provisional(begin)
@@ -123,12 +129,10 @@ class Search:
 
     def provisional(self, begin: tuple[int, ...] = ()) -> list[Hypothesis]:
         """The hypotheses of this search, without word confidences; the arguments are those of `finish`."""
-        if len(self._blocks) != 1:
-            self._blocks = [np.concatenate([np.empty((0, self._alphabet.size)), *self._blocks])]
         return rank(
             self._beam,
             self._tree,
-            self._blocks[0],
+            self._heard,
             self._tables,
             self._alphabet,
             words=self._words,

@@ -33,14 +33,14 @@ def finish(beam: Beam, tree: Any, tables: Tables) -> Any:
 
 
 @kernel()
-def trace(tree: Any, node: int) -> Any:
-    """The outputs of a prefix."""
+def trace(tree: Any, node: int, since: int = 0) -> Any:
+    """The outputs of a prefix, from one that it begins with, `since`, on."""
     length, at = 0, node
-    while at > 0:
+    while at > since:
         length += 1
         at = tree[at].parent
     tokens = np.empty(length, np.int64)
-    while node > 0:
+    while node > since:
         length -= 1
         tokens[length] = tree[node].token
         node = tree[node].parent
@@ -184,19 +184,21 @@ def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
 
     A prefix inside a word has a single continuation where no other word of the lexicon begins like it.
     """
-    tokens = _spell_to_end(tree, tables, beam.entries[0].node)
+    since = shared_node(beam, tree)
+    tokens = _spell_to_end(tree, tables, beam.entries[0].node, since)
     shared = len(tokens)
     for i in range(1, beam.counts[ENTRIES]):
-        others = _spell_to_end(tree, tables, beam.entries[i].node)
+        others = _spell_to_end(tree, tables, beam.entries[i].node, since)
         shared = min(shared, len(others))
         for t in range(shared):
             if tokens[t] != others[t]:
                 shared = t
                 break
-    node, last = ROOT, 0
-    for t in range(shared):
-        if tables.closes[tokens[t]]:
-            node, last = ROOT, t
+    tokens = np.concatenate((trace(tree, since), tokens[:shared]))
+    shared, node, last = len(tokens), ROOT, max(len(tokens) - 1, 0)
+    while last and not tables.closes[tokens[last]]:
+        last -= 1
+    for t in range(last, shared):
         node, _ = spell_on(tables, node, tokens[t])
     is_whole = node > ROOT and tables.trie[node].word >= 0 and not tables.trie[node].mask
     needed = shared + np.sum(tokens[1:shared] == tokens[: max(shared - 1, 0)])
@@ -204,9 +206,9 @@ def inevitable_words(beam: Beam, tree: Any, tables: Tables) -> Any:
 
 
 @kernel()
-def _spell_to_end(tree: Any, tables: Tables, node: int) -> Any:
-    """The outputs of a prefix, and those that must follow for it to end with a word of the trie."""
-    tokens, at, more = trace(tree, node), tree[node].word_node, [0][:0]
+def _spell_to_end(tree: Any, tables: Tables, node: int, since: int) -> Any:
+    """The outputs of a prefix after `since`, and those that must follow to end with a word of the trie."""
+    tokens, at, more = trace(tree, node, since), tree[node].word_node, [0][:0]
     is_unique = np.max(tables.first[1:] - tables.first[:-1]) <= 1  # no output writes several digits
     while is_unique and at > ROOT and tables.trie[at].word < 0 and count_bits(tables.trie[at].mask) == 1:
         digit = count_bits(tables.trie[at].mask - 1)

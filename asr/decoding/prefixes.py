@@ -144,6 +144,7 @@ def with_room(records: np.ndarray, needed: int) -> np.ndarray:
     """The same records, moved to a larger array if `needed` of them do not fit."""
     if needed <= len(records):
         return records
-    bigger = np.empty(needed + len(records), records.dtype)
-    bigger.view(np.uint8)[: records.nbytes] = records.view(np.uint8)  # field by field takes longer
+    bigger = np.empty((needed + len(records), *records.shape[1:]), records.dtype)
+    # as bytes: field by field takes longer
+    bigger.reshape(-1).view(np.uint8)[: records.nbytes] = records.reshape(-1).view(np.uint8)
     return bigger

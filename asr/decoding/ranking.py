@@ -4,14 +4,13 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import torch
 
-from asr.ctc import align, ctc_loss, required_frames
-from asr.decoding import agreement, alternatives, occurrence, outcome, search
+from asr.ctc import required_frames
+from asr.decoding import agreement, alternatives, outcome, search
 from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.occurrence import Heard
 from asr.decoding.prefixes import FRAMES, Beam
 from asr.decoding.tables import LN_10, Tables
 from asr.text import Alphabet
@@ -26,7 +25,7 @@ _LOOKED_AT = 16  # labellings per wanted hypothesis: many differ only in leading
 def rank(
     beam: Beam,
     tree: np.ndarray,
-    y_TV: np.ndarray,
+    heard: Heard,
     tables: Tables,
     alphabet: Alphabet,
     *,
@@ -41,7 +40,7 @@ def rank(
 
     Args:
         beam, tree: of a search that has processed all frames.
-        y_TV: the probabilities of those frames.
+        heard: those frames.
         words: see `spell_out`.
         begin: tokens that every hypothesis must begin with.
     """
@@ -64,8 +63,8 @@ def rank(
         scored[text] += 1
         if scored[text] > _LABELLINGS:
             return
-        rest = {"lm_log_prob": log10_p * LN_10, "bonus": other, "orthography": orthography}
-        new = _scored(y_TV, tokens, weight, **rest)
+        ln, spans, peaks = heard.locate(tokens, len(begin))
+        new = Hypothesis(labelling, spans, peaks, ln, ln + weight, log10_p * LN_10, other, orthography)
         is_better = text not in found or new.score > found[text].score
         if is_better and (new.log_prob > -math.inf or even_if_impossible):
             found[text] = new
@@ -75,7 +74,7 @@ def rank(
             break
         add(tokens)
     scored.clear()  # the best path is scored whatever its text
-    add(occurrence.best_path(y_TV))
+    add(heard.best_path())
     if not found:
         words_known = _whole_words(beam, tree, tables), outcome.inevitable_words(beam, tree, tables)
         add(max(words_known, key=len), even_if_impossible=True)
@@ -114,9 +113,8 @@ def judged(
         return hypotheses
 
     def sure(hypothesis: Hypothesis) -> tuple[float, ...]:
-        peaks = [min(hypothesis.confidences[a:b]) for a, b in alphabet.word_slices(hypothesis.tokens)]
         share_W = agreement.shares(np.array(hypothesis.tokens[begin:], np.int64), tables, numbers, ends)
-        found = agreement.confidences(share_W, peaks[first:])
+        found = agreement.confidences(share_W, hypothesis.peaks(alphabet, first))
         return (*known, *found[len(known) - first :])
 
     return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
@@ -127,36 +125,8 @@ def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ..
     return None if words is None else tuple(words[entry] if entry >= 0 else "" for entry in entries)
 
 
-def _scored(y_TV: np.ndarray, tokens: np.ndarray, weight: float, **rest: Any) -> Hypothesis:
-    """The labelling as a hypothesis, with its exact probability; `weight` is the rest of its score."""
-    log_prob, spans, peaks = locate(y_TV, tokens)
-    frames = tuple(map(tuple, spans.tolist()))
-    return Hypothesis(
-        tuple(tokens.tolist()), frames, tuple(peaks.tolist()), log_prob, log_prob + weight, **rest
-    )
-
-
-def locate(y_TV: np.ndarray, tokens: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """(ln p(tokens), frames of each token, its highest probability there).
-
-    In log-space where pruned probabilities do not suffice. If no path fits, −∞ and the frames of one that
-    nearly does.
-    """
-    spans, peaks = np.empty((len(tokens), 2), np.int64), np.empty(len(tokens))
-    ln = occurrence.locate(y_TV, tokens, spans, peaks)
-    if ln > -occurrence.SURE or ln > occurrence.best_ln(y_TV) - occurrence.SURE:
-        return ln, spans, peaks
-    log_probs_TV, least = torch.from_numpy(y_TV).log(), math.log(np.finfo(float).tiny)
-    lengths = torch.tensor([len(y_TV)]), torch.tensor([len(tokens)])
-    ln = -float(ctc_loss(log_probs_TV[None], torch.from_numpy(tokens)[None], *lengths)[0])
-    for i, span in enumerate(align(log_probs_TV.clamp(min=least), tokens)):
-        spans[i] = span.start_frame, span.end_frame
-        peaks[i] = min(y_TV[span.start_frame : span.end_frame, span.token].max(), 1.0)
-    return ln, spans, peaks
-
-
 def _whole_words(beam: Beam, tree: np.ndarray, tables: Tables) -> np.ndarray:
     """The longest initial part of the leading prefix that consists of whole words that may be written."""
     tokens = outcome.trace(tree, search.leader(beam))
     ends = [0, *np.flatnonzero(tables.closes[tokens]).tolist()]
-    return tokens[: max(end for end in ends if outcome.read(tokens[:end], tables)[2] > -math.inf)]
+    return next(tokens[:end] for end in reversed(ends) if outcome.read(tokens[:end], tables)[2] > -math.inf)

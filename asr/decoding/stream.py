@@ -40,9 +40,8 @@ class Progress:
             return " ".join(self.hypothesis.orthography[: self.settled_words(alphabet)])
         tokens = self.hypothesis.tokens[: self.settled]
         if alphabet.lexicon is not None:  # phones spell nothing before their word is complete
-            tokens = tokens[
-                : max((i for i, token in enumerate(tokens) if token == alphabet.space), default=0)
-            ]
+            space = alphabet.space
+            tokens = tokens[: next((i for i in reversed(range(len(tokens))) if tokens[i] == space), 0)]
         return write(tokens, alphabet)
 
     def settled_words(self, alphabet: Alphabet) -> int:
@@ -128,19 +127,17 @@ class BeamStream:
         settled = self._search.settled()
         [best] = self._search.provisional(settled)
         count = Progress(best, len(settled)).settled_words(self._alphabet)
-        if count > len(self._confidences):
-            judged = self._sure(*self._search.judged([best], self._confidences))
-            self._confidences += judged[len(self._confidences) : count]
-        sure = self._confidences + self._sure(best)[len(self._confidences) :]
+        if (known := len(self._confidences)) < count:
+            [judged] = self._search.judged([best], self._confidences)
+            sure = judged.word_confidences or (*self._confidences, *best.peaks(self._alphabet, known))
+            self._confidences += sure[known:count]
+        sure = (*self._confidences, *best.peaks(self._alphabet, len(self._confidences)))
         return Progress(replace(best, word_confidences=sure), len(settled))
 
     def finish(self) -> Hypothesis:
         """The hypothesis of all frames."""
         [best] = self._search.finish(self._search.settled())
         return best
-
-    def _sure(self, hypothesis: Hypothesis) -> tuple[float, ...]:
-        return tuple(word.confidence for word in hypothesis.words(self._alphabet))
 
 
 def _check_axes(log_probs_TV: Tensor) -> None:
