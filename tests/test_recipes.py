@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import soundfile
+import torch
 import yaml
 from tones import sentences, tones
 
 from asr import cli, cmudict, load
+from asr.bundle import located
 from asr.errors import ConfigError, DownloadError
 from asr.jobs import recipe as recipes
+from asr.jobs.inheritance import inherited
 from asr.lm import train
 from asr.training.finetuning import member_of
 
@@ -341,6 +344,27 @@ def test_fsdd_goes_on_from_models_that_come_with_it(tmp_path, monkeypatch):
     dataclasses.replace(base, trained_on={}).save(mine, small=True)
     assert load(start).trained_on == {}
     assert recipes.compose(["fsdd", "training.start_from="]).training.start_from is None
+
+
+def test_a_model_of_english_comes_along_and_is_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = load("english")
+    assert model.lm is not None and {"hello", "internet"} <= set(model.lm.known_words)
+    assert model.decoder.name == "beam" and model.alphabet.lexicon is not None
+    spoken = model.alphabet.encode("hello internet")
+    likely_TV = torch.full((4 * len(spoken) + 4, model.alphabet.size), -12.0)
+    likely_TV[:, 0] = -1e-3
+    for i, token in enumerate(spoken):
+        likely_TV[4 * i + 3, [0, token]] = likely_TV[4 * i + 3, [token, 0]]
+    assert model.decode(likely_TV[None], torch.tensor([len(likely_TV)]))[0].orthography == (
+        "hello",
+        "internet",
+    )
+    recipe = inherited(recipes.compose(["folder/finetune", "training.start_from=english"]))
+    assert recipe.features == model.features.config and recipe.encoder == model.encoder.config
+    assert (recipe.augmentation.voices, recipe.training.denominator) == (0.25, 0.9)
+    model.save(tmp_path / "english")  # a model of one's own of that name comes first
+    assert located(Path("english")) == Path("english") and located(Path("none")) == Path("none")
 
 
 @pytest.mark.parametrize("size", ["small", "large", "streaming"])
