@@ -2,9 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from asr import bundle
 from asr.errors import BundleError
 from asr.jobs.console import say
 from asr.jobs.recipe import Recipe
@@ -75,16 +77,27 @@ def base_of(recipe: Recipe) -> Recognizer | None:
         BundleError: there is no such bundle, or it is damaged.
         ConfigError: it has no such member.
     """
-    start, own = recipe.training.start_from, Path(recipe.exp) / "model"
+    start, own, member = recipe.training.start_from, Path(recipe.exp) / "model", recipe.training.start_member
     if not start:
         return None
     try:
-        base, encoder, facts = member_of(start, recipe.training.start_member)
+        return _loaded(start, member, _stamp(start))
     except BundleError:
         if not own.exists():
             raise
-        base, encoder, facts = member_of(str(own), recipe.training.start_member)
+        return _loaded(str(own), member, _stamp(str(own)))
+
+
+@lru_cache(maxsize=1)  # it is asked for at every stage, and a large lexicon takes a second
+def _loaded(path: str, member: int, stamp: int) -> Recognizer:
+    base, encoder, facts = member_of(path, member)
     return dataclasses.replace(base, encoder=encoder, trained_on=facts)
+
+
+def _stamp(path: str) -> int:
+    """When the bundle was written; 0 if it is not there."""
+    file = bundle.file_of(bundle.located(Path(path)))
+    return file.stat().st_mtime_ns if file.is_file() else 0
 
 
 def keeps_language_model(recipe: Recipe) -> bool:

@@ -52,7 +52,7 @@ class DataConfig:
     style: Literal["none", "basic", "upper"] = "basic"
     """Normalisation of transcripts, see `asr.text.normalise`."""
     subwords: int | None = None
-    """Number of byte-pair units; None trains on characters."""
+    """Number of byte-pair units; None: characters, or the outputs of `training.start_from`."""
     phones: str | None = None
     """Trains on phones: `cmudict` (American English), an espeak-ng voice (`en-us`), or a lexicon file."""
     min_s: float = 0.1

@@ -41,7 +41,8 @@ class TrainingConfig:
     beta2: float = 0.98
     clip_norm: float = 5.0
     start_from: str | None = None
-    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew."""
+    """Bundle to fine-tune; only the outputs of symbols that it lacks are initialised anew. A recipe has the
+    settings that it leaves at their defaults from it, see `asr.jobs.inheritance`."""
     start_member: int = 1
     """Which of its members, if it is an ensemble; with `members`, the others start from the following."""
     start_share: float = 0.0
