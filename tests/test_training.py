@@ -403,5 +403,5 @@ def test_bf16_trains(corpus, tmp_path):
 )  # fmt: skip
 def test_a_setting_that_cannot_work_is_refused_by_name(wrong):
     [(name, value)] = wrong.items()
-    with pytest.raises(ConfigError, match=f"training.{name}={value}: expected"):
+    with pytest.raises(ConfigError, match=f"training.{name}={value!r}: expected"):
         TrainingConfig(**wrong)
