@@ -11,7 +11,7 @@ import typer
 
 from asr import __version__
 from asr.errors import AsrError, visible
-from asr.subcommands import (
+from asr.options import (
     BeamWidth,
     Decoder,
     Device,
@@ -27,15 +27,10 @@ from asr.subcommands import (
     SampleRate,
     ScoringStyle,
     Vad,
-    align,
     choice,
-    combine,
-    export,
-    laboratory,
-    language_model,
     load_model,
-    tune,
 )
+from asr.subcommands import align, combine, export, laboratory, language_model, tune
 
 app = typer.Typer(
     name="asr",

@@ -1,5 +1,6 @@
 """Two language models as one: by hand, against the sums of each, and for texts that they cut differently."""
 
+import contextlib
 import itertools
 import math
 import unicodedata
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 
 import asr.lm
+from asr import cli
+from asr.encoder import EncoderConfig
 from asr.errors import LanguageModelError
 from asr.lm import NGramModel, RecurrentConfig, RecurrentModel, Steps, by_words, mixed
 from asr.lm.mixture import AFTER
 from asr.lm.recurrent import UNSEEN_LN
+from asr.recognizer import Recognizer
 
 TEXT = ["one two three", "two one", "three three one", "two thirteen"] * 6
 
@@ -158,3 +162,31 @@ def test_the_best_share_is_the_one_a_grid_finds():
     best = max(grid, key=lambda share: np.log(((1 - share) * one + share * other)[known]).sum())
     assert asr.lm.best_share(first, second, held_out) == pytest.approx(best, abs=0.01)
     assert asr.lm.best_share(first, second, []) == 0.5
+
+
+def test_the_command_merges_files_and_the_n_grams_of_bundles(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    first, second = asr.lm.train(["a b", "b a"], 2, quiet=True), asr.lm.train(["b c", "c c"], 2, quiet=True)
+    second.save("second.arpa")
+    model = Recognizer.build(asr.Alphabet(list(" abc")), encoder=EncoderConfig(layers=1, width=4))
+    model.save("without")
+    model.lm = first
+    model.save("with")
+    (tmp_path / "held_out.txt").write_text("B, c!\nc c\n", encoding="utf-8")
+
+    def mix(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["asr", "lm", "mix", *words, "second.arpa", "-o", "mixed.arpa.gz"])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        return capsys.readouterr().err
+
+    for options, share in (
+        (["--share", "0.2"], 0.2),
+        ([], 0.5),
+        (["--text", "held_out.txt"], asr.lm.best_share(first, second, ["b c", "c c"])),
+    ):
+        assert f"3 words, {share:.0%} of second.arpa" in mix("with", *options)
+        merged, expected = asr.lm.load("mixed.arpa.gz"), asr.lm.interpolate(first, second, share)
+        assert merged.score("a b c") == pytest.approx(expected.score("a b c"), abs=1e-5)
+    assert "without: the bundle has no n-gram model" in mix("without")
+    assert "--share or --text" in mix("with", "--share", "0.2", "--text", "held_out.txt")

@@ -55,6 +55,7 @@ ROOMS = (
     "jobs",
     "serving",
     "lab",
+    "options",
     "subcommands",
     "cli",
 )
@@ -165,7 +166,7 @@ def test_only_jobs_and_the_command_know_hydra_and_typer():
     assert [
         f"{path}:{line}: {name}"
         for path, tree in trees()
-        if path.parts[1] not in ("jobs", "subcommands.py", "cli.py")
+        if path.parts[1] not in ("jobs", "options.py", "subcommands.py", "cli.py")
         for line, name in imports(path, tree)
         if name.split(".")[0] in CONFIGURATION
     ] == []
@@ -205,7 +206,9 @@ def test_completion_offers_all_names_of_the_package_before_they_are_loaded():
 def test_rooms_import_no_optional_or_slow_package_before_it_is_needed():
     files = [path.with_suffix("").parts for path, _ in trees()]
     here = {parts[1] for parts in files if parts[-1] != "__init__" or len(parts) == 3}
-    rooms = [f"asr.{room}" for room in ROOMS if room in here - {"jobs", "serving", "subcommands", "cli"}]
+    rooms = [
+        f"asr.{room}" for room in ROOMS if room in here - {"jobs", "serving", "options", "subcommands", "cli"}
+    ]
     assert loaded_by(f"import {', '.join(rooms)}", OPTIONAL) == []
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import cast
 
 from asr import cmudict, lm
+from asr.bundle import located
 from asr.corpus import librispeech
-from asr.errors import ConfigError, DownloadError
+from asr.errors import ConfigError, DownloadError, LanguageModelError
 from asr.jobs.console import counting, output, say, warn
 from asr.jobs.inheritance import base_of, keeps_language_model
 from asr.jobs.prepare import Prepared, development_split
 from asr.jobs.recipe import Recipe
+from asr.recognizer import load
 from asr.text import Alphabet, Style, normalise
 
 
@@ -88,6 +90,38 @@ def _learn(
         return lm.train_recurrent(
             sentences, config, seed=seed, checkpoint=checkpoint, on_update=progress, on_epoch=tell
         )
+
+
+def mix(first: str, second: str, path: Path, *, share: float | None, text: str, style: str) -> None:
+    """Merge the n-grams of two ARPA files or bundles and write ARPA, compressed if the name ends in .gz.
+
+    Args:
+        first, second: their paths.
+        path: of the ARPA file.
+        share: weight of the second; None: the best for the text, or 0.5.
+        text: a file of sentences that choose the weight, or `-`; "" if there are none.
+        style: normalisation of these.
+
+    Raises:
+        BundleError, LanguageModelError: a file that is not there or damaged, or a bundle without n-grams.
+        TextError: a text that cannot be read.
+    """
+    one, other = _ngrams(first), _ngrams(second)
+    if share is None:
+        share = lm.best_share(one, other, list(_sentences([text], style))) if text else 0.5
+    merged = lm.interpolate(one, other, share)
+    merged.save(path)
+    say(f"{path}: order {merged.order}, {len(merged.known_words):,} words, {share:.0%} of {second}")
+
+
+def _ngrams(path: str) -> lm.NGramModel:
+    """The n-gram model in an ARPA file, or in a bundle."""
+    if not (located(Path(path)).is_dir() or located(Path(path)).suffix == ".safetensors"):
+        return lm.load(path)
+    found = load(path).lm
+    if found is None:
+        raise LanguageModelError(f"{path}: the bundle has no n-gram model")
+    return found
 
 
 def perplexity(model: Path, text: str, *, style: str = "basic", as_json: bool = False) -> None:
