@@ -226,6 +226,11 @@ def _uniform(seed: int, epoch: int, utterance_id: str, count: int) -> np.ndarray
     return (words >> np.uint64(11)) * 2.0**-53
 
 
+def mix(*parts: object) -> int:
+    """A 63-bit hash of all parts, to seed what is drawn otherwise."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
+
+
 def check(config: AugmentationConfig) -> None:
     """Raises ConfigError at the first setting that cannot work."""
     demand = demands_of("augmentation", config)

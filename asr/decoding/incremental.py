@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
@@ -13,13 +13,25 @@ from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.occurrence import Heard
 from asr.decoding.prefixes import ALTERNATIVES, NODE, NODES, Settings, new_beam, with_room
 from asr.decoding.ranking import judged, rank
-
-if TYPE_CHECKING:
-    from asr.decoding.beam import BeamDecoder
+from asr.decoding.tables import Tables
+from asr.text import Alphabet
 
 NODES_PER_FRAME = 32  # tree nodes to allocate for each frame to come
 LOST = 0.25  # nats per frame by which a hypothesis that explains the recording may lose to the best path
 UNPRUNED = math.exp(-200.0)  # limit for outputs and prefixes when a lost search is repeated
+
+
+class Decoder(Protocol):
+    """What a search takes from its `asr.decoding.BeamDecoder`."""
+
+    alphabet: Alphabet
+    tables: Tables
+    words: list[str] | None
+    settings: Settings
+
+    def weighed(self, log_probs_TV: Tensor) -> np.ndarray:
+        """The probabilities of a recording, the prior divided out."""
+        ...
 
 
 class Search:
@@ -47,7 +59,7 @@ class Search:
     ((1, 2), ((0, 1), (2, 3)))
     """
 
-    def __init__(self, decoder: "BeamDecoder", n_best: int, settings: Settings | None = None) -> None:
+    def __init__(self, decoder: Decoder, n_best: int, settings: Settings | None = None) -> None:
         self._decoder, self._n_best, self._settings = decoder, n_best, settings or decoder.settings
         self._alphabet, self._tables, self._words = decoder.alphabet, decoder.tables, decoder.words
         self._beam, self._tree = new_beam(self._settings.width, self._alphabet.size), np.empty(1, NODE)

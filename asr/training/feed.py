@@ -1,6 +1,5 @@
 """The training split as a stream of batches, determined by seed, epoch and rank alone."""
 
-import hashlib
 import time
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
@@ -11,7 +10,7 @@ import numpy as np
 from asr.augmentation import AugmentationConfig, draw
 from asr.corpus import batches
 from asr.corpus.batches import Item
-from asr.draws import heard_s
+from asr.draws import heard_s, mix
 from asr.recognizer import Recognizer
 from asr.training.distributed import Ranks
 from asr.training.loader import Batch, collate, name_of, prefetch
@@ -141,8 +140,3 @@ class Feed:
                 if batch is None:
                     return
                 yield batch
-
-
-def mix(*parts: object) -> int:
-    """A 63-bit hash of all parts."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1

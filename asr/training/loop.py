@@ -19,6 +19,7 @@ from torch import Tensor
 
 from asr.augmentation import Augmentation, AugmentationConfig
 from asr.corpus.packed import PackedCorpus
+from asr.draws import mix
 from asr.errors import TrainingError
 from asr.machine.devices import autocast_dtype, choose_device
 from asr.machine.memory import keep_freed
@@ -28,7 +29,7 @@ from asr.training import checkpoint
 from asr.training.best import BestEpochs
 from asr.training.distributed import Ranks
 from asr.training.doctor import Watch
-from asr.training.feed import Feed, mix
+from asr.training.feed import Feed
 from asr.training.finetuning import freeze, moved_back, start_from
 from asr.training.history import History
 from asr.training.identity import Identity

@@ -10,11 +10,11 @@ from torch import Tensor
 from asr import lm
 from asr.augmentation import Augmentation
 from asr.ctc import ctc_loss, fits, log_denominator, log_prior
+from asr.draws import mix
 from asr.errors import ConfigError
 from asr.machine import devices
 from asr.recognizer import Recognizer
 from asr.spans import inside
-from asr.training.feed import mix
 from asr.training.loader import Batch, in_halves
 from asr.training.optim import TrainingConfig
 
