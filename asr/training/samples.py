@@ -76,17 +76,20 @@ def murmur(corpus: PackedCorpus, utterances: Sequence[int]) -> Tensor:
     Each voice is utterances of the corpus, one after the other, all of the same power; short corpora repeat.
     Utterances without any sound are left out, so that there may be nothing, (0,).
     """
-    ids = {
-        i: hashlib.sha256(corpus.utterances[i].id.encode(errors="surrogatepass")).digest() for i in utterances
-    }
-    order, parts = sorted(ids, key=ids.__getitem__), list[np.ndarray]()
-    needed, found = _VOICES * _MURMUR_S * corpus.rate_hz, 0
-    for i in order:
+
+    def shuffled(i: int) -> bytes:
+        return hashlib.sha256(corpus.utterances[i].id.encode(errors="surrogatepass")).digest()
+
+    parts: list[np.ndarray] = []
+    missing = needed = _VOICES * _MURMUR_S * corpus.rate_hz
+    for i in sorted(utterances, key=shuffled):
         start = corpus.offsets_samples[i]
         wave = corpus.pcm[start : start + corpus.lengths_samples[i]].astype(np.float32)
-        if found < needed and (level := math.sqrt(float(np.square(wave).mean()))) > 0:
+        if (level := math.sqrt(float(np.square(wave).mean()))) > 0:
             parts.append(wave / level)
-            found += len(wave)
+            missing -= len(wave)
+        if missing <= 0:
+            break
     if not parts:
         return torch.zeros(0)
     mixed = np.resize(np.concatenate(parts), (_VOICES, needed // _VOICES)).sum(0)
