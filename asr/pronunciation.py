@@ -48,8 +48,10 @@ class Lexicon:
         self.language = language
         self.words: dict[str, tuple[Pronunciation, ...]] = {}
         for word, pronunciations in words.items():
-            if said := tuple(dict.fromkeys(p for p in map(tuple, pronunciations) if p)):
-                self.words[word] = said
+            said = dict.fromkeys(map(tuple, pronunciations))
+            said.pop((), None)
+            if said:
+                self.words[word] = tuple(said)
 
     def __contains__(self, word: object) -> bool:
         return word in self.words
@@ -136,14 +138,14 @@ class Lexicon:
         Raises:
             TextError: a line without phones, quoted with its number; or no words at all.
         """
-        words: dict[str, list[list[str]]] = {}
+        words: dict[str, tuple[Pronunciation, ...]] = {}
         for number, line in enumerate(text.splitlines(), 1):
             if not (fields := line.split()):
                 continue
             word, *phones = fields
             if not phones:
                 raise TextError(f"{name}, line {number}: {line!r}; expected a word and its phones")
-            words.setdefault(word, []).append(phones)
+            words[word] = (*words.get(word, ()), tuple(phones))  # no lists, which are garbage-collected
         if not words:
             raise TextError(f"{name}: no words in it; expected lines `word phone phone …`")
         return cls(words, language=language)

@@ -26,11 +26,11 @@ class Entries(NamedTuple):
 
     Attributes:
         words: (E,) the word of each entry.
-        spelled: (E,) its digits; 0 stands for what the alphabet lacks.
+        spelled: (E,) its digits, one byte each; 0 stands for what the alphabet lacks.
     """
 
     words: list[str]
-    spelled: list[np.ndarray]
+    spelled: list[bytes]
 
 
 def known_words(
@@ -56,7 +56,7 @@ def known_words(
     if isinstance(lexicon, Mapping):
         entries = _pronounced_words(alphabet, spelling, lexicon)
         wanted = [] if isinstance(lexicon, _Chosen) else vocabulary(lm)
-        _check_pronounced(set(map(composed, lexicon)), hotwords, wanted)
+        _check_pronounced(set(entries.words), hotwords, wanted)
     else:
         _check_characters(hotwords, alphabet)
         known = vocabulary(lm) if lexicon is None else map(composed, lexicon)
@@ -80,8 +80,8 @@ def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronuncia
     """One entry for each pronunciation of each word."""
     if alphabet.space is None:
         raise DecodingError(f"pronunciations need an alphabet with ' ' between words; {alphabet!r} has none")
-    absent = (0,) * spelling.per_character
-    digits_of = cache(lambda symbol: spelling.digits_of.get(composed(symbol), absent))  # lexicons are long
+    absent = bytes(spelling.per_character)
+    digits_of = cache(lambda symbol: spelling.digits_of.get(composed(symbol), absent))
     words, spelled = [], []
     for word, pronunciations in lexicon.items():
         given = list(pronunciations)
@@ -92,7 +92,7 @@ def _pronounced_words(alphabet: Alphabet, spelling: Spelling, lexicon: Pronuncia
             )
         for symbols in dict.fromkeys(map(tuple, given or [()])):  # without any it is counted as unspellable
             words.append(composed(word))
-            spelled.append(np.array([d for s in symbols for d in digits_of(s)], np.int32))
+            spelled.append(b"".join(map(digits_of, symbols)))
     return Entries(words, spelled)
 
 
@@ -149,7 +149,7 @@ def check_spellable(
     unspellable = [
         word
         for word, digits in zip(entries.words, entries.spelled, strict=True)
-        if not (len(digits) and digits.all() and (spelling.bordered or word in symbols))
+        if not digits or 0 in digits or not (spelling.bordered or word in symbols)
     ]
     if not unspellable:
         return []

@@ -8,6 +8,7 @@ alphabet instead of characters.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,20 +26,20 @@ class Spelling(NamedTuple):
         first: (V + 1,) output c writes digits[first[c] : first[c + 1]].
         digits: the digits of all outputs.
         closes: (V,) whether the output ends the word before it.
-        digits_of: character, or whole symbol → its digits, equally many for each.
+        digits_of: character, or whole symbol → its digits, one byte each, equally many for each.
         bordered: whether the script separates words.
     """
 
     first: np.ndarray
     digits: np.ndarray
     closes: np.ndarray
-    digits_of: dict[str, tuple[int, ...]]
+    digits_of: dict[str, bytes]
     bordered: bool
 
     @property
     def per_character(self) -> int:
         """Digits of one character."""
-        return len(next(iter(self.digits_of.values()), (0,)))
+        return len(next(iter(self.digits_of.values()), b"\0"))
 
 
 def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
@@ -55,7 +56,7 @@ def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
     while BASE**places < len(characters):
         places += 1
     digits_of = {
-        c: tuple(i // BASE**p % BASE + 1 for p in reversed(range(places))) for i, c in enumerate(characters)
+        c: bytes(i // BASE**p % BASE + 1 for p in reversed(range(places))) for i, c in enumerate(characters)
     }
     written = [
         [d for c in symbol for d in ((BORDER,) if c == border else digits_of[c])] for symbol in ([], *pieces)
@@ -73,15 +74,16 @@ def spell_outputs(alphabet: Alphabet, *, whole: bool = False) -> Spelling:
     )
 
 
-def spell_words(words: Sequence[str], spelling: Spelling) -> list[np.ndarray]:
-    """The digits of each word by its characters; those of a character that cannot be spelled are 0."""
+def spell_words(words: Sequence[str], spelling: Spelling) -> list[bytes]:
+    """The digits of each word by its characters, one byte each: 0 for what cannot be spelled."""
     places = spelling.per_character
-    table = np.zeros((max([0, *map(ord, spelling.digits_of)]) + 2, places), np.int32)
+    table = np.zeros((max([0, *map(ord, spelling.digits_of)]) + 2, places), np.uint8)
     for c, digits in spelling.digits_of.items():
-        table[ord(c)] = digits
+        table[ord(c)] = tuple(digits)
     codes = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
-    flat = table[np.minimum(codes, len(table) - 1)].reshape(-1)
-    return np.split(flat, np.cumsum([len(w) * places for w in words])[:-1]) if words else []
+    flat = table[np.minimum(codes, len(table) - 1)].tobytes()
+    ends = accumulate(len(word) * places for word in words)
+    return [flat[begin:end] for begin, end in pairwise((0, *ends))]
 
 
 class Trie(NamedTuple):
@@ -120,17 +122,16 @@ def foresee(trie: Trie, values: np.ndarray, bonuses: np.ndarray) -> np.ndarray:
     return np.concatenate(best)
 
 
-def build_trie(spelled: Sequence[np.ndarray]) -> Trie:
+def build_trie(spelled: Sequence[bytes]) -> Trie:
     """The trie of the entries that can be spelled: those of at least one digit and no zero.
 
     Args:
         spelled: the digits of each entry; several may be spelled alike.
     """
-    texts = [digits.astype(np.uint8).tobytes() for digits in spelled]
-    good = [i for i, text in enumerate(texts) if text and 0 not in text]
-    order = np.array(sorted(good, key=texts.__getitem__), np.int64)
-    digits = np.frombuffer(b"".join(texts[i] + b"\0" for i in order), np.uint8)
-    return _build_layers(digits.astype(np.int32), order, np.array([len(texts[i]) for i in order], np.int64))
+    good = [i for i, digits in enumerate(spelled) if digits and 0 not in digits]
+    order = np.array(sorted(good, key=spelled.__getitem__), np.int64)
+    digits = np.frombuffer(b"".join(spelled[i] + b"\0" for i in order), np.uint8)
+    return _build_layers(digits.astype(np.int32), order, np.array([len(spelled[i]) for i in order], np.int64))
 
 
 def _build_layers(digits: np.ndarray, order: np.ndarray, lengths: np.ndarray) -> Trie:
