@@ -318,12 +318,12 @@ def test_one_command_goes_from_audio_books_to_digits_and_resumes(tmp_path, monke
         return [line.split("\0")[:-1] for line in Path("asked").read_text().splitlines()]
 
     first = asked()
-    books, corpus, align, words, export, digits = first
-    assert books[1:] == corpus[1:] == ["mini_librispeech/aligner", *os.environ["BOOKS"].split()]
-    assert Path(align[1]).read_text() == "train\ndev\n"
-    assert asked() == [books, words, export, digits]
-    made = [recipes.compose(step[1:]) for step in (books, words, digits)]
-    assert align[3] == f"{made[0].exp}/model" and export[2] == f"{made[1].exp}/model"
+    corpus, align, words, export, digits = first
+    assert corpus[1:] == ["mini_librispeech", *os.environ["BOOKS"].split()]
+    assert Path(align[1]).read_text() == "train\ndev\n" and align[3] == "english"
+    assert asked() == [words, export, digits]
+    made = [recipes.compose(step[1:]) for step in (corpus, words, digits)]
+    assert export[2] == f"{made[1].exp}/model"
     assert made[2].training.start_from == export[4] == "words/words.safetensors"
     assert Path(made[1].data.root) == Path("words/words.jsonl")
     assert [one.members for one in made] == [1, 2, 2] and made[2].data.root == "a b"
