@@ -117,7 +117,7 @@ def file_of(path: Path, *, is_written: bool = False) -> Path:
 
 
 def write(file: Path, tensors: dict[str, Tensor], header: dict[str, Any], *, small: bool = False) -> None:
-    """Write the bundle to disk, whole or not at all; `small`: matrices of networks in 8 bits.
+    """Write the bundle to disk, whole or not at all; `small`: networks' matrices in 8 bits, n-grams in 16.
 
     Raises:
         BundleError: the tensors have no data because the model was loaded from ONNX; or the disk is full, or
@@ -189,13 +189,18 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, but each matrix of encoder and rescorer in 8 bits, with one scale for each row."""
+    """The tensors, but each matrix of encoder and rescorer in 8 bits, with one scale for each row.
+
+    Logarithms of the n-grams are rounded to half precision.
+    """
     small = dict(tensors)
     for name, t in tensors.items():
         if name.startswith(("encoder.", "rescorer.")) and t.is_floating_point() and t.dim() > 1 and t.numel():
             scale = t.flatten(1).abs().amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
             small[name] = (t / _by_row(scale, t)).round().to(torch.int8)
             small[name + _SCALE] = scale.float()
+        elif name.startswith("lm.") and t.is_floating_point():
+            small[name] = t.half()
     return small
 
 

@@ -172,12 +172,19 @@ def test_a_bundle_keeps_its_rescorer_and_calls_may_do_without(model, tmp_path):
         assert loaded.decode(*heard, **settings)[0].sentence_log_prob is None
 
 
-def test_a_small_bundle_keeps_its_rescorer_in_8_bits(model, tmp_path):
-    small = asr.load(model.save(tmp_path, small=True)).rescorer.state_dict()
+def test_a_small_bundle_keeps_its_language_models_with_fewer_bits(model, tmp_path):
+    loaded = asr.load(model.save(tmp_path, small=True))
+    small = loaded.rescorer.state_dict()
     for name, weights in model.rescorer.state_dict().items():
         step = weights.flatten(1).abs().amax(1) / 127 if weights.dim() > 1 else torch.zeros(len(weights))
         assert ((small[name] - weights).reshape(len(weights), -1).abs().amax(1) <= step * 0.501).all()
     assert not torch.equal(small["embedding"], model.rescorer.embedding)
+    for ours, theirs in (
+        (model.lm.log10_probs, loaded.lm.log10_probs),
+        (model.lm.backoffs, loaded.lm.backoffs),
+    ):
+        assert (np.abs(theirs - ours) <= 2**-11 * np.abs(ours)).all() and theirs.dtype == np.float32
+    assert not (loaded.lm.log10_probs == model.lm.log10_probs).all()
 
 
 def test_the_other_decoder_is_not_rescored(model):

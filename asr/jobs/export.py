@@ -31,7 +31,7 @@ def export(
     Args:
         model: a loaded bundle, on the CPU.
         output: a `.onnx` or `.safetensors` file; its folder is made if it is missing.
-        form: onnx, or int8 for a bundle in which the networks' matrices have 8 bits, one scale for each row;
+        form: onnx, or int8 for a bundle in which the networks' matrices have 8 bits, and n-grams 16;
             None: which of them the suffix says.
         source: where the bundle is, so that it is not overwritten.
 
