@@ -23,8 +23,8 @@ Source: Graves, Fernández, Gomez, Schmidhuber, "Connectionist temporal classifi
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -228,14 +228,14 @@ def check_labels(labels: Tensor, outputs: int) -> None:
         )
 
 
-def required_frames(targets: Sequence[int]) -> int:
+def required_frames(targets: Sequence[int] | np.ndarray) -> int:
     """The fewest frames that can spell the labels: one for each, and one more between equal neighbours.
 
     >>> required_frames([1, 2, 2, 3]), required_frames([])
     (5, 0)
     """
-    labels = [int(label) for label in targets]
-    return len(labels) + sum(a == b for a, b in pairwise(labels))
+    labels = np.asarray(targets)
+    return len(labels) + int(np.count_nonzero(labels[1:] == labels[:-1]))
 
 
 def fits(targets_BS: Tensor, input_lengths_B: Tensor, target_lengths_B: Tensor) -> Tensor:

@@ -48,15 +48,17 @@ def rank(
     known: set[tuple[int, ...]] = set()
     scored: Counter[object] = Counter()
 
+    hopeless = -math.inf  # the score that a further text has to exceed
+
     def add(tokens: np.ndarray, *, even_if_impossible: bool = False) -> None:
+        nonlocal hopeless
         labelling = tuple(tokens.tolist())
         if labelling in known or labelling[: len(begin)] != begin:
             return
         known.add(labelling)
         entries, log10_p, other = outcome.read(tokens, tables)
         weight = tables.alpha * log10_p + other
-        worst = min((h.score for h in found.values()), default=-math.inf)
-        if weight == -math.inf or (len(found) >= n_best and weight <= worst):  # no labelling has ln p > 0
+        if weight == -math.inf or weight <= hopeless:  # no labelling has ln p > 0
             return
         orthography = spell_out(entries, words)
         text = labelling if n_best == 1 else write(labelling, alphabet, orthography)
@@ -68,6 +70,8 @@ def rank(
         is_better = text not in found or new.score > found[text].score
         if is_better and (new.log_prob > -math.inf or even_if_impossible):
             found[text] = new
+            if len(found) >= n_best:
+                hopeless = min(h.score for h in found.values())
 
     for tokens in _candidates(beam, tree, tables, n_best):
         if len(found) == (1 if n_best == 1 else _SCORED * n_best):
@@ -86,7 +90,7 @@ def _candidates(beam: Beam, tree: np.ndarray, tables: Tables, n_best: int) -> It
     scores = outcome.finish(beam, tree, tables)
     if n_best > 1:
         several = alternatives.best(beam, tree, scores, _LOOKED_AT * n_best).each()
-        return (tokens for tokens in several if required_frames(tokens.tolist()) <= beam.counts[FRAMES])
+        return (tokens for tokens in several if required_frames(tokens) <= beam.counts[FRAMES])
     order = np.argsort(-scores, kind="stable")
     return (outcome.trace(tree, beam.entries["node"][i]) for i in order if scores[i] > -math.inf)
 

@@ -10,8 +10,9 @@ embedding); Huang et al. 2014 (common beginnings of hypotheses are computed once
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import cast
@@ -39,6 +40,7 @@ UNSEEN_LN = -10.0
 
 _WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 State = list[tuple[Tensor, Tensor]]
+Spell = Callable[[str], tuple[list[int], int]]
 
 
 @dataclass
@@ -124,9 +126,9 @@ class RecurrentModel(nn.Module):
         What a word has of characters that no piece contains counts as a piece of its own at its end. What
         sentences begin with in common is computed once, so an N-best list takes a fraction of the time.
         """
-        found = []
+        found, spell = [], cache(self.spell)  # hypotheses have their words in common
         for some in grouped(sentences, TOGETHER):
-            spelled = [self._pieces(sentence) for sentence in some]
+            spelled = [self._pieces(sentence, spell) for sentence in some]
             rows = self._read([ids for ids, _, _ in spelled])
             for (_, ends, unseen), ln in zip(spelled, rows, strict=True):
                 at = np.searchsorted(ends, unseen[0], side="right")
@@ -134,12 +136,12 @@ class RecurrentModel(nn.Module):
                 found.append(Steps(np.insert(ends, at, unseen[0]), ln))
         return found
 
-    def _pieces(self, sentence: str) -> tuple[list[int], np.ndarray, np.ndarray]:
+    def _pieces(self, sentence: str, spell: Spell) -> tuple[list[int], np.ndarray, np.ndarray]:
         """Pieces; where they and the sentence end; where words with unseen characters end, and how many."""
         ids, ends, begin = list[int](), list[int](), 0
         unseen = list[tuple[int, int]]()
         for word in composed(sentence).split():
-            own, count = self.spell(word)
+            own, count = spell(word)
             end = begin + len(word)
             lengths = [len(self.pieces.symbols[i - 1].removeprefix(WORD_OPENER)) for i in own]
             ends += [min(begin + n, end) for n in accumulate(lengths[:-1])] + [end] * bool(own)
