@@ -1,17 +1,17 @@
-"""Encoders in lower precision than float32, for recognition only.
+"""Networks in lower precision than float32, for recognition only.
 
 `bf16` runs matrix products in bfloat16, about twice as fast on processors with instructions for it (AMX,
-AVX512-BF16), but slower than float32 on others, and without AVX-512 an LSTM stays in float32. `int8` stores
-the recurrent weights as int8 and quantises inputs and states too, with fixed scales. Neither depends on the
-rest of the batch beyond float32 rounding: batched differently, the greedy text changed for 1 of 60
-LibriSpeech utterances in int8 and 3 in bf16. With torch's own scales, taken from the whole batch, it changed
-for 48. Neither is ever chosen silently: the cost in word error rate depends on the model, and
-`scripts/bench_transcribe` measures it.
+AVX512-BF16), but slower than float32 on others, and without AVX-512 an LSTM stays in float32; also those of
+a language model that rescores. `int8` stores the recurrent weights of the encoder as int8 and quantises
+inputs and states too, with fixed scales. Neither depends on the rest of the batch beyond float32 rounding:
+batched differently, the greedy text changed for 1 of 60 LibriSpeech utterances in int8 and 3 in bf16. With
+torch's own scales, taken from the whole batch, it changed for 48. Neither is ever chosen silently: the cost
+in word error rate depends on the model, and `scripts/bench_transcribe` measures it.
 """
 
 import copy
 import warnings
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 
 Precision = Literal["float32", "bf16", "int8"]
+Network = TypeVar("Network", bound=nn.Module)
+LanguageModel = TypeVar("LanguageModel", bound=nn.Module | None)
 REACH = 6.0
 """Inputs of an int8 layer are clipped to ± this: six standard deviations of a normalised feature."""
 _KEEPING = {"LSTM": (-50.0, 50.0, 0.0, 50.0), "GRU": (0.0, 50.0, 0.0)}
@@ -35,21 +37,30 @@ def lower(encoder: Encoder, precision: Precision) -> Encoder:
     """
     if precision == "float32":
         return encoder
-    device = next(encoder.parameters()).device.type
     if precision == "bf16":
-        lowered = copy.deepcopy(encoder)
-        for entrance in ("forward", "step", *(["each"] if isinstance(lowered, Ensemble) else [])):
-            setattr(lowered, entrance, torch.autocast(device, torch.bfloat16)(getattr(lowered, entrance)))
-        return lowered
+        return _in_bf16(encoder, "forward", "step", *(["each"] if isinstance(encoder, Ensemble) else []))
     if precision != "int8":
         raise ConfigError(f"precision={precision}: expected float32, bf16 or int8")
-    if device != "cpu":
+    if (device := next(encoder.parameters()).device.type) != "cpu":
         raise ConfigError(f"precision=int8 runs on the CPU, and the model is on {device}: take bf16 there")
     if any(isinstance(module, nn.RNN) for module in encoder.modules()):
         raise ConfigError("precision=int8: torch quantises lstm and gru, and this model has cell=rnn")
     lowered = copy.deepcopy(encoder)
     for layer in [module for module in lowered.modules() if isinstance(module, Layer)]:
         layer.runs = nn.ModuleList(Int8Run(cast(nn.RNNBase, run)) for run in layer.runs)
+    return lowered
+
+
+def lower_lm(model: LanguageModel, precision: Precision) -> LanguageModel:
+    """The recurrent language model, if there is one, in bfloat16 for `bf16`; otherwise itself."""
+    return model if model is None or precision != "bf16" else _in_bf16(model, "steps")
+
+
+def _in_bf16(model: Network, *entrances: str) -> Network:
+    lowered = copy.deepcopy(model)
+    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+    for entrance in entrances:
+        setattr(lowered, entrance, autocast(getattr(lowered, entrance)))
     return lowered
 
 

@@ -20,7 +20,7 @@ from asr.excerpts import Excerpts, Surroundings, between_blanks
 from asr.features import Features, FeaturesConfig
 from asr.machine.devices import choose_device, seeded
 from asr.pipeline import Pipeline, Source, samples_of
-from asr.precision import Precision, lower
+from asr.precision import Precision, lower, lower_lm
 from asr.scoring.calibration import Calibration
 from asr.streaming import TranscriptStream, obstacles
 from asr.subsampling import State
@@ -345,4 +345,5 @@ def load(path: str | Path, *, device: str = "cpu", precision: Precision = "float
     recognizer.lm, recognizer.rescorer = bundle.unpack_lm(tensors)
     recognizer.to(device).eval()
     recognizer.encoder = lower(recognizer.encoder, precision)
+    recognizer.rescorer = lower_lm(recognizer.rescorer, precision)
     return recognizer

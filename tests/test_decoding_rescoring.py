@@ -187,6 +187,15 @@ def test_a_small_bundle_keeps_its_language_models_with_fewer_bits(model, tmp_pat
     assert not (loaded.lm.log10_probs == model.lm.log10_probs).all()
 
 
+def test_in_bfloat16_the_rescorer_judges_nearly_alike(model, tmp_path):
+    model.save(tmp_path)
+    whole, lowered = (asr.load(tmp_path, precision=precision).rescorer for precision in ("int8", "bf16"))
+    texts = ["abcd dcba", "aabb", "dcba abcd ccdd"]
+    assert (whole.log_probs(texts) == model.rescorer.log_probs(texts)).all()
+    differences = np.abs(lowered.log_probs(texts) - whole.log_probs(texts))
+    assert 0 < differences.max() < 0.2
+
+
 def test_the_other_decoder_is_not_rescored(model):
     for package in ("pyctcdecode", "kenlm"):
         pytest.importorskip(package, reason=f"{package} is not installed")
