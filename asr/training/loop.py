@@ -22,7 +22,7 @@ from asr.corpus.packed import PackedCorpus
 from asr.draws import mix
 from asr.errors import TrainingError
 from asr.machine.devices import autocast_dtype, choose_device
-from asr.machine.memory import keep_freed
+from asr.machine.memory import give_back, keep_freed
 from asr.recognizer import Recognizer
 from asr.segmentation import LONGEST_S
 from asr.training import checkpoint
@@ -152,6 +152,7 @@ class Trainer:
         self.progress = checkpoint.Progress.resumed(state["progress"], self.ranks.size)
 
     def _save(self) -> None:
+        give_back()
         if self.ranks.is_first:
             checkpoint.write(
                 self.last,
