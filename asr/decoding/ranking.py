@@ -47,7 +47,6 @@ def rank(
     found: dict[object, Hypothesis] = {}  # by text
     known: set[tuple[int, ...]] = set()
     scored: Counter[object] = Counter()
-
     hopeless = -math.inf  # the score that a further text has to exceed
 
     def add(tokens: np.ndarray, *, even_if_impossible: bool = False) -> None:
@@ -58,7 +57,7 @@ def rank(
         known.add(labelling)
         entries, log10_p, other = outcome.read(tokens, tables)
         weight = tables.alpha * log10_p + other
-        if weight == -math.inf or weight <= hopeless:  # no labelling has ln p > 0
+        if weight <= hopeless:  # no labelling has ln p > 0
             return
         orthography = spell_out(entries, words)
         text = labelling if n_best == 1 else write(labelling, alphabet, orthography)
