@@ -10,6 +10,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -67,7 +68,7 @@ class Espeak:
             self._parts.append(np.ctypeslib.as_array(wave, (count,)).copy())
         return 0
 
-    def __enter__(self) -> "Espeak":
+    def __enter__(self) -> Self:
         if len(str(self._data)) > _LONGEST_PATH:
             self._near = tempfile.TemporaryDirectory(prefix="espeak-")
             link = Path(self._near.name) / "espeak-ng-data"
