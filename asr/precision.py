@@ -11,6 +11,7 @@ in word error rate depends on the model, and `scripts/bench_transcribe` measures
 
 import copy
 import warnings
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -57,10 +58,18 @@ def lower_lm(model: LanguageModel, precision: Precision) -> LanguageModel:
 
 
 def _in_bf16(model: Network, *entrances: str) -> Network:
-    lowered = copy.deepcopy(model)
-    autocast = torch.autocast(next(model.parameters()).device.type, torch.bfloat16)
+    lowered, device = copy.deepcopy(model), next(model.parameters()).device.type
+
+    def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            # one for each call: entered again within itself, as entrances call each other, it never ends
+            with torch.autocast(device, torch.bfloat16):
+                return function(*given, **named)
+
+        return run
+
     for entrance in entrances:
-        setattr(lowered, entrance, autocast(getattr(lowered, entrance)))
+        setattr(lowered, entrance, guarded(getattr(lowered, entrance)))
     return lowered
 
 

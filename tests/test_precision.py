@@ -8,6 +8,7 @@ from tones import sentences
 
 from asr import load
 from asr.encoder import Encoder, EncoderConfig
+from asr.ensemble import Ensemble
 from asr.errors import ConfigError
 from asr.precision import Int8Run, lower
 
@@ -49,6 +50,13 @@ def test_what_is_heard_does_not_depend_on_the_batch(precision, close, tmp_path):
     for row, length, wave in zip(together_BTV[1:], lengths_B.tolist()[1:], WAVES, strict=True):
         alone_TV = model.log_probs([wave])[0][0]
         torch.testing.assert_close(row[:length].exp(), alone_TV.exp(), atol=close, rtol=0)
+
+
+def test_an_ensemble_in_bf16_leaves_all_that_is_computed_after_it_in_float32():
+    lowered = lower(Ensemble([EncoderConfig(layers=1, width=8)] * 2, 24, 6).eval(), "bf16")
+    log_probs(lowered)
+    ones = torch.ones(2, 2)
+    assert (ones @ ones).dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
