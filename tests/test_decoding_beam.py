@@ -557,6 +557,11 @@ def test_pyctcdecode_takes_what_is_certain_and_refuses_unigrams():
         PyctcDecoder(WORDS, asr.lm.train(["ab a"], order=1))
 
 
+def test_a_list_of_labels_is_no_alphabet() -> None:
+    with pytest.raises(DecodingError, match=r"list instead of an alphabet: expected asr.Alphabet\(symbols\)"):
+        BeamDecoder([" ", "a", "b"])  # type: ignore[arg-type]
+
+
 ACUTE = Alphabet([" ", "é", "a"])
 
 

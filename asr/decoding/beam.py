@@ -100,6 +100,9 @@ class BeamDecoder:
         judge: bool = True,
         threads: int | None = None,
     ) -> None:
+        if not isinstance(alphabet, Alphabet):
+            given = f"{type(alphabet).__name__} instead of an alphabet"
+            raise DecodingError(f"{given}: expected asr.Alphabet(symbols), which are those without the blank")
         width = _check_pruning(beam_width, beam_threshold, token_threshold)
         check_model(lm)
         self.alphabet = alphabet
