@@ -146,13 +146,13 @@ def path_of(path: object) -> Path:
 
 
 def located(path: Path) -> Path:
-    """The path; if nothing is there, that of a model that comes with the toolkit, by its name or place.
+    """The path; if no model is there, that of one that comes with the toolkit, by its name or place.
 
     Raises:
         ConfigError: the installation is damaged.
     """
     ours = Path(MODELS.get(str(path), path))
-    is_absent = ours.parts[:1] == ("recipes",) and not path.exists()
+    is_absent = ours.parts[:1] == ("recipes",) and not file_of(path).exists()
     return home() / ours if is_absent else path
 
 
@@ -164,7 +164,8 @@ def read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     if not file.is_file():
         inner = file.parent / "model"
-        hint = f"did you mean {inner}?" if inner.is_dir() else "`asr train` writes one to exp/<recipe>/model"
+        usual = f"`asr train` writes one to exp/<recipe>/model, and {' and '.join(MODELS)} comes along"
+        hint = f"did you mean {inner}?" if inner.is_dir() else usual
         raise BundleError(f"{file}: no model there; {hint}")
     try:
         with safe_open(file, framework="pt") as opened:

@@ -348,6 +348,7 @@ def test_fsdd_goes_on_from_models_that_come_with_it(tmp_path, monkeypatch):
 
 def test_a_model_of_english_comes_along_and_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "english").mkdir()  # of recordings, say
     model = load("english")
     assert model.lm is not None and {"hello", "internet"} <= set(model.lm.known_words)
     assert model.decoder.name == "beam" and model.alphabet.lexicon is not None
