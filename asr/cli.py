@@ -296,6 +296,9 @@ def main() -> None:
     """Entry point: exit status 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     if "OMP_WAIT_POLICY" not in os.environ:  # else torch's threads keep cores busy for others to wait for
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-: no file that is opened may take its place
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: PTH123, SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # what the terminal cannot show stops nothing
     try:

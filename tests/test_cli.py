@@ -138,6 +138,16 @@ def test_one_model_evaluates_any_rate_channels_and_format(asr, trained, tmp_path
     assert score["wer"] <= (0.2 if suffix in ("mp3", "ogg") else 0.1)  # codecs add tones to the pauses
 
 
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream_is_taken_for_an_empty_one(asr, trained, tmp_path, monkeypatch, closed):
+    soundfile.write(tmp_path / "a.wav", spoken("ab"), RATE_HZ)
+    monkeypatch.setattr(sys, closed, None)
+    status, out, err = asr("transcribe", "-" if closed == "stdin" else "a.wav", "--model", trained)
+    getattr(sys, closed).close()
+    assert status == (closed == "stdin") and ("standard input is empty" in err) == (closed == "stdin")
+    assert bool(out.strip()) == (closed == "stderr")
+
+
 def test_transcribe_prints_one_line_a_file(asr, trained, tmp_path):
     folder = tmp_path / "my recordings"
     folder.mkdir()
@@ -472,6 +482,7 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["lm", "train", "a", "-o", "b", "--recurrent", "--vocabulary", "c"], "--vocabulary is not for an"),
         (["lm", "train", __file__, "-o", "b", "--vocabulary", "x.txt"], "x.txt does not exist"),
         (["lm", "train", "a", "-o", "b", "--width", "9"], "--width is for an LSTM"),
+        (["lm", "train", ".", "-o", "b"], ". is a folder; a file with a sentence a line was expected"),
         (["lm", "train", "a", "-o", "b", "--order", "7"], "Invalid value for '--order'"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),
         (["lab", "gradient-flow", "--audio", "a.wav"], "name one with --model"),

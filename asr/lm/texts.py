@@ -54,5 +54,7 @@ def read_sentences(paths: str | Path | Iterable[str | Path]) -> Iterator[str]:
             raise TextError(f"{path}, line {number}: not UTF-8 ({error.reason}); convert the file") from error
         except FileNotFoundError as error:
             raise TextError(f"{path} does not exist; a file with a sentence a line was expected") from error
+        except IsADirectoryError as error:
+            raise TextError(f"{path} is a folder; a file with a sentence a line was expected") from error
         except UNREADABLE as error:
             raise TextError(f"{path}, after line {number}: cannot be read ({error})") from error
