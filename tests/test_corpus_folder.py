@@ -165,7 +165,7 @@ def test_what_cannot_be_understood_is_an_error_that_says_why(tmp_path):
     several = tmp_path / "several"
     jsonl(several / "a.jsonl", ["a.wav"])
     jsonl(several / "b.jsonl", ["b.wav"])
-    with pytest.raises(ConfigError, match=r"several manifests \(a\.jsonl, b\.jsonl\)"):
+    with pytest.raises(ConfigError, match=r"several manifests \(a\.jsonl, b\.jsonl\); name one of them"):
         corpus.prepare("folder", several)
     jsonl(several / "train.jsonl", ["a.wav"])
     jsonl(several / "training.jsonl", ["b.wav"])

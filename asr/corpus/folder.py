@@ -148,7 +148,8 @@ def _named_splits(root: Path) -> dict[str, list[str]]:
     }
     for split, names in found.items():
         if len(names) > 1:
-            raise ConfigError(f"{root}: {' and '.join(names)} could both be {split}; say which with splits")
+            both = " and ".join(names)
+            raise ConfigError(f"{root}: {both} could both be {split}; say which with data.options.splits")
     return {split: names for split, names in found.items() if names} if found["train"] else {}
 
 
@@ -161,7 +162,10 @@ def _read(path: Path, speaker_folders: bool) -> list[Utterance]:
         tables = [p for p in found if _is_table(p)]
         if len(tables) > 1:
             shown = ", ".join(p.name for p in tables)
-            raise ConfigError(f"{path} holds several manifests ({shown}); say which is what with splits")
+            raise ConfigError(
+                f"{path} holds several manifests ({shown}); name one of them, or say which is what "
+                "with data.options.splits"
+            )
         if tables:
             return _read(tables[0], speaker_folders)
         try:

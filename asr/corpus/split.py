@@ -63,8 +63,8 @@ def hold_out(
         what = ", ".join(wanted) or "any"
         raise CorpusError(
             f"{len(set(groups))} speakers or utterances are too few to hold out {what}, of which each needs "
-            "one, as training does: set data.options.fractions={dev: 0.1} for a development set alone, "
-            "data.options.by=utterance, or name the parts with data.options.splits={train: …, dev: …}"
+            "one, as training does: set 'data.options.fractions={dev: 0.1}' for a development set alone, "
+            "data.options.by=utterance, or name the parts with 'data.options.splits={train: …, dev: …}'"
         )
     found: dict[str, list[Utterance]] = {"train": [], **{name: [] for name in wanted}}
     for u, group in zip(utterances, groups, strict=True):

@@ -13,7 +13,7 @@ from asr.corpus.packed import READ_ERROR, PackedCorpus, PackReport, pack
 from asr.errors import ConfigError, CorpusError
 from asr.features import Features
 from asr.files import locked, whole_file
-from asr.jobs.console import counting, say, warn
+from asr.jobs.console import counted, counting, say, warn
 from asr.jobs.inheritance import base_of
 from asr.jobs.recipe import DataConfig, Recipe
 from asr.text import normalise
@@ -62,7 +62,7 @@ def development_split(prepared: Prepared) -> str:
             return split
     raise CorpusError(
         f"{prepared.folder}: no split `dev` to measure the epochs on; give "
-        "data.options.fractions={dev: 0.1}, or data.options.splits={train: …, dev: …}"
+        "'data.options.fractions={dev: 0.1}', or 'data.options.splits={train: …, dev: …}'"
     )
 
 
@@ -183,10 +183,12 @@ def _summarise(stem: Path, report: PackReport) -> dict[str, Any]:
     hours = float(packed.lengths_samples.sum()) / packed.rate_hz / 3600
     speakers = {u.speaker for u in packed.utterances if u.speaker}
     duration = f"{hours:,.2f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-    say(f"  {stem.name}: {len(packed):,} utterances, {duration}, {len(speakers)} speakers")
+    sizes = counted(len(packed), "utterance"), duration, counted(len(speakers), "speaker")
+    say(f"  {stem.name}: {', '.join(sizes)}")
     if report.left_out:
         why = ", ".join(f"{count} {kind}" for kind, count in report.counts.items())
-        warn(f"{stem.name}: {len(report.left_out)} utterances left out ({why}), listed in {report.path}")
+        lost = counted(len(report.left_out), "utterance")
+        warn(f"{stem.name}: {lost} left out ({why}), listed in {report.path}")
     facts = {"utterances": len(packed), "hours": hours, "speakers": len(speakers)}
     return {**facts, "left_out": report.counts}
 
