@@ -159,6 +159,9 @@ def test_training_goes_on_from_a_member(tmp_path):
 def test_one_is_not_several():
     with pytest.raises(ConfigError, match="at least two"):
         combine([model()])
+    two = combine([model(seed=1), model(seed=2)])
+    with pytest.raises(ConfigError, match=r"combined: one is an ensemble already; give the single models$"):
+        combine([two, two])
     ensemble = build([SMALL, SMALL], 24, 6)
     assert isinstance(ensemble, Ensemble) and isinstance(build(SMALL, 24, 6), Encoder)
     with pytest.raises(ConfigError, match="one of its members"):

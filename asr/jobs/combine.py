@@ -27,7 +27,7 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
     first = models[0]
     for other in models[1:]:
         if why := _difference(first, other):
-            raise ConfigError(f"these models cannot be combined: {why}; train them by the same recipe")
+            raise ConfigError(f"these models cannot be combined: {why}")
     recognizer = Recognizer.build(
         first.alphabet,
         features=first.features.config,
@@ -47,16 +47,17 @@ def combine(models: Sequence[Recognizer]) -> Recognizer:
 def _difference(one: Recognizer, other: Recognizer) -> str:
     """Why two models cannot be combined; empty if they can."""
     if one.runtime is not None or other.runtime is not None:
-        return "an exported one is among them, give the bundles"
+        return "an exported one is among them; give the bundles"
     if any(isinstance(model.encoder, Ensemble) for model in (one, other)):
-        return "a combined one is among them, give its members"
+        return "one is an ensemble already; give the single models"
+    same = "train them by the same recipe"
     if one.alphabet.symbols != other.alphabet.symbols or one.style != other.style:
-        return "their outputs differ"
+        return f"their outputs differ; {same}"
     if one.features.config != other.features.config:
-        return "their features differ"
+        return f"their features differ; {same}"
     theirs = other.features.state_dict()
     if not all(torch.allclose(part, theirs[name]) for name, part in one.features.state_dict().items()):
-        return "their features are scaled by other corpora"
+        return f"their features are scaled by other corpora; {same}"
     return ""
 
 
