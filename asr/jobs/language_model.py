@@ -53,7 +53,7 @@ def train(
     further = _normalised(_vocabulary(vocabulary), style)
     model = lm.train(_sentences(texts, style), order=order, cutoffs=limits, vocabulary=further)
     model.save(path)
-    say(f"{path}: order {model.order}, {len(model.vocabulary):,} words")
+    say(f"{path}: order {model.order}, {len(model.known_words):,} words")
 
 
 def train_recurrent(
