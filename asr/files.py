@@ -95,7 +95,9 @@ def explained(path: Path, error: type[AsrError] = CorpusError) -> Iterator[None]
         hint = (
             "free some space and run again, it goes on where it stopped" if full else "choose another folder"
         )
-        raise error(f"{path} cannot be written: {why.strerror or why}; {hint}") from why
+        is_no_folder = isinstance(why, FileExistsError)  # where a folder should be made stands a file
+        reason = f"{why.filename} is not a folder" if is_no_folder else why.strerror or why
+        raise error(f"{path} cannot be written: {reason}; {hint}") from why
 
 
 def expanded(path: str) -> str:

@@ -131,6 +131,13 @@ def test_a_run_that_fills_the_disk_ends_with_an_error_and_goes_on_when_there_is_
     assert weights(small_disk / "exp") == weights(tmp_path / "whole")
 
 
+def test_a_file_in_place_of_a_folder_is_told_from_one_that_exists(tmp_path):
+    (tmp_path / "out").touch()
+    why = r"out/b\.txt cannot be written: .*/out is not a folder; choose"
+    with pytest.raises(CorpusError, match=why), whole_file(tmp_path / "out" / "b.txt"):
+        pass
+
+
 def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")

@@ -124,7 +124,7 @@ def _confidences(paired: pairing.Paired, style: Style) -> list[tuple[float, ...]
 def tell(paired: pairing.Paired, style: Style) -> None:
     """Print how the files were read, what was left out, and whether the texts differ in case throughout."""
     how = "line by line" if paired.ids is None else "by id"
-    say(f"read as {', '.join(paired.formats)}; {len(paired.references):,} utterances paired {how}")
+    say(f"read as {', '.join(paired.formats)}; {counted(len(paired.references), 'utterance')} paired {how}")
     for note in paired.notes:
         warn(note)
     said, *heard = (

@@ -62,7 +62,8 @@ def _inside(folder: Path) -> list[Path]:
     recordings = [p for p in files if p.suffix.lower() in audio.AUDIO_SUFFIXES]
     foreign = [p for p in files if p.suffix.lower() in audio.FOREIGN_SUFFIXES]
     named = ", ".join(p.name for p in foreign[:3]) + (", …" if len(foreign) > 3 else "")
-    hint = f"{len(foreign)} files must be converted to flac or wav first: {named}" if foreign else ""
+    count = counted(len(foreign), "file")
+    hint = f"{count} must be converted to flac or wav first: {named}" if foreign else ""
     if not recordings:
         raise AudioError(f"{folder}: no recordings in this folder" + (f"; {hint}" if hint else ""))
     if hint:
