@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from multiprocessing.connection import wait
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from asr.corpus.journal import READ_ERROR, Entry
 from asr.corpus.manifest import Utterance
 from asr.errors import AudioError, CorpusError
 from asr.machine.pools import in_order
@@ -31,31 +31,26 @@ AHEAD = 3
 """Tasks in flight per process; bounds memory when one long recording holds up the others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """Samples as little-endian int16 and their sha256, or the reason why there are none."""
+def decode(utterance: Utterance, rate_hz: int) -> tuple[Entry, bytes]:
+    """The journal's entry of the utterance, and its samples at `rate_hz` as little-endian int16.
 
-    pcm: bytes
-    sha256: str
-    problem: str | None = None
-    is_read_error: bool = False
-    """The reason is the system (permissions, a disk, too many open files), not the recording: it may pass."""
-
-
-def decode(utterance: Utterance, rate_hz: int) -> Decoded:
-    """The utterance as int16 samples at `rate_hz`; if it cannot be read, `problem` says why."""
+    If it cannot be read, there are none, and the entry says why: due to the system (`READ_ERROR`), which may
+    pass, or to the recording (`unreadable`).
+    """
     try:
         samples = utterance.read(rate_hz)
     except (AudioError, OSError) as error:
         cause = error.__cause__ or error
         is_read_error = isinstance(cause, OSError) or getattr(cause, "code", None) == SYSTEM_ERROR
-        return Decoded(b"", "", str(error), is_read_error)
+        return Entry(kind=READ_ERROR if is_read_error else "unreadable", detail=str(error)), b""
     scaled = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767)
     pcm = scaled.astype("<i2").tobytes()
-    return Decoded(pcm, hashlib.sha256(pcm).hexdigest())
+    return Entry(samples=len(samples), sha256=hashlib.sha256(pcm).hexdigest()), pcm
 
 
-def decode_all(utterances: Iterable[Utterance], *, rate_hz: int, workers: int = 1) -> Iterator[Decoded]:
+def decode_all(
+    utterances: Iterable[Utterance], *, rate_hz: int, workers: int
+) -> Iterator[tuple[Entry, bytes]]:
     """`decode` of each utterance, in their order.
 
     Args:
@@ -106,7 +101,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _decode_group(utterances: list[Utterance], rate_hz: int) -> list[Decoded]:
+def _decode_group(utterances: list[Utterance], rate_hz: int) -> list[tuple[Entry, bytes]]:
     return [decode(utterance, rate_hz) for utterance in utterances]
 
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
+READ_ERROR = "read error"
+"""The kind of what is due to the system (permissions, a disk, too many open files), not to the recording."""
 FLUSH_EVERY = 64
 """Utterances after which buffers are flushed: the most that a killed process loses."""
 

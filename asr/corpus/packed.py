@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from asr.corpus.decode import Decoded, available_cores, decode, decode_all
-from asr.corpus.journal import Entry, Journal, beside
+from asr.corpus.decode import available_cores, decode, decode_all
+from asr.corpus.journal import READ_ERROR, Entry, Journal, beside
 from asr.corpus.manifest import Problem, Utterance, find_problem, read_manifest, write_manifest
 from asr.errors import CorpusError
 from asr.files import explained, locked, whole_file
@@ -31,8 +31,6 @@ FORMAT = 1
 SMALL = 256
 """Up to this many utterances are decoded without worker processes by default: starting them takes longer."""
 _NO_BOUNDS = (0.0, float("inf"))  # packing had bounds of durations: another key would pack all corpora anew
-READ_ERROR = "read error"
-"""The kind of what is due to the system (permissions, a disk, too many open files), not to the recording."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def pack(
             return done
 
         def is_final(index: int, entry: Entry) -> bool:
-            return entry.kind != READ_ERROR or decode(utterances[index], rate_hz).is_read_error
+            return entry.kind != READ_ERROR or _is_read_error(utterances[index], rate_hz)
 
         with explained(stem), Journal(stem, key, is_final) as journal:
             resumed = len(journal.entries)
@@ -160,14 +158,7 @@ def _entries(
         if problem is not None:
             yield Entry(kind=problem.kind, detail=problem.detail), b""
         else:
-            yield _entry_of(next(decoded))
-
-
-def _entry_of(decoded: Decoded) -> tuple[Entry, bytes]:
-    if decoded.problem is not None:
-        kind = READ_ERROR if decoded.is_read_error else "unreadable"
-        return Entry(kind=kind, detail=decoded.problem), b""
-    return Entry(samples=len(decoded.pcm) // 2, sha256=decoded.sha256), decoded.pcm
+            yield next(decoded)
 
 
 def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, resumed: int) -> PackReport:
@@ -251,7 +242,11 @@ def _is_final(report: PackReport, utterances: Sequence[Utterance], rate_hz: int)
     """Whether what the system could not read still cannot be read."""
     failed = {(p.id, p.audio_filepath) for p in report.left_out if p.kind == READ_ERROR}
     again = (u for u in utterances if (u.id, os.fspath(u.audio_filepath)) in failed)
-    return all(decode(u, rate_hz).is_read_error for u in again)
+    return all(_is_read_error(u, rate_hz) for u in again)
+
+
+def _is_read_error(utterance: Utterance, rate_hz: int) -> bool:
+    return decode(utterance, rate_hz)[0].kind == READ_ERROR
 
 
 def _read_facts(stem: Path) -> dict[str, Any]:

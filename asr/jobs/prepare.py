@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from asr import corpus, draws, encoder
+from asr.corpus.journal import READ_ERROR
 from asr.corpus.manifest import Utterance, join_named
-from asr.corpus.packed import READ_ERROR, PackedCorpus, PackReport, pack
+from asr.corpus.packed import PackedCorpus, PackReport, pack
 from asr.errors import ConfigError, CorpusError
 from asr.features import Features
 from asr.files import locked, whole_file
