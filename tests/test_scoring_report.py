@@ -11,9 +11,10 @@ import pytest
 import soundfile
 
 from asr.errors import ScoringError
-from asr.scoring import Score, score, write_report
+from asr.scoring import Score, score
 from asr.scoring.breakdown import hotwords
 from asr.scoring.charts import curves, training
+from asr.scoring.report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -10,8 +10,8 @@ from asr.cli import app
 from asr.errors import ScoringError
 from asr.jobs.compare import compare_files, show_comparison, tell_apart
 from asr.jobs.score import recall, score_files, show_score, to_json
-from asr.scoring import compare, print_comparison, print_score, rank, ranking_table, score
-from asr.scoring.tables import print_table
+from asr.scoring import compare, rank, score
+from asr.scoring.tables import print_comparison, print_score, print_table, ranking_table
 
 
 @pytest.fixture(autouse=True)

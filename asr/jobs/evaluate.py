@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from asr import scoring
 from asr.corpus.folder import read_all
 from asr.corpus.manifest import Utterance, check_ids
 from asr.errors import AudioError, ScoringError
@@ -16,6 +15,9 @@ from asr.files import whole_file
 from asr.jobs.console import counting, output, say, warn
 from asr.jobs.score import to_json as groups_to_json
 from asr.recognizer import Recognizer
+from asr.scoring import Score, score_spoken
+from asr.scoring.report import write_report as write_page
+from asr.scoring.tables import print_score
 from asr.text import normalise
 from asr.transcript import Transcript
 
@@ -24,7 +26,7 @@ from asr.transcript import Transcript
 class Evaluation:
     """Scores of a manifest, its transcripts, and the utterances that could not be read."""
 
-    score: scoring.Score
+    score: Score
     utterances: list[Utterance]
     transcripts: list[Transcript]
     failed: dict[str, str]
@@ -80,7 +82,7 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
             f"{next(iter(failed.values()), 'the manifest is empty')}"
         )
     chosen, transcripts = [utterances[i] for i in kept], [done[i] for i in kept]
-    score = scoring.score_spoken(
+    score = score_spoken(
         [normalise(u.text, model.style) for u in chosen],
         [" ".join(w.text for w in t.words) for t in transcripts],
         alphabet=model.alphabet,
@@ -107,7 +109,7 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
     if as_json:
         output.print_json(data=groups_to_json(evaluation.score) | to_json(evaluation))
     else:
-        scoring.print_score(evaluation.score, output)
+        print_score(evaluation.score, output)
         speed = evaluation.audio_s / evaluation.seconds
         times = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"  # 0.55 is not real time
         say(f"{evaluation.audio_s:,.0f} s of audio in {evaluation.seconds:.1f} s ({times} × real time)")
@@ -117,8 +119,8 @@ def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None =
 
 
 def write_report(evaluation: Evaluation, page: Path, **shown: Any) -> None:
-    """Write the page with every error, which plays the recordings; `shown`: as for `scoring.write_report`."""
-    scoring.write_report(
+    """Write the page with every error, which plays the recordings; `shown`: as for `asr.scoring.report`."""
+    write_page(
         evaluation.score,
         page,
         audio={u.id: u.audio_filepath for u in evaluation.utterances},

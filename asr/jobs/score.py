@@ -10,6 +10,7 @@ from asr.scoring import Score, breakdown, pairing, tables
 from asr.scoring.alignment import Alignment
 from asr.scoring.breakdown import Recall
 from asr.scoring.calibration import calibration_of
+from asr.scoring.report import write_report
 from asr.scoring.styles import Style, word_splitter
 
 
@@ -48,8 +49,6 @@ def score_files(
     found = paired.score(style=style, alignment=alignment, confidences=_confidences(paired, style))
     recalls = recall(found, hotwords=hotwords, vocabulary=vocabulary)
     if report is not None:
-        from asr.scoring.report import write_report
-
         write_report(found, report, title=hypothesis.name, audio=paired.audio, recalls=recalls)
         say(f"report  {report}")
     return found, recalls

@@ -212,10 +212,10 @@ def _rank(folder: Path) -> None:
 
     Earlier runs in the folder count if they were measured on the same utterances as the newest.
     """
-    from asr import scoring
     from asr.jobs.console import output
     from asr.recognizer import load
-    from asr.scoring.tables import print_table
+    from asr.scoring import rank, score_spoken
+    from asr.scoring.tables import print_table, ranking_table
 
     files = sorted(folder.glob("*=*/**/dev.hypotheses.jsonl"))  # a value with slashes makes nested folders
     if not files:
@@ -224,7 +224,7 @@ def _rank(folder: Path) -> None:
     newest = max(files, key=lambda file: file.stat().st_mtime_ns)
     wanted, model = runs[newest], load(newest.parent / "model")
     scores = {
-        file.parent.relative_to(folder).as_posix(): scoring.score_spoken(
+        file.parent.relative_to(folder).as_posix(): score_spoken(
             [normalise(text, model.style) for text in texts], hypotheses, alphabet=model.alphabet, ids=ids
         )
         for file, (ids, texts, hypotheses) in runs.items()
@@ -233,7 +233,7 @@ def _rank(folder: Path) -> None:
     if left_out := len(runs) - len(scores):
         warn(f"{left_out} of {len(runs)} runs in {folder} are not ranked: measured on other utterances")
     if len(scores) > 1:
-        print_table(scoring.ranking_table(scoring.rank(scores)), output)
+        print_table(ranking_table(rank(scores)), output)
 
 
 def _list_trained(folder: Path) -> None:
