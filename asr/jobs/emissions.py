@@ -13,9 +13,8 @@ from asr.corpus.manifest import Utterance
 from asr.decoding import greedy
 from asr.decoding.rescoring import judge
 from asr.ensemble import as_one
-from asr.errors import ConfigError
+from asr.errors import AudioError, ConfigError
 from asr.jobs.console import counting, warn
-from asr.jobs.evaluate import read_samples
 from asr.lm import RecurrentModel
 from asr.recognizer import Recognizer
 from asr.scoring import Score
@@ -40,11 +39,11 @@ class Emissions:
     def _hear(self, utterances: Sequence[Utterance]) -> None:
         waves = []
         for utterance in utterances:
-            wave = read_samples(utterance, self.model.rate_hz)
-            if isinstance(wave, str):
-                warn(f"{utterance.id} is not tuned on: {wave}")
+            try:
+                waves.append(utterance.read(self.model.rate_hz))
+            except AudioError as error:
+                warn(f"{utterance.id} is not tuned on: {error}")
                 continue
-            waves.append(wave)
             self.texts.append(normalise(utterance.text, self.model.style))
         if waves:
             self.batches.append(self.model.emissions(waves))

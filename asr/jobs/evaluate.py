@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,12 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
     with counting("recognising", "utterances") as progress:
         readable: list[int] = []
 
-        def samples() -> Any:
+        def samples() -> Iterator[np.ndarray]:
             for i in order:
-                loaded = read_samples(utterances[i], model.rate_hz)
-                if isinstance(loaded, str):
-                    failed[utterances[i].id] = loaded
+                try:
+                    loaded = utterances[i].read(model.rate_hz)
+                except AudioError as error:
+                    failed[utterances[i].id] = str(error)
                     continue
                 readable.append(i)
                 yield loaded
@@ -94,14 +96,6 @@ def evaluate(model: Recognizer, manifest: Path | list[Utterance], **settings: An
     )
     score = replace(score, style=model.style)  # in which both sides are already
     return Evaluation(score, chosen, transcripts, failed, seconds)
-
-
-def read_samples(utterance: Utterance, rate_hz: int) -> np.ndarray | str:
-    """The utterance's samples, or why they cannot be read."""
-    try:
-        return utterance.read(rate_hz)
-    except AudioError as error:
-        return str(error)
 
 
 def show(evaluation: Evaluation, *, as_json: bool = False, report: Path | None = None) -> None:
