@@ -14,16 +14,14 @@ import numpy as np
 from torch import Tensor
 
 from asr.corpus.decode import available_cores
-from asr.decoding import outcome
 from asr.decoding.committee import CANDIDATES, NARROWEST, ranked
 from asr.decoding.config import WIDEST
 from asr.decoding.emissions import as_tensor, check, prior_scale, probabilities
 from asr.decoding.hotwords import check_hotwords, listed
-from asr.decoding.hypothesis import Hypothesis, write
+from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.incremental import Search
 from asr.decoding.lexicon import Pronunciations, check_model
 from asr.decoding.prefixes import Settings
-from asr.decoding.ranking import spell_out
 from asr.decoding.rescoring import Rescoring
 from asr.decoding.tables import Tables, build_tables, build_vocabulary
 from asr.errors import DecodingError
@@ -225,12 +223,6 @@ class BeamDecoder:
             y_TV *= self._scale_V
             y_TV /= y_TV.sum(1, keepdims=True)
         return y_TV
-
-    def write(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens as an utterance; with pronunciations an unfinished last word is omitted."""
-        entries, _, _ = outcome.read(np.array(tokens, np.int64), self.tables)
-        words = spell_out(entries, self.words)
-        return write(tokens, self.alphabet) if words is None else " ".join(filter(None, words))
 
     def begin(self, n_best: int = 1) -> Search:
         """A new search, which will return up to n_best hypotheses."""

@@ -41,7 +41,7 @@ def rank(
     Args:
         beam, tree: of a search that has processed all frames.
         heard: those frames.
-        words: see `spell_out`.
+        words: see `_spell_out`.
         begin: tokens that every hypothesis must begin with.
     """
     found: dict[object, Hypothesis] = {}  # by text
@@ -59,7 +59,7 @@ def rank(
         weight = tables.alpha * log10_p + other
         if weight <= hopeless:  # no labelling has ln p > 0
             return
-        orthography = spell_out(entries, words)
+        orthography = _spell_out(entries, words)
         text = labelling if n_best == 1 else write(labelling, alphabet, orthography)
         scored[text] += 1
         if scored[text] > _LABELLINGS:
@@ -123,7 +123,7 @@ def judged(
     return [replace(h, word_confidences=sure(h) or None) for h in hypotheses]
 
 
-def spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:
+def _spell_out(entries: np.ndarray, words: Sequence[str] | None) -> tuple[str, ...] | None:
     """The written words of the entries, if `words` gives that of each entry of the tables; else None."""
     return None if words is None else tuple(words[entry] if entry >= 0 else "" for entry in entries)
 
