@@ -77,12 +77,12 @@ def train(
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         devices.seed(seed, place)
         lesson = _Lesson(RecurrentModel(pieces, config), rows, seed, place)
-        words = np.array([len(text.split()) + 1 for text in texts])
+        words = np.array([len(text.split()) + 1 for text in texts])  # with the end of each
         lesson.resume(checkpoint)
         while lesson.epoch < config.epochs:
             nats = lesson.learn(on_update)
-            shares = int(words[lesson.studied].sum()), int(words[lesson.held_out].sum())
-            on_epoch(Report(lesson.epoch, *map(per_word, nats, shares)))
+            counts = int(words[lesson.studied].sum()), int(words[lesson.held_out].sum())
+            on_epoch(Report(lesson.epoch, *map(per_word, nats, counts)))
             if checkpoint is not None:
                 lesson.write(checkpoint)
     model = lesson.model.cpu().eval()

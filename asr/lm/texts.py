@@ -14,12 +14,8 @@ from typing import IO, Any, cast
 from asr.errors import TextError
 
 _MAGIC: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
-UNREADABLE = (
-    EOFError,
-    OSError,
-    zlib.error,
-    lzma.LZMAError,
-)  # raised for a file that is missing, truncated or damaged
+UNREADABLE = (EOFError, OSError, zlib.error, lzma.LZMAError)
+"""Raised for a file that is missing, truncated or damaged."""
 
 
 @contextmanager
