@@ -1,6 +1,7 @@
-"""Atomic file writes, locks between processes, clear errors when a file cannot be written, and places."""
+"""Atomic file writes, locks between processes, clear errors about what cannot be written; digests, places."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -98,6 +99,12 @@ def explained(path: Path, error: type[AsrError] = CorpusError) -> Iterator[None]
         is_no_folder = isinstance(why, FileExistsError)  # where a folder should be made stands a file
         reason = f"{why.filename} is not a folder" if is_no_folder else why.strerror or why
         raise error(f"{path} cannot be written: {reason}; {hint}") from why
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def expanded(path: str) -> str:

@@ -215,7 +215,7 @@ def test_an_interruption_at_the_last_moment_costs_nothing(tmp_path, monkeypatch)
     us = corpus(tmp_path / "audio", 20)
     stem = tmp_path / "out" / "a"
     with monkeypatch.context() as patched:
-        patched.setattr("asr.corpus.packed._sha256", lambda path: (_ for _ in ()).throw(Interruption))
+        patched.setattr("asr.corpus.packed.sha256_of", lambda path: (_ for _ in ()).throw(Interruption))
         with pytest.raises(Interruption):
             pack(us, stem, rate_hz=RATE_HZ)
     assert (tmp_path / "out" / "a.pcm").exists()

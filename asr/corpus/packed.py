@@ -25,7 +25,7 @@ from asr.corpus.decode import available_cores, decode, decode_all
 from asr.corpus.journal import READ_ERROR, Entry, Journal, beside
 from asr.corpus.manifest import Problem, Utterance, find_problem, read_manifest, write_manifest
 from asr.errors import CorpusError
-from asr.files import explained, locked, whole_file
+from asr.files import explained, locked, sha256_of, whole_file
 
 FORMAT = 1
 SMALL = 256
@@ -123,7 +123,7 @@ class PackedCorpus:
             raise CorpusError(f"{path} has {size} bytes, expected {expected}: damaged, prepare it again")
         self.pcm: np.ndarray = np.memmap(path, "<i2", "r")
         manifest = beside(self.stem, ".jsonl")
-        if not manifest.is_file() or _sha256(manifest) != facts["manifest_sha256"]:
+        if not manifest.is_file() or sha256_of(manifest) != facts["manifest_sha256"]:
             raise CorpusError(
                 f"{manifest} is not the one that was packed; change the original transcripts instead, "
                 f"delete {beside(self.stem, '.json')} and prepare again"
@@ -189,7 +189,7 @@ def _finish(utterances: Sequence[Utterance], journal: Journal, *, rate_hz: int, 
         "utterances": len(kept),
         "duration_s": report.duration_s,
         "fingerprint": digest.hexdigest(),
-        "manifest_sha256": _sha256(manifest),
+        "manifest_sha256": sha256_of(manifest),
         "source_key": journal.key,
         "offsets_samples": offsets,
     }
@@ -268,8 +268,3 @@ def _write_json(path: Path, fields: dict[str, Any]) -> None:
     with whole_file(path) as file:
         json.dump(fields, file, ensure_ascii=False)
         file.write("\n")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

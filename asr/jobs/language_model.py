@@ -1,7 +1,6 @@
 """`asr lm`: text → an n-gram model in ARPA, or an LSTM; a model and text → perplexity."""
 
 import dataclasses
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -11,6 +10,7 @@ from asr import cmudict, lm
 from asr.bundle import located
 from asr.corpus import librispeech
 from asr.errors import ConfigError, DownloadError, LanguageModelError
+from asr.files import sha256_of
 from asr.jobs.console import counting, output, say, warn
 from asr.jobs.inheritance import base_of, keeps_language_model
 from asr.jobs.prepare import Prepared, development_split
@@ -265,8 +265,7 @@ def _files(recipe: Recipe) -> list[str]:
 
 def _sha256(path: Path) -> str | None:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError:
         return None
 

@@ -1,7 +1,6 @@
 """`asr run`: prepare → train → language model and tuning → evaluate; stages already done are skipped."""
 
 import dataclasses
-import hashlib
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.table import Table
 
 from asr.bundle import FILE
 from asr.errors import ConfigError
-from asr.files import whole_file
+from asr.files import sha256_of, whole_file
 from asr.jobs.console import output, say
 from asr.jobs.emissions import Emissions
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
@@ -48,7 +47,7 @@ def run(recipe: Recipe) -> Path:
         return folder
     if _tuned_for(folder) != _decoding(recipe):
         _tune(recipe, prepared, bundle, folder)
-    stamp = _stamp(bundle)
+    stamp = sha256_of(bundle / FILE)
     results = _known_results(prepared, folder, stamp)
     if missing := [split for split in prepared.splits if split != "train" and split not in results]:
         model = load(bundle)
@@ -110,11 +109,6 @@ def _tune(recipe: Recipe, prepared: Prepared, bundle: Path, folder: Path) -> Non
     facts["calibration"] = calibration.to_json()
     with whole_file(folder / TUNED) as file:
         file.write(json.dumps(facts) + "\n")
-
-
-def _stamp(bundle: Path) -> str:
-    with (bundle / FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _known_results(prepared: Prepared, folder: Path, stamp: str) -> dict[str, dict[str, Any]]:
