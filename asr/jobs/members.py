@@ -49,11 +49,13 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
 
     Every member has a folder of its own; history and curves of the ensemble are those of the first.
 
+    Args:
+        recipe: what to train, checked by `check_training`.
+        prepared: its packed corpus.
+
     Raises:
-        ConfigError: settings that contradict each other, or a folder that holds the other kind of model.
-        BundleError, CorpusError, TrainingError: see `train`; or a training process died.
+        ConfigError, BundleError, CorpusError, TrainingError: see `train`; or a training process died.
     """
-    check(recipe)
     if recipe.members == 1:
         return train(recipe, prepared)
     bundle = Path(recipe.exp) / "model"
@@ -77,7 +79,7 @@ def train_all(recipe: Recipe, prepared: Prepared) -> Path:
     return bundle
 
 
-def check(recipe: Recipe) -> None:
+def check_training(recipe: Recipe) -> None:
     """Check what can be wrong with a training before any recording is read.
 
     Raises:

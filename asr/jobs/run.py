@@ -17,7 +17,7 @@ from asr.jobs.emissions import Emissions
 from asr.jobs.evaluate import evaluate, to_json, write_hypotheses, write_report
 from asr.jobs.inheritance import keeps_language_model
 from asr.jobs.language_model import check_language_model, digests, model_of_recipe, rescorer_of_recipe
-from asr.jobs.members import check, train_all
+from asr.jobs.members import check_training, train_all
 from asr.jobs.prepare import Prepared, development_split, prepare
 from asr.jobs.recipe import Recipe
 from asr.jobs.settings import build, to_fields
@@ -39,7 +39,7 @@ def run(recipe: Recipe) -> Path:
         BundleError: there is no model to start from.
     """
     check_language_model(recipe)
-    check(recipe)
+    check_training(recipe)
     prepared = prepare(recipe)
     bundle = train_all(recipe, prepared)
     folder = Path(recipe.exp)

@@ -49,9 +49,9 @@ def _do(stage: str, recipe: recipes.Recipe, overrides: Sequence[str]) -> Path | 
         return prepare(recipe).folder
     with nullcontext() if int(os.environ.get("RANK", 0)) else _alone(Path(recipe.exp)):
         if stage == "train":
-            from asr.jobs.members import check, train_all
+            from asr.jobs.members import check_training, train_all
 
-            check(recipe)
+            check_training(recipe)
             train_all(recipe, prepare(recipe))
         else:
             from asr.jobs.run import run
