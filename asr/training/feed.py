@@ -25,7 +25,7 @@ class Feed:
 
     Args:
         split: the training split.
-        recognizer: for its sample rate and its alphabet.
+        recognizer: its sample rate, alphabet, features and device.
         config, augmentation, seed: as for the `Trainer`.
         ranks: this process among all.
         resident: see `open_samples`.
@@ -64,6 +64,11 @@ class Feed:
     def plan(self, epoch: int) -> list[list[Item]]:
         """All batches of an epoch for this rank, as tuples of utterance indices; a pure function."""
         kept = self.split.kept
+
+        def in_corpus(items: Sequence[Item]) -> list[Item]:
+            """The items of positions in `kept` as items of indices in the corpus."""
+            return [tuple(kept[k] for k in item) for item in items]
+
         plan = batches.plan(
             self.split.corpus.lengths_samples[kept],
             seed=self.seed,
@@ -75,9 +80,9 @@ class Feed:
             ascending=self.config.ascending_first_epoch and epoch == 0,
             join=self.config.join,
             groups=[self.split.corpus.utterances[i].speaker for i in kept],
-            heard=lambda items: self._heard(epoch, [tuple(kept[i] for i in item) for item in items]),
+            heard=lambda items: self._heard(epoch, in_corpus(items)),
         )
-        return [[tuple(kept[i] for i in item) for item in batch] for batch in plan]
+        return [in_corpus(batch) for batch in plan]
 
     def padding_share(self, epoch: int, plan: Sequence[Sequence[Item]]) -> float:
         """The share of the batches that is padding, 0 to 1."""
@@ -114,7 +119,6 @@ class Feed:
 
     def batches(self, epoch: int, plan: Iterable[list[Item]]) -> Generator[Batch, None, None]:
         """The batches of a part of the plan, with the pauses and augmentation draws of the epoch."""
-
         speakers = self.speakers  # not in the thread below
 
         def make(items: list[Item]) -> Batch:

@@ -53,8 +53,8 @@ def start_from(recognizer: Recognizer, bundle: str, member: int = 1) -> tuple[in
             diverged.
     """
     base, encoder, trained_on = member_of(bundle, member)
-    _check_same("features", recognizer.features.config, base.features.config, _FREE)
-    _check_same("encoder", recognizer.encoder.config, encoder.config, _FREE)
+    _check_same("features", recognizer.features.config, base.features.config)
+    _check_same("encoder", recognizer.encoder.config, encoder.config)
     recognizer.features.load_state_dict(base.features.state_dict())
     recognizer.trained_on["start_from"] = trained_on
     theirs = encoder.state_dict()
@@ -108,9 +108,9 @@ def freeze(encoder: Encoder, patterns: Sequence[str]) -> None:
         raise ConfigError(f"training.freeze={list(patterns)} leaves nothing to be trained")
 
 
-def _check_same(name: str, ours: object, theirs: object, free: Sequence[str]) -> None:
+def _check_same(name: str, ours: object, theirs: object) -> None:
     mine, wanted = dataclasses.asdict(ours), dataclasses.asdict(theirs)  # type: ignore[call-overload]
-    wrong = [f"{name}.{k}={v}" for k, v in wanted.items() if k not in free and mine[k] != v]
+    wrong = [f"{name}.{k}={v}" for k, v in wanted.items() if k not in _FREE and mine[k] != v]
     if wrong:
         raise ConfigError(
             f"training.start_from: the bundle has other {name}; add {' '.join(wrong)}, or begin anew by "

@@ -28,7 +28,7 @@ class Ledger:
         self, progress: Progress, config: TrainingConfig, observe: Callable[[str, dict[str, Any]], None]
     ) -> None:
         self.progress, self.config, self.observe = progress, config, observe
-        self.wishes = 0
+        self.stop_requests = 0
         """Number of ranks that were asked to stop, as of the last update read."""
         self.loss, self.norm = math.nan, math.nan
         """Loss per label and norm of the gradient of that update."""
@@ -60,10 +60,10 @@ class Ledger:
             self._enter(*row)
 
     def _enter(
-        self, loss: float, labels: float, infeasible: float, splits: float, wishes: float, norm: float
+        self, loss: float, labels: float, infeasible: float, splits: float, stop_requests: float, norm: float
     ) -> None:
         p = self.progress
-        self.loss, self.norm, self.wishes = loss / max(labels, 1), norm, int(wishes)
+        self.loss, self.norm, self.stop_requests = loss / max(labels, 1), norm, int(stop_requests)
         if math.isfinite(loss) and math.isfinite(norm):
             p.skipped_in_a_row = 0
         else:

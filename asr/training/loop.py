@@ -225,25 +225,6 @@ class Trainer:
             audio_s_per_s=round(audio_s / max(seconds, 1e-9), 1),
         )
 
-    @property
-    def _stops(self) -> bool:
-        """Whether to stop after the updates that were read; of several ranks all do, at the same one."""
-        return self.ledger.wishes > 0 if self.ranks.size > 1 else self._interrupted
-
-    def _tell(self, steps: int, speed: float) -> None:
-        p = self.progress
-        place = {"epoch": p.epoch + 1, "epochs": self.config.epochs, "step": p.step, "steps": steps}
-        facts = place | {"loss": self.ledger.loss, "audio_s_per_s": round(speed, 1)}
-        if self._is_logged(p.updates) and self.history is not None:
-            layers = {layer: float(f"{float(n):.4g}") for layer, n in self.updater.norms.items()}
-            norms = {"gradient_norm": self.ledger.norm, "gradient_norms": layers}
-            rate = self.updater.optimizer.param_groups[0]["lr"]
-            self.history.add("step", updates=p.updates, learning_rate=rate, **facts, **norms)
-        self.observe("step", facts)
-
-    def _is_logged(self, updates: int) -> bool:
-        return updates % self.config.log_every == 0
-
     def _update(self, ready: Iterator[Batch], count: int, *, total: int) -> None:
         """One optimiser step over `count` batches of every rank, without a device sync."""
         p = self.progress
@@ -259,6 +240,25 @@ class Trainer:
         self.ledger.add(sums, self.updater.finish(sums, by_layer=self._is_logged(p.updates + 1)))
         p.step += 1
         p.updates += 1
+
+    @property
+    def _stops(self) -> bool:
+        """Whether to stop after the updates that were read; of several ranks all do, at the same one."""
+        return self.ledger.stop_requests > 0 if self.ranks.size > 1 else self._interrupted
+
+    def _tell(self, steps: int, speed: float) -> None:
+        p = self.progress
+        place = {"epoch": p.epoch + 1, "epochs": self.config.epochs, "step": p.step, "steps": steps}
+        facts = place | {"loss": self.ledger.loss, "audio_s_per_s": round(speed, 1)}
+        if self._is_logged(p.updates) and self.history is not None:
+            layers = {layer: float(f"{float(n):.4g}") for layer, n in self.updater.norms.items()}
+            norms = {"gradient_norm": self.ledger.norm, "gradient_norms": layers}
+            rate = self.updater.optimizer.param_groups[0]["lr"]
+            self.history.add("step", updates=p.updates, learning_rate=rate, **facts, **norms)
+        self.observe("step", facts)
+
+    def _is_logged(self, updates: int) -> bool:
+        return updates % self.config.log_every == 0
 
     def validate(self) -> dict[str, float]:
         """The scores of `measure` on the development set; its loss has the full weight of the denominator."""

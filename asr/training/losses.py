@@ -104,14 +104,15 @@ class Loss:
         """
 
         def add(part: Batch) -> Tensor:
-            return self._add_gradient(part, seed if part is batch else mix(seed, part.ids))
+            return self._add_at_once(part, seed if part is batch else mix(seed, part.ids))
 
         parts = in_halves(add, batch, rate_hz=self.recognizer.rate_hz)
         total = torch.stack(parts).sum(0)
         total[3] = len(parts) - 1
         return total
 
-    def _add_gradient(self, batch: Batch, seed: int) -> Tensor:
+    def _add_at_once(self, batch: Batch, seed: int) -> Tensor:
+        """As `add_gradient`, without halves: `goal` is what is differentiated, `loss` what is returned."""
         devices.seed(seed, self.recognizer.device)
         batch = batch.to(self.recognizer.device)
         features_BTF, frames_B = self._features(batch)

@@ -1,4 +1,4 @@
-"""Settings of training, optimiser, learning rate as a function of progress, device and precision."""
+"""Settings of training, learning rate as a function of progress, and the optimiser with its updates."""
 
 import math
 from collections.abc import Callable, Iterable
