@@ -271,9 +271,9 @@ def _why(error: Exception) -> str:
 def _mono_blocks(
     file: soundfile.SoundFile, name: str, block_samples: int = _BLOCK_SAMPLES, *, at: int = 0
 ) -> Iterator[np.ndarray]:
-    """All channels as one, checked, in blocks that are multiples of `_together`, as `at`, their start, is."""
-    wanted = min(block_samples, _BLOCK_SAMPLES // file.channels)
-    block_samples = max(1, wanted // _together(file)) * _together(file)
+    """All channels as one, checked, in blocks; their sizes and `at`, the start, are whole `_unit_samples`."""
+    wanted, unit = min(block_samples, _BLOCK_SAMPLES // file.channels), _unit_samples(file)
+    block_samples = max(1, wanted // unit) * unit
     while True:
         try:
             block_TC = file.read(block_samples, dtype="float32", always_2d=True)
@@ -283,7 +283,7 @@ def _mono_blocks(
             ) from error
         if not len(block_TC):
             break
-        block = mono(block_TC, _together(file))
+        block = mono(block_TC, unit)
         _check_values(block, name, at / file.samplerate, file.samplerate)
         yield clip(block)
         at += len(block)
@@ -292,7 +292,7 @@ def _mono_blocks(
         raise AudioError(f"{name} {fault}{advice}")
 
 
-def _together(file: soundfile.SoundFile) -> int:
+def _unit_samples(file: soundfile.SoundFile) -> int:
     """Samples for which `mono` decides at once: a second of the file, or of one channel a single one."""
     return file.samplerate if file.channels > 1 else 1
 
@@ -318,7 +318,7 @@ def mono(block_TC: np.ndarray, every: int) -> np.ndarray:
 def _part(file: soundfile.SoundFile, name: str, start_s: float, duration_s: float) -> np.ndarray:
     rate_hz = file.samplerate
     start, wanted = round(start_s * rate_hz), round(duration_s * rate_hz)
-    within = start % _together(file)
+    within = start % _unit_samples(file)
     begin = max(0, start - within - rate_hz)
     try:
         with _quiet(file.format == "MP3"):

@@ -1,8 +1,9 @@
 """Recordings of any number and length → transcripts, in full batches and constant memory.
 
 Pieces of all recordings (see `asr.segmentation`) are pooled, sorted by length and recognised in batches. The
-log-probabilities of overlapping pieces are joined frame by frame into a stretch, which is decoded as one; a
-stretch that grows too long is cut where the model itself outputs silence.
+log-probabilities of overlapping pieces are joined frame by frame into a stretch, which is decoded as one and
+becomes a segment of the transcript, unless nothing is said in it; a stretch that grows too long is cut where
+the model itself outputs silence.
 """
 
 from collections import deque

@@ -142,6 +142,7 @@ class Recognizer:
         return between_blanks(*self._hear(loud), first_B, sizes_B)
 
     def _hear(self, given: Excerpts) -> tuple[Tensor, Tensor]:
+        """`_compute` of what is given, on a CPU by several threads; or what an exported model computes."""
         if self.runtime is not None:
             return self.runtime.log_probs(given)
         return given.divided(self._compute) if self.device.type == "cpu" else self._compute(given)

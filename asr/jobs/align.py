@@ -96,10 +96,10 @@ def of_manifest(
         By id, why utterances could not be aligned; a warning is printed for each.
 
     Raises:
-        CorpusError: no readable manifest, table or folder of recordings and their texts.
+        CorpusError: no readable manifest, table or folder of recordings and their texts; or a file cannot be
+            written.
         ConfigError: a format with a file per utterance but no folder, or two ids that give the same file
             name.
-        CorpusError: a file cannot be written.
     """
     if manifest.suffix.lower() not in MANIFESTS and not manifest.is_dir():
         raise ConfigError(

@@ -93,7 +93,11 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def _check_settings(recipe: Recipe) -> None:
-    """Raises ConfigError or CorpusError at the first thing that cannot work, before anything is written."""
+    """Raises ConfigError or CorpusError at the first thing that cannot work, before anything is written.
+
+    Features and encoder are checked here, not as soon as their settings are made, as some that belong
+    together may still come from another model, see `inherited`.
+    """
     encoder.check(recipe.encoder, inputs=Features(recipe.features).outputs, outputs=2)
     draws.check(recipe.augmentation)
     if abs(recipe.seed) >= 1 << 62:

@@ -21,6 +21,8 @@ from asr.transcript import Transcript, Word
 
 SUFFIXES = (".ctm", ".jsonl", ".json")
 _WRITTEN = (".ctm", ".jsonl")
+_Recordings = dict[str, tuple[list[Word], dict[str, Any]]]
+"""By name, the words of each, and its other fields in JSON."""
 
 
 def vote_files(files: Sequence[Path], output: Path) -> None:
@@ -53,11 +55,10 @@ def vote_files(files: Sequence[Path], output: Path) -> None:
     say(f"{output}: {len(names):,} recordings; {changed:,} texts differ from those of {files[0]}")
 
 
-def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
-    """For each recording its words, and its other fields in JSON."""
-    lines = transcripts.read_lines(path)
-    found: dict[str, tuple[list[Word], dict[str, Any]]] = {}
-    if path.suffix.lower() == ".ctm":
+def _read(path: Path) -> _Recordings:
+    suffix, lines = path.suffix.lower(), transcripts.read_lines(path)
+    found: _Recordings = {}
+    if suffix == ".ctm":
         words = transcripts.parse(path, lines, "ctm", is_hypothesis=True)
         for (name, channel), spoken in transcripts.group_words(words):
             if name in found:
@@ -66,15 +67,15 @@ def _read(path: Path) -> dict[str, tuple[list[Word], dict[str, Any]]]:
                 )
             found[name] = [_of_ctm(e) for e in spoken], {}
         return found
-    if path.suffix.lower() not in SUFFIXES:
+    if suffix not in SUFFIXES:
         raise ScoringError(f"{path}: expected transcripts as {', '.join(SUFFIXES)}")
-    if path.suffix.lower() == ".json":
+    if suffix == ".json":
         lines = [" ".join(lines)]
     for entry, line in zip(
         transcripts.parse(path, lines, "jsonl", is_hypothesis=True), filter(str.strip, lines), strict=True
     ):
         facts = json.loads(line)
-        id_ = entry.id or facts.get("audio") or (path.stem if path.suffix.lower() == ".json" else None)
+        id_ = entry.id or facts.get("audio") or (path.stem if suffix == ".json" else None)
         if id_ is None or id_ in found:
             raise ScoringError(f"{entry.place}: expected an id, or the audio, of a recording of its own")
         found[str(id_)] = list(_of_json(facts, entry)), facts
@@ -116,7 +117,7 @@ def _ctm(name: str, words: Sequence[Word]) -> str:
     return to_ctm(Transcript("", tuple(words)), name=name)
 
 
-def _joint(heard: Sequence[dict[str, tuple[list[Word], dict[str, Any]]]]) -> str:
+def _joint(heard: Sequence[_Recordings]) -> str:
     """What joins words: a space, but nothing if texts of several words are there and none has a space."""
     texts = [
         str(facts.get("pred_text", facts.get("text"))).split()
