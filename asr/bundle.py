@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,10 +25,8 @@ from asr.ensemble import Ensemble
 from asr.errors import BundleError
 from asr.features import Features, FeaturesConfig
 from asr.files import home, whole_file
+from asr.lm import NGramModel, RecurrentModel
 from asr.text import Alphabet, Style
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel, RecurrentModel
 
 FILE = "model.safetensors"
 """Name of the file in the folder of a model."""
@@ -86,7 +84,7 @@ def parts(header: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pack_lm(lm: "NGramModel | None", rescorer: "RecurrentModel | None") -> dict[str, Tensor]:
+def pack_lm(lm: NGramModel | None, rescorer: RecurrentModel | None) -> dict[str, Tensor]:
     """The tensors of the language models; empty if there is none."""
     models = {"lm": lm, "rescorer": rescorer}
     arrays = {
@@ -95,15 +93,13 @@ def pack_lm(lm: "NGramModel | None", rescorer: "RecurrentModel | None") -> dict[
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
-def unpack_lm(tensors: Mapping[str, Tensor]) -> "tuple[NGramModel | None, RecurrentModel | None]":
+def unpack_lm(tensors: Mapping[str, Tensor]) -> tuple[NGramModel | None, RecurrentModel | None]:
     """The language models among the tensors: n-grams, and a recurrent one that rescores."""
     ngrams, recurrent = (
         {k: v.numpy() for k, v in part(tensors, name).items()} for name in ("lm", "rescorer")
     )
     if not ngrams and not recurrent:
         return None, None
-    from asr.lm import NGramModel, RecurrentModel
-
     return (
         NGramModel.from_arrays(ngrams) if ngrams else None,
         RecurrentModel.from_arrays(recurrent) if recurrent else None,

@@ -17,7 +17,7 @@ import json
 import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,11 +30,9 @@ from asr.errors import AlphabetError, BundleError, ConfigError, how_to_install
 from asr.excerpts import Excerpts, stretches
 from asr.features import Features
 from asr.files import whole_file
+from asr.lm import NGramModel, RecurrentModel
 from asr.streaming import obstacles
 from asr.subsampling import State
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel, RecurrentModel
 
 OPSET = 17
 """ONNX operator set, supported by onnxruntime since 2022."""
@@ -43,8 +41,8 @@ OPSET = 17
 class Model(bundle.Model, Protocol):
     """A recogniser, perhaps with a language model."""
 
-    lm: "NGramModel | None"
-    rescorer: "RecurrentModel | None"
+    lm: NGramModel | None
+    rescorer: RecurrentModel | None
 
 
 class Whole(nn.Module):
@@ -182,7 +180,7 @@ def _session(file: Path) -> Any:
         raise BundleError(f"{file}: truncated, or no ONNX model ({error})") from error
 
 
-def _language_models(file: Path) -> "tuple[NGramModel | None, RecurrentModel | None]":
+def _language_models(file: Path) -> tuple[NGramModel | None, RecurrentModel | None]:
     if not file.is_file():
         raise BundleError(
             f"{file}: the language model of {file.name.removesuffix('.lm.safetensors')}.onnx belongs here: "

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from asr import audio
+from asr.decoding import Hypothesis
 from asr.ensemble import as_one
 from asr.errors import AudioError
 from asr.excerpts import Surroundings, certain_blanks
@@ -28,9 +29,6 @@ from asr.streaming import silent_outputs
 from asr.text import Alphabet
 from asr.transcript import Partial, Segment, Transcript
 from asr.voice import PauseFinder, SpeechFinder, find_pause
-
-if TYPE_CHECKING:
-    from asr.decoding import Hypothesis
 
 POOL_BATCHES = 4
 """Batches in a pool of sorted pieces: lengths in a batch are similar, and memory stays small."""
@@ -55,7 +53,7 @@ class Model(Protocol):
     @property
     def edges(self) -> int: ...
     def emissions(self, samples: list[np.ndarray], around: list[Surroundings]) -> tuple[Tensor, Tensor]: ...
-    def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
+    def transcript(self, hypothesis: Hypothesis, duration_s: float) -> Transcript: ...
 
 
 @dataclass
@@ -100,7 +98,7 @@ class Pipeline:
     """
 
     model: Model
-    decode: Callable[[Tensor, Tensor], "list[Hypothesis]"]
+    decode: Callable[[Tensor, Tensor], list[Hypothesis]]
     stream: Callable[[Iterable[np.ndarray]], Iterator[Partial]] | None = None
     pause: PauseFinder = find_pause
     batch_s: float = 160.0
@@ -274,7 +272,7 @@ class Pipeline:
             if segment is not None:
                 self._add(segment, stretch.recording)
 
-    def _segment(self, stretch: Stretch, hypothesis: "Hypothesis") -> Segment | None:
+    def _segment(self, stretch: Stretch, hypothesis: Hypothesis) -> Segment | None:
         left_s = max(0.0, stretch.recording.samples / self.model.rate_hz - stretch.start_s)
         return self.model.transcript(hypothesis, left_s).segment(stretch.start_s)
 

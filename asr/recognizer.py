@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from asr import bundle, ensemble
-from asr.decoding import greedy
+from asr.decoding import Hypothesis, greedy
 from asr.decoding.choice import Choice, Chooser, choose
 from asr.decoding.config import DecoderConfig, DecoderName
 from asr.encoder import Encoder, EncoderConfig
 from asr.errors import AlphabetError, AudioError, BundleError, ConfigError
 from asr.excerpts import Excerpts, Surroundings, between_blanks
 from asr.features import Features, FeaturesConfig
+from asr.lm import NGramModel, RecurrentModel
 from asr.machine.devices import choose_device, seeded
 from asr.pipeline import Pipeline, Source, samples_of
 from asr.precision import Precision, lower, lower_lm
@@ -29,8 +30,6 @@ from asr.transcript import Clock, Partial, Segment, Transcript, transcript_of
 from asr.voice import VoiceDetector, pause_finder
 
 if TYPE_CHECKING:
-    from asr.decoding import Hypothesis
-    from asr.lm import NGramModel, RecurrentModel
     from asr.onnx_model import OnnxModel
 
 
@@ -43,8 +42,8 @@ class Recognizer:
     alphabet: Alphabet
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     style: Style = "basic"
-    lm: "NGramModel | None" = None
-    rescorer: "RecurrentModel | None" = None
+    lm: NGramModel | None = None
+    rescorer: RecurrentModel | None = None
     trained_on: dict[str, Any] = field(default_factory=dict)
     """Recipe, seed, corpus fingerprint and development result of the training, as plain values."""
     runtime: "OnnxModel | None" = None
@@ -156,7 +155,7 @@ class Recognizer:
 
     def decode(
         self, log_probs: Tensor, lengths_B: Tensor, *, decoder: DecoderName | None = None, **settings: Any
-    ) -> "list[Hypothesis]":
+    ) -> list[Hypothesis]:
         """The best hypothesis of each recording.
 
         Args:
@@ -279,7 +278,7 @@ class Recognizer:
             on_segment=on_segment,
         ).run(sources)
 
-    def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript:
+    def transcript(self, hypothesis: Hypothesis, duration_s: float) -> Transcript:
         """The hypothesis as a transcript, with times in seconds and calibrated confidences."""
         calibration = Calibration(self.decoder.confidence_slope, self.decoder.confidence_bias)
         clock = Clock(self.frame_s, duration_s, self.edges)

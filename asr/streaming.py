@@ -6,13 +6,15 @@ the model itself outputs a pause: the text before it is then final. Blocks may h
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from asr import audio
+from asr.decoding import Hypothesis
+from asr.decoding.stream import Progress, StreamDecoder
 from asr.encoder import Encoder
 from asr.errors import AudioError, ConfigError
 from asr.features import Features
@@ -20,10 +22,6 @@ from asr.segmentation import Segments
 from asr.subsampling import State
 from asr.text import Alphabet
 from asr.transcript import Partial, Segment, Transcript, Word
-
-if TYPE_CHECKING:
-    from asr.decoding import Hypothesis
-    from asr.decoding.stream import Progress, StreamDecoder
 
 
 class Model(Protocol):
@@ -38,7 +36,7 @@ class Model(Protocol):
     @property
     def frame_s(self) -> float: ...
     def step(self, samples_BT: Tensor, lengths_B: Tensor, state: State | None) -> tuple[Tensor, State]: ...
-    def transcript(self, hypothesis: "Hypothesis", duration_s: float) -> Transcript: ...
+    def transcript(self, hypothesis: Hypothesis, duration_s: float) -> Transcript: ...
 
 
 def obstacles(features: Features, encoder: Encoder) -> list[str]:
@@ -116,7 +114,7 @@ class TranscriptStream:
     """
 
     def __init__(
-        self, model: Model, new_decoder: "Callable[[], StreamDecoder]", *, rate_hz: int | None = None
+        self, model: Model, new_decoder: Callable[[], StreamDecoder], *, rate_hz: int | None = None
     ) -> None:
         self._model, self._new_decoder = model, new_decoder
         self._resampler = audio.Resampler(model.rate_hz if rate_hz is None else rate_hz, model.rate_hz)
@@ -186,7 +184,7 @@ class TranscriptStream:
             self._words = self._words + segment.words
         self._start, self._decoder, self._progress = self._heard, self._new_decoder(), None
 
-    def _segment(self, hypothesis: "Hypothesis") -> Segment | None:
+    def _segment(self, hypothesis: Hypothesis) -> Segment | None:
         start_s = self._start * self._model.frame_s
         return self._model.transcript(hypothesis, max(0.0, self._heard_s - start_s)).segment(start_s)
 

@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor
@@ -25,10 +25,8 @@ from asr.decoding.prefixes import Settings
 from asr.decoding.rescoring import Rescoring
 from asr.decoding.tables import Tables, build_tables, build_vocabulary
 from asr.errors import DecodingError
+from asr.lm import NGramModel
 from asr.text import Alphabet
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel
 
 Result = TypeVar("Result")
 
@@ -81,7 +79,7 @@ class BeamDecoder:
     def __init__(
         self,
         alphabet: Alphabet,
-        lm: "NGramModel | None" = None,
+        lm: NGramModel | None = None,
         *,
         beam_width: int = 64,
         alpha: float = 0.5,

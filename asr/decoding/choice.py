@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from asr.decoding.config import DecoderConfig, DecoderName
 from asr.decoding.hotwords import normalise_hotwords
@@ -11,10 +11,8 @@ from asr.decoding.lexicon import check_model, vocabulary
 from asr.decoding.rescoring import Rescoring
 from asr.decoding.stream import BeamStream, GreedyStream, StreamDecoder
 from asr.errors import DecodingError
+from asr.lm import NGramModel, SentenceModel
 from asr.text import Alphabet, Style
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel, SentenceModel
 
 _SWITCHES = ("hotwords", "judge", "rescore")  # they ask for nothing if they are off; any other value asks
 
@@ -33,9 +31,9 @@ class Choice:
     name: str
     alphabet: Alphabet
     config: DecoderConfig
-    lm: "NGramModel | None"
+    lm: NGramModel | None
     settings: Mapping[str, Any]
-    rescorer: "SentenceModel | None" = None
+    rescorer: SentenceModel | None = None
 
 
 def choose(
@@ -43,10 +41,10 @@ def choose(
     settings: Mapping[str, Any],
     alphabet: Alphabet,
     config: DecoderConfig,
-    lm: "NGramModel | None",
+    lm: NGramModel | None,
     *,
     style: Style,
-    rescorer: "SentenceModel | None" = None,
+    rescorer: SentenceModel | None = None,
 ) -> Choice:
     """The requested decoder, else the bundle's, or beam if that is greedy and settings are given.
 
@@ -158,7 +156,7 @@ def _settle(choice: Choice) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _lexicon(
-    alphabet: Alphabet, config: DecoderConfig, lm: "NGramModel | None", hotwords: Iterable[str]
+    alphabet: Alphabet, config: DecoderConfig, lm: NGramModel | None, hotwords: Iterable[str]
 ) -> Iterable[str] | Mapping[str, Sequence[Sequence[str]]] | None:
     """The words that may be written, with pronunciations if the alphabet has phones; None allows any.
 

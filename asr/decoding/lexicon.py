@@ -3,18 +3,16 @@
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from asr.decoding.spelling import Spelling, spell_words
 from asr.errors import DecodingError, LanguageModelError
+from asr.lm import NGramModel
 from asr.normalisation import composed
 from asr.pronunciation import Lexicon
 from asr.text import Alphabet
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel
 
 Pronunciations = Mapping[str, Iterable[Sequence[str]]]
 
@@ -37,7 +35,7 @@ def known_words(
     alphabet: Alphabet,
     spelling: Spelling,
     *,
-    lm: "NGramModel | None",
+    lm: NGramModel | None,
     lexicon: Iterable[str] | Pronunciations | None,
     hotwords: Iterable[str],
 ) -> Entries:
@@ -111,20 +109,18 @@ def _check_pronounced(spoken: set[str], hotwords: Iterable[str], known: Sequence
 
 def check_model(lm: object) -> None:
     """Raises LanguageModelError at what is neither word n-grams nor None."""
-    from asr.lm import NGramModel
-
     if lm is not None and not isinstance(lm, NGramModel):
         raise LanguageModelError(
             f"lm: a {type(lm).__name__}, {lm!r:.60}: expected word n-grams; asr.lm.load reads an ARPA file"
         )
 
 
-def vocabulary(lm: "NGramModel | None") -> list[str]:
+def vocabulary(lm: NGramModel | None) -> list[str]:
     """The words of the language model, in NFC."""
     return list(map(composed, lm.known_words)) if lm else []
 
 
-def word_ids(words: Sequence[str], lm: "NGramModel | None") -> np.ndarray:
+def word_ids(words: Sequence[str], lm: NGramModel | None) -> np.ndarray:
     """The number of each word in the language model; 0 without one."""
     return np.zeros(len(words), np.int32) if lm is None else np.array([*map(lm.word_id, words)], np.int32)
 
@@ -136,7 +132,7 @@ def _check_characters(hotwords: Iterable[str], alphabet: Alphabet) -> None:
 
 
 def check_spellable(
-    entries: Entries, alphabet: Alphabet, spelling: Spelling, lm: "NGramModel | None"
+    entries: Entries, alphabet: Alphabet, spelling: Spelling, lm: NGramModel | None
 ) -> list[str]:
     """The words that can never be recognised; in a script without spaces a word must be one symbol.
 

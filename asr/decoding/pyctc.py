@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
@@ -13,10 +13,8 @@ from asr.decoding.emissions import check, check_normalised
 from asr.decoding.hypothesis import Hypothesis
 from asr.decoding.lexicon import check_model
 from asr.errors import DecodingError, how_to_install
+from asr.lm import NGramModel
 from asr.text import Alphabet
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel
 
 
 class PyctcDecoder:
@@ -36,7 +34,7 @@ class PyctcDecoder:
     def __init__(
         self,
         alphabet: Alphabet,
-        lm: "NGramModel | None" = None,
+        lm: NGramModel | None = None,
         *,
         beam_width: int = 64,
         alpha: float = 0.5,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,11 +11,10 @@ from asr.decoding.hotwords import bonuses, build_automaton
 from asr.decoding.lexicon import Pronunciations, check_spellable, chosen, known_words, word_ids
 from asr.decoding.spelling import BASE, BORDER, Spelling, Trie, build_trie, foresee, spell_outputs
 from asr.errors import DecodingError
+from asr.lm import NGramModel
+from asr.lm.automaton import CONTEXT, SLOT, WORD
+from asr.lm.ngram import NGramArrays
 from asr.text import Alphabet
-
-if TYPE_CHECKING:
-    from asr.lm import NGramModel
-    from asr.lm.ngram import NGramArrays
 
 LN_10 = math.log(10.0)
 LARGEST = 80.0
@@ -74,7 +73,7 @@ class Tables(NamedTuple):
     hot_promise: np.ndarray
     hot_reward: np.ndarray
     hot_numbers: np.ndarray
-    ngrams: "NGramArrays"
+    ngrams: NGramArrays
     start_state: int
     unknown: int
     end: int
@@ -96,7 +95,7 @@ class Vocabulary:
     """
 
     alphabet: Alphabet
-    lm: "NGramModel | None"
+    lm: NGramModel | None
     spelling: Spelling
     trie: Trie
     words: list[str]
@@ -109,8 +108,8 @@ class Vocabulary:
 def build_vocabulary(
     alphabet: Alphabet,
     *,
-    lm: "NGramModel | None",
-    lexicon: "Iterable[str] | Pronunciations | None",
+    lm: NGramModel | None,
+    lexicon: Iterable[str] | Pronunciations | None,
     hotwords: Iterable[tuple[str, ...]],
 ) -> Vocabulary:
     """The words of the lexicon, or else of the language model, and of the hotwords.
@@ -219,14 +218,11 @@ def _values(vocabulary: Vocabulary, alpha: float, beta: float, penalty: float) -
     return (values, -np.inf) if vocabulary.closed else (np.maximum(values, outside), outside)
 
 
-def _word_model(lm: "NGramModel | None") -> dict[str, Any]:
+def _word_model(lm: NGramModel | None) -> dict[str, Any]:
     """The word n-grams; without a model, arrays of the same types that are never read."""
     if lm is not None:
         states = {"start_state": lm.start_state, "unknown": lm.unknown_id, "end": lm.end_id}
         return {"ngrams": lm.arrays, **states}
-    from asr.lm.automaton import CONTEXT, SLOT, WORD
-    from asr.lm.ngram import NGramArrays
-
     unread = NGramArrays(np.zeros(1, SLOT), np.zeros(1, CONTEXT), np.zeros(1, WORD))
     return {"ngrams": unread, "start_state": -1, "unknown": -1, "end": -1}
 

@@ -1,7 +1,6 @@
 """Packed corpora with targets, for training and validation, and the scores of a model on one."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,7 @@ from asr.spans import inside
 from asr.text import normalise
 from asr.training.distributed import Ranks
 from asr.training.loader import Batch, collate, in_halves
-
-if TYPE_CHECKING:
-    from asr.training.losses import Loss
+from asr.training.losses import Loss
 
 
 class Split:
@@ -78,7 +75,7 @@ class Split:
 
 @torch.no_grad()
 def measure(
-    recognizer: Recognizer, split: Split, *, seconds_per_batch: float, ranks: Ranks, loss: "Loss"
+    recognizer: Recognizer, split: Split, *, seconds_per_batch: float, ranks: Ranks, loss: Loss
 ) -> dict[str, float]:
     """Loss per label (nats), WER, CER, share of blank frames and length ratio of a split, decoded greedily.
 
@@ -130,7 +127,7 @@ def measure(
 
 
 def _hear(
-    recognizer: Recognizer, batch: Batch, is_spelled_B: np.ndarray, loss: "Loss"
+    recognizer: Recognizer, batch: Batch, is_spelled_B: np.ndarray, loss: Loss
 ) -> tuple[list[str], np.ndarray]:
     """What is heard in each utterance; loss (nats), labels, blank frames and all frames of the batch."""
     batch = batch.to(recognizer.device)
