@@ -158,6 +158,8 @@ def transcribe(
         opened = load_model(model, device, lm, precision)
         listen(opened, place, rate_hz=sample_rate, output_format=output_format, **settings)
         return
+    if output_dir == Path("-"):
+        raise typer.BadParameter("--output_dir -: expected a folder; without one, standard output is taken")
     if not audio:
         raise typer.BadParameter("which recordings? Files, folders, patterns, or - for standard input")
     from asr.jobs.transcribe import transcribe as job

@@ -65,7 +65,9 @@ def align(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Write there, not to the terminal; many as JSON or TextGrid need a folder."
+            "--output",
+            "-o",
+            help="Write there, not to the terminal (-); many as JSON or TextGrid need a folder.",
         ),
     ] = None,
     cut: Annotated[

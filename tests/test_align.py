@@ -55,7 +55,9 @@ def test_one_recording_in_each_format(asr, trained, tmp_path, manifest):  # noqa
     words = json.loads((tmp_path / "words.json").read_text())
     assert (status, [w["word"] for w in words["words"]]) == (0, ["ab", "ca"])
     assert all(0 < w["probability"] == w["confidence"] <= 1 for w in words["words"])
-    status, out, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, "-f", "textgrid")
+    how = ("-f", "textgrid", "-o", "-")  # as without -o
+    status, out, _ = asr("align", tmp_path / "0.wav", "ab ca", "-m", trained, *how)
+    assert not Path("-").exists()
     assert (status, re.findall(r'text = "(.+)"', out)) == (0, ["ab", "ca"])
 
 
@@ -218,6 +220,7 @@ def test_recordings_are_parted_at_the_longest_pause_and_equal_ones_in_the_middle
     ("words", "complaint"),
     [
         (["m.jsonl", "-f", "json"], "name a folder with --output"),
+        (["m.jsonl", "-f", "json", "-o", "-"], "name a folder with --output"),
         (["0.wav"], "expected a manifest"),
         (["0.wav", ""], "the text of 0.wav is empty: expected the words that are said in it"),
         (["0.wav", "?!"], "the text of 0.wav is empty: expected the words that are said in it"),

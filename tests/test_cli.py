@@ -482,6 +482,8 @@ def test_optuna_searches_and_hands_jobs_to_another_process(tmp_path):
         (["lm", "train", "a", "-o", "b", "--recurrent", "--vocabulary", "c"], "--vocabulary is not for an"),
         (["lm", "train", __file__, "-o", "b", "--vocabulary", "x.txt"], "x.txt does not exist"),
         (["lm", "train", "a", "-o", "b", "--width", "9"], "--width is for an LSTM"),
+        (["transcribe", "a.wav", "-m", "b", "-o", "-"], "--output_dir -: expected a folder; without one"),
+        (["lm", "perplexity", ".", "a.txt"], ". is a folder; an ARPA file was expected"),
         (["lm", "train", ".", "-o", "b"], ". is a folder; a file with a sentence a line was expected"),
         (["lm", "train", "a", "-o", "b", "--order", "7"], "Invalid value for '--order'"),
         (["lab", "gradients", "-o", "picture.txt"], "expected a name that ends in .png"),

@@ -30,6 +30,7 @@ digits that are said has a lower one, by a model of such speech, and most others
 _SUFFIXES = "|".join(map(re.escape, (*SUFFIXES, ".text", ".lab", ".trn")))
 _NAME = re.compile(rf".*\S({_SUFFIXES})|(~|\.{{0,2}}/)\S*", re.IGNORECASE)
 """What nobody says, but is a name of a file."""
+_STDOUT = Path("-")
 
 
 def align_words(model: Recognizer, samples: np.ndarray, text: str) -> tuple[list[Word], list[float]]:
@@ -105,7 +106,8 @@ def of_manifest(
         raise ConfigError(
             f"{manifest} without a text: expected a manifest ({', '.join(MANIFESTS)}), a folder, or a text"
         )
-    if form != "ctm" and output is None and cutting is None:
+    is_printed = output == _STDOUT or (output is None and cutting is None)
+    if form != "ctm" and is_printed:
         raise ConfigError(f"many recordings as {form} are many files: name a folder with --output")
     aligned, failed = align_all(model, read_all(manifest))
     if cutting is not None:
@@ -164,6 +166,9 @@ def write(aligned: Sequence[Aligned], output: Path, *, form: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
+    if path == _STDOUT:
+        print(text, end="")
+        return
     with whole_file(path) as file:
         file.write(text)
 

@@ -46,6 +46,8 @@ def load(path: str | Path) -> NGramModel:
             return _read(lines)
     except FileNotFoundError as error:
         raise LanguageModelError(f"{path} does not exist; an ARPA file was expected") from error
+    except IsADirectoryError as error:
+        raise LanguageModelError(f"{path} is a folder; an ARPA file was expected") from error
     except UNREADABLE as error:
         raise LanguageModelError(f"{path}, after line {lines.number}: cannot be read ({error})") from error
 
