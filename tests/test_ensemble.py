@@ -135,7 +135,7 @@ def test_every_member_computes_in_int8():
         (model(bands=20), "their features differ"),
         (model(replace(SMALL, factor=2)), "one factor and direction"),
         (model(replace(SMALL, bidirectional=True)), "one factor and direction"),
-        (combine([model(), model()]), "give its members"),
+        (combine([model(), model()]), "give the single models"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(other, why):
