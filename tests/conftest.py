@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from tones import tone_corpus
 
 # The models of the tests are so small that threads only wait for each other, here and in what is started.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+settings.register_profile("untimed", deadline=None)  # the machine may be busy
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

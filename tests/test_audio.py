@@ -138,7 +138,7 @@ def test_dash_is_standard_input(tmp_path, how):
     assert np.array_equal(np.frombuffer(got.stdout, "f4"), audio.read(path))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     from_hz=st.sampled_from([8000, 16000, 22050, 44100, 48000]),
     cuts=st.lists(st.integers(0, 30000), max_size=6),
@@ -381,7 +381,7 @@ def test_places_without_a_recording_are_errors_that_say_which(tmp_path):
         audio.resample(sine(8000), 8000, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     position=st.integers(0, 3000), value=st.integers(0, 255), suffix=st.sampled_from(["wav", "flac", "ogg"])
 )

@@ -98,7 +98,7 @@ def test_counts_and_rates_equal_jiwer_on_random_pairs() -> None:
 words = st.lists(st.sampled_from(["a", "b", "c", "à", "世"]), max_size=7).map(" ".join)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(words, words, st.sampled_from(["minimal", "sclite"]))
 def test_alignments_rebuild_both_sides_and_insertions_less_deletions_are_the_difference_in_length(
     reference: str, hypothesis: str, kind: str
@@ -112,7 +112,7 @@ def test_alignments_rebuild_both_sides_and_insertions_less_deletions_are_the_dif
     assert (found.wer == 0) == (reference == hypothesis)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(words, words)
 def test_sclite_alignment_costs_what_the_full_table_says(reference: str, hypothesis: str) -> None:
     said, heard = reference.split(), hypothesis.split()
@@ -163,7 +163,7 @@ def test_the_best_of_a_million_million_wordings_is_found() -> None:
     assert score(places, heard.replace("c", "x")).substitutions == 20
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(["a", "{ a / b }", "{ b c / @ }", "{ { a / c } b / c }"]), max_size=5), words)
 def test_the_chosen_wording_is_the_best_of_all(places: list[str], heard: str) -> None:
     wordings = {
