@@ -228,7 +228,7 @@ def test_files_of_a_folder_that_cannot_be_read_are_named(folder, capsys):
     assert "2 files must be converted to flac or wav first: a.m4a, b.aac" in capsys.readouterr().err
     (folder / "only").mkdir()
     (folder / "only" / "c.wma").touch()
-    with pytest.raises(AudioError, match=r"no recordings in this folder; 1 files must be .*: c\.wma"):
+    with pytest.raises(AudioError, match=r"no recordings in this folder; 1 file must be .*: c\.wma"):
         find_audio([str(folder / "only")])
 
 
