@@ -4,6 +4,8 @@ import dataclasses
 import json
 import logging
 import math
+import re
+import subprocess
 import sys
 import time
 
@@ -220,4 +222,11 @@ def test_a_broken_part_is_named_and_ends_with_status_1(asr, monkeypatch):
     status, out, _ = asr("doctor")
     assert status == 1
     assert "are no pair: install the same minor version of both" in out
-    assert out.count("broken") == 1 or "no llvmlite" in out
+    assert len(re.findall("^broken", out, re.MULTILINE)) == 2 and "no llvmlite" in out
+
+
+def test_an_installation_without_torch_is_examined_too():
+    code = "import sys; sys.modules['torch'] = None; from asr.cli import app; app(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert re.search("broken +torch and torchaudio", done.stdout)

@@ -13,8 +13,6 @@ from typing import Literal
 from asr import __version__
 from asr.errors import TrainingError, how_to_install
 from asr.jobs.console import counted, output
-from asr.training.doctor import PATIENCE, best_epoch, diagnose
-from asr.training.history import FILE, read
 
 FREE_GB = 6.0
 """Disk space of an installation with a small corpus and its experiment."""
@@ -71,6 +69,10 @@ def show_experiment(folder: Path) -> None:
     Raises:
         TrainingError: there is no history, or it is damaged.
     """
+    # Not at the top: they need torch, which may be what is broken.
+    from asr.training.doctor import PATIENCE, best_epoch, diagnose
+    from asr.training.history import FILE, read
+
     if not folder.is_dir():
         raise TrainingError(f"{folder}: no such folder; expected that of an experiment, such as exp/digits")
     history = read(folder / FILE)
